@@ -1,0 +1,5 @@
+//! Signing keys.
+
+mod algorithm;
+
+pub use algorithm::Algorithm;
