@@ -18,6 +18,7 @@ mod key_id;
 mod parse;
 mod private_key;
 mod ring;
+mod rotation;
 mod signing;
 #[cfg(test)]
 mod test_keys;
@@ -27,4 +28,5 @@ pub use error::{KeyError, SignError};
 pub use generate::{GeneratedKey, generate};
 pub use key_id::KeyIdTemplate;
 pub use ring::KeyRing;
+pub use rotation::{KeySource, KeyTask, Keys, LoadError, Rotation};
 pub use signing::{KeySettings, SigningKey};

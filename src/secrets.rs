@@ -123,6 +123,17 @@ impl SecretStore {
         }
     }
 
+    /// Judges a location without looking there: a Vault needs a path.
+    ///
+    /// # Errors
+    /// If nothing could ever be read from it.
+    pub fn check(&self, at: &KeyLocation) -> Result<(), SecretError> {
+        match self {
+            Self::Vault(store) => store.path(at).map(drop),
+            Self::File(_) | Self::Env(_) => Ok(()),
+        }
+    }
+
     /// Reads what is at a location now.
     ///
     /// # Errors

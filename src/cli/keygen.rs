@@ -15,7 +15,7 @@ use crate::keys::{self, Algorithm};
 
 /// Makes a private key and a self-signed certificate for it.
 #[derive(Debug, clap::Args)]
-pub struct Keygen {
+pub(super) struct Keygen {
     /// The signature algorithm the key is for: RS256 to RS512, PS256 to PS512, ES256, ES384, EdDSA.
     #[arg(long, default_value = "ES256")]
     pub algorithm: Algorithm,
@@ -31,7 +31,7 @@ pub struct Keygen {
 ///
 /// # Errors
 /// If the name is unusable, one of the files is there already, or can't be written.
-pub fn run(args: &Keygen, now: Timestamp) -> anyhow::Result<()> {
+pub(super) fn run(args: &Keygen, now: Timestamp) -> anyhow::Result<()> {
     make(args, now, &mut io::stdout().lock())
 }
 

@@ -24,6 +24,15 @@ impl KeyRing {
         Self { next: Vec::new(), active: key, retired: Vec::new() }
     }
 
+    /// A ring with keys in every stage.
+    pub const fn new(
+        next: Vec<Arc<SigningKey>>,
+        active: Arc<SigningKey>,
+        retired: Vec<Arc<SigningKey>>,
+    ) -> Self {
+        Self { next, active, retired }
+    }
+
     /// The key that signs.
     pub const fn active(&self) -> &Arc<SigningKey> {
         &self.active

@@ -74,13 +74,16 @@ impl VaultStore {
         self.settings.refresh_interval
     }
 
+    /// The location's own path, else the store's.
+    pub(super) fn path<'a>(&'a self, at: &'a KeyLocation) -> Result<&'a str, SecretError> {
+        let path = at.path.as_ref().or(self.settings.default_path.as_ref());
+        let none = || SecretError::NoPath { store: self.id.clone(), name: at.name.clone() };
+        Ok(path.ok_or_else(none)?.trim_matches('/'))
+    }
+
     /// Reads the key at a location, logging in when needed.
     pub(super) async fn read(&self, at: &KeyLocation) -> Result<KeyMaterial, SecretError> {
-        let path =
-            at.path.as_ref().or(self.settings.default_path.as_ref()).ok_or_else(|| {
-                SecretError::NoPath { store: self.id.clone(), name: at.name.clone() }
-            })?;
-        let path = path.trim_matches('/');
+        let path = self.path(at)?;
         let session = self.session(None).await?;
         let answer = match self.fetch(&session, path).await {
             Err(SecretError::PermissionDenied { .. }) => {
