@@ -8,4 +8,5 @@
     reason = "a test may panic, and says on stderr why it is skipped"
 )]
 
+mod identity;
 mod vault;
