@@ -10,3 +10,4 @@
 
 mod identity;
 mod vault;
+mod walls;
