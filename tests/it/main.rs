@@ -9,5 +9,6 @@
 )]
 
 mod identity;
+mod settings;
 mod vault;
 mod walls;

@@ -21,7 +21,7 @@ fn http() -> HttpRequest {
 }
 
 fn field(key: &str, value: &[u8]) -> HeaderValue {
-    HeaderValue { key: key.to_owned(), raw_value: value.to_vec().into(), ..Default::default() }
+    HeaderValue { key: key.to_owned(), raw_value: value.to_vec(), ..Default::default() }
 }
 
 fn values<'a>(request: &'a Request, name: &'a str) -> Vec<&'a [u8]> {
