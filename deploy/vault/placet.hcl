@@ -1,0 +1,14 @@
+# What Placet needs in Vault or OpenBao: `bao policy write placet placet.hcl`.
+#
+# The paths fit `mount: secret` and `pathToKey` or `defaultPath` under `placet/keys`. Give each
+# Placet only the keys of the scopes it serves: who can read a key can sign as that scope.
+
+# The keys (KV version 2). With KV version 1 the path is `secret/placet/keys/*`.
+path "secret/data/placet/keys/*" {
+  capabilities = ["read"]
+}
+
+# Their versions and ages, so that replicas and restarts agree on which key signs.
+path "secret/metadata/placet/keys/*" {
+  capabilities = ["read"]
+}
