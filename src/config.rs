@@ -104,6 +104,8 @@ pub struct ScopeConfig {
     pub key: KeySettings,
     /// A new key is published this long before it signs.
     pub publish_before: Duration,
+    /// With the store away longer than this, nothing is signed.
+    pub max_key_age: Duration,
     /// What its tokens say.
     pub claims: ClaimSettings,
     /// The header that carries them.
@@ -122,6 +124,7 @@ impl ScopeConfig {
             location: self.location.clone(),
             settings: self.key.clone(),
             publish_before: self.publish_before,
+            max_key_age: self.max_key_age,
             token_lifetime: Duration::from_secs(self.claims.lifetime),
         }
     }

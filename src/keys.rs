@@ -28,5 +28,5 @@ pub use error::{KeyError, SignError};
 pub use generate::{GeneratedKey, generate};
 pub use key_id::KeyIdTemplate;
 pub use ring::KeyRing;
-pub use rotation::{KeySource, KeyTask, Keys, LoadError, Rotation};
+pub use rotation::{KeySource, KeyTask, Keys, LoadError};
 pub use signing::{KeySettings, SigningKey};

@@ -35,14 +35,25 @@ async fn check_keys(scopes: &[ScopeConfig], warnings: &mut Vec<String>) -> Vec<S
     let mut errors = Vec::new();
     for (index, scope) in scopes.iter().enumerate() {
         let line = |error: &dyn std::fmt::Display| format!("scopes[{index}].jwtSigning: {error}");
-        match scope.key_source().read().await {
-            Ok(key) => {
-                warnings.extend(key.warnings(Clock::System.now()).iter().map(|warning| {
-                    format!("scopes[{index}].jwtResponse.x509Certificate: {warning}")
-                }))
+        let now = Clock::System.now();
+        let ring = match scope.key_source().ring(now).await {
+            Ok(ring) => ring,
+            Err(LoadError::Key(error)) => {
+                errors.push(line(&error));
+                continue;
             }
-            Err(LoadError::Secret(error)) => warnings.push(line(&error)),
-            Err(LoadError::Key(error)) => errors.push(line(&error)),
+            Err(error) => {
+                warnings.push(line(&error));
+                continue;
+            }
+        };
+        for warning in ring.published().flat_map(|key| key.warnings(now)) {
+            warnings.push(format!("scopes[{index}].jwtResponse.x509Certificate: {warning}"));
+        }
+        for kid in ring.shared_kids() {
+            warnings.push(format!(
+                "scopes[{index}].jwtResponse.keyId: two live versions of the key have the key id `{kid}`: use {{{{key_version}}}} or {{{{thumbprint}}}}"
+            ));
         }
     }
     errors

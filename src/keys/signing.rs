@@ -96,6 +96,11 @@ impl SigningKey {
         Self::load(&material, &KeySettings { certificate: None, ..settings.clone() })
     }
 
+    /// Whether a certificate is published with it.
+    pub fn has_certificate(&self) -> bool {
+        self.certificate.is_some()
+    }
+
     /// The key id.
     pub fn kid(&self) -> &str {
         &self.kid

@@ -22,6 +22,7 @@ pub(super) struct Signing {
     pub(super) location: KeyLocation,
     pub(super) key: KeySettings,
     pub(super) publish_before: Duration,
+    pub(super) max_key_age: Duration,
 }
 
 pub(super) fn signing(
@@ -39,11 +40,7 @@ pub(super) fn signing(
     let publish_before = signing.publish_before.as_deref();
     let publish_before = duration(path_of("publishBefore"), publish_before, secs(20 * 60), report);
     let max_key_age = signing.max_key_age.as_deref();
-    duration(path_of("maxKeyAge"), max_key_age, secs(86_400), report);
-    if signing.max_key_age.is_some() {
-        report
-            .warning(path_of("maxKeyAge"), "is not in force in this version: a loaded key is kept");
-    }
+    let max_key_age = duration(path_of("maxKeyAge"), max_key_age, secs(86_400), report);
     let store = shared.stores.and_then(|stores| {
         let chosen = stores.choose(signing.secret_store.as_deref());
         report.keep(path_of("secretStore"), chosen).map(Arc::clone)
@@ -76,7 +73,13 @@ pub(super) fn signing(
     };
     let store = store?;
     report.keep(path_of("pathToKey"), store.check(&location))?;
-    Some(Signing { store, location, key, publish_before: publish_before? })
+    Some(Signing {
+        store,
+        location,
+        key,
+        publish_before: publish_before?,
+        max_key_age: max_key_age?,
+    })
 }
 
 pub(super) fn claims(
