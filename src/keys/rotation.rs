@@ -88,6 +88,7 @@ pub enum LoadError {
 pub struct Keys {
     ring: watch::Receiver<Option<Arc<KeyRing>>>,
     problem: watch::Receiver<Option<String>>,
+    valid_until: watch::Receiver<Option<Timestamp>>,
 }
 
 impl Keys {
@@ -99,6 +100,11 @@ impl Keys {
     /// What the last look into the store failed with.
     pub fn problem(&self) -> Option<String> {
         self.problem.borrow().clone()
+    }
+
+    /// Until when what is loaded may sign without another look that succeeds.
+    pub fn valid_until(&self) -> Option<Timestamp> {
+        *self.valid_until.borrow()
     }
 
     /// Waits for the first key.
@@ -113,7 +119,8 @@ impl Keys {
     pub fn fixed(ring: KeyRing) -> Self {
         let (_, ring) = watch::channel(Some(Arc::new(ring)));
         let (_, problem) = watch::channel(None);
-        Self { ring, problem }
+        let (_, valid_until) = watch::channel(None);
+        Self { ring, problem, valid_until }
     }
 }
 
@@ -124,6 +131,7 @@ pub struct KeyTask {
     clock: Clock,
     ring: watch::Sender<Option<Arc<KeyRing>>>,
     problem: watch::Sender<Option<String>>,
+    valid_until: watch::Sender<Option<Timestamp>>,
 }
 
 impl KeyTask {
@@ -131,8 +139,10 @@ impl KeyTask {
     pub fn new(source: KeySource, clock: Clock) -> (Self, Keys) {
         let (ring, ring_reader) = watch::channel(None);
         let (problem, problem_reader) = watch::channel(None);
-        let keys = Keys { ring: ring_reader, problem: problem_reader };
-        (Self { source, clock, ring, problem }, keys)
+        let (valid_until, valid_until_reader) = watch::channel(None);
+        let keys =
+            Keys { ring: ring_reader, problem: problem_reader, valid_until: valid_until_reader };
+        (Self { source, clock, ring, problem, valid_until }, keys)
     }
 
     /// Looks for the key, and for new ones, until `shutdown`.
@@ -192,9 +202,11 @@ impl KeyTask {
             let text = text.as_deref().unwrap_or_default();
             tracing::warn!(scope, "the signing key can't be read: {text}");
         }
-        if let (Some(_), Some(seen)) = (&text, last_success) {
-            let left = self.source.max_key_age.saturating_sub(now.since(seen));
-            tracing::warn!(scope, seconds_left = left.as_secs(), "the loaded keys go on signing");
+        let valid_until = last_success.map(|success| success.after(self.source.max_key_age));
+        self.valid_until.send_replace(valid_until);
+        if let (Some(_), Some(end)) = (&text, valid_until) {
+            let seconds_left = end.since(now).as_secs();
+            tracing::warn!(scope, seconds_left, "the loaded keys go on signing");
         }
         self.problem.send_replace(text);
     }
