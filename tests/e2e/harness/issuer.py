@@ -1,5 +1,6 @@
 """The identity provider: an issuer with a JWKS and OpenID discovery over loopback HTTP."""
 
+import hmac
 import json
 import threading
 import time
@@ -32,8 +33,16 @@ def b64(data):
 def sign(key, header, payload):
     """A compact JWS with the key; a header or payload given as bytes is signed as it is."""
     algorithm = jwt.algorithms.get_default_algorithms()[key["alg"]]
+    return sign_with(key["alg"], algorithm.from_jwk(key.export()), header, payload)
+
+
+def sign_with(name, key, header, payload):
+    """The same with a named algorithm and a key as that algorithm takes it: bytes for HMAC, whatever they are."""
     signed = f"{b64(header)}.{b64(payload)}"
-    signature = algorithm.sign(signed.encode(), algorithm.from_jwk(key.export()))
+    if name == "HS256":
+        signature = hmac.digest(key, signed.encode(), "sha256")
+    else:
+        signature = jwt.algorithms.get_default_algorithms()[name].sign(signed.encode(), key)
     return f"{signed}.{b64(signature)}"
 
 
