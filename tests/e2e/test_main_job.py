@@ -206,3 +206,10 @@ def test_an_unchanged_jwks_is_not_sent_again(chain):
     assert (second.status, second.body, second.header("etag")) == (304, b"", first.header("etag"))
     assert send(chain.placet.http, "/scopes/orders/jwks.json", [("if-none-match", '"other"')]).status == 200
     assert get(chain.placet.http, "/scopes/nobody/jwks.json").status == 404
+
+
+def test_the_edge_believes_no_header_that_only_envoys_may_send(chain, ask):
+    forged = [("x-envoy-retry-on", "5xx"), ("x-envoy-upstream-rq-timeout-ms", "1"), ("x-envoy-internal", "true"), ("x-forwarded-for", "10.0.0.1")]
+    answer, [seen] = ask(token=chain.issuer.token(), headers=forged)
+    assert answer.status == 200
+    assert seen.all("x-envoy-retry-on") + seen.all("x-envoy-upstream-rq-timeout-ms") + seen.all("x-envoy-internal") == []
