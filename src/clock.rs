@@ -5,6 +5,13 @@
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
+use time::OffsetDateTime;
+use time::format_description::BorrowedFormatItem;
+use time::macros::format_description;
+
+const RFC3339_MILLIS: &[BorrowedFormatItem<'_>] =
+    format_description!("[year]-[month]-[day]T[hour]:[minute]:[second].[subsecond digits:3]Z");
+
 /// A point in time, in milliseconds since the Unix epoch.
 #[derive(Clone, Copy, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
 pub struct Timestamp(u64);
@@ -28,6 +35,15 @@ impl Timestamp {
     /// Whole seconds since the Unix epoch: a `NumericDate` (RFC 7519 section 2).
     pub const fn seconds(self) -> u64 {
         self.0 / 1000
+    }
+
+    /// The RFC 3339 form in UTC, with milliseconds.
+    pub fn rfc3339(self) -> String {
+        let nanos = i128::from(self.0) * 1_000_000;
+        OffsetDateTime::from_unix_timestamp_nanos(nanos)
+            .ok()
+            .and_then(|time| time.format(RFC3339_MILLIS).ok())
+            .unwrap_or_default()
     }
 
     /// The time from `earlier` to this point; zero if `earlier` is later.

@@ -1,1 +1,113 @@
-//! Who asks.
+//! Who asks: from what a request presents to a [`Principal`].
+//!
+//! A caller proves itself with a JWT of a configured issuer, with the SPIFFE id in its client
+//! certificate, or with both. Every check is strict, and every doubt is a [`Refusal`]: a credential
+//! that is present and does not hold is never passed over for another one, nor for the anonymous
+//! principal. [`Identity::authenticate`] does no I/O; the issuers' keys are fetched in the
+//! background by [`jwks`], and a token whose keys never arrived is refused as our own fault.
+//!
+//! Inside: `place` finds the credential, `jws` takes it apart, [`jwks`] holds the keys, `claims`
+//! judges what it says, `bearer` puts these in order; `peer` reads SPIFFE ids.
+
+mod bearer;
+mod claims;
+mod json;
+mod jws;
+mod key_set;
+mod peer;
+mod place;
+mod principal;
+mod refusal;
+mod settings;
+
+pub mod jwks;
+
+#[cfg(test)]
+mod fixture;
+#[cfg(test)]
+mod tests;
+
+pub use self::claims::ClaimPath;
+pub use self::json::JsonFault;
+pub use self::jws::Part;
+pub use self::key_set::{KeySet, KeySetError, UnusedKey};
+pub use self::principal::{Principal, PrincipalKind};
+pub use self::refusal::{BadToken, Excerpt, Refusal};
+pub use self::settings::{
+    Audiences, IdentityError, IdentitySettings, IssuerSettings, KeySourceSettings, PeerSettings,
+    Place, Require, TokenType,
+};
+
+use self::bearer::Bearer;
+use self::jwks::IssuerKeys;
+use self::peer::Peers;
+use crate::clock::Timestamp;
+use crate::request::Request;
+
+/// How one scope tells who asks.
+#[derive(Debug)]
+pub struct Identity {
+    require: Require,
+    anonymous: bool,
+    bearer: Bearer,
+    peers: Peers,
+}
+
+impl Identity {
+    /// Builds the scope's identity from its settings, the keys of its issuers (one for each of
+    /// `settings.issuers`, in that order) and the `iss` of every decision token this process mints,
+    /// in whatever scope: none of those is ever a credential.
+    ///
+    /// # Errors
+    /// The first of [`IdentitySettings::faults`].
+    pub fn new(
+        settings: IdentitySettings,
+        keys: Vec<IssuerKeys>,
+        own_issuers: Vec<String>,
+    ) -> Result<Self, IdentityError> {
+        if let Some(fault) = settings.faults(&own_issuers).into_iter().next() {
+            return Err(fault);
+        }
+        if keys.len() != settings.issuers.len() {
+            let issuers = settings.issuers.len();
+            return Err(IdentityError::KeysMissing { issuers, keys: keys.len() });
+        }
+        Ok(Self {
+            require: settings.require,
+            anonymous: settings.anonymous,
+            bearer: Bearer::new(settings.issuers, keys, own_issuers),
+            peers: Peers::new(settings.peer),
+        })
+    }
+
+    /// Tells who sent `request`, at the time `now`.
+    ///
+    /// # Errors
+    /// [`Refusal::NoCredentials`] when nothing that is required was presented,
+    /// [`Refusal::BadToken`] when what was presented does not hold, and
+    /// [`Refusal::KeysUnavailable`] when we could not tell.
+    pub fn authenticate(&self, request: &Request, now: Timestamp) -> Result<Principal, Refusal> {
+        let user = self.bearer.authenticate(request, now)?;
+        let peer = self.peers.authenticate(&request.source);
+        match self.require {
+            Require::Jwt => match user {
+                Some(user) => Ok(user.behind(peer.unwrap_or(None))),
+                None => Ok(self.nobody()?.behind(peer.unwrap_or(None))),
+            },
+            Require::Peer => peer?.map(Principal::workload).map_or_else(|| self.nobody(), Ok),
+            Require::Both => match (user, peer?) {
+                (Some(user), Some(peer)) => Ok(user.behind(Some(peer))),
+                (None, None) => self.nobody(),
+                (Some(_), None) | (None, Some(_)) => Err(Refusal::NoCredentials),
+            },
+            Require::Either => match user {
+                Some(user) => Ok(user.behind(peer.unwrap_or(None))),
+                None => peer?.map(Principal::workload).map_or_else(|| self.nobody(), Ok),
+            },
+        }
+    }
+
+    fn nobody(&self) -> Result<Principal, Refusal> {
+        if self.anonymous { Ok(Principal::anonymous()) } else { Err(Refusal::NoCredentials) }
+    }
+}

@@ -1,7 +1,46 @@
 //! Placet: the sidecar that Envoy asks about every request, and that signs its answer.
+//!
+//! One request, straight down:
+//!
+//! ```text
+//! Envoy ──▶ envoy::decode ──Request──▶ scope::Scopes::select ──Scope──▶ authorizer ──▶ envoy::encode ──▶ Envoy
+//!                                                                      │ path      → CanonicalPath
+//!                                                                      │ route     → Target, or a bypass
+//!                                                                      │ identity  → Principal
+//!                                                                      │ policy    → Permit
+//!                                                                      └ token     → Token
+//! off the request path, one writer each, readers take a snapshot:
+//!   secrets ──▶ keys ──watch──▶ token::Minter, api::jwks
+//!   settings, policies ──▶ config ──swap──▶ scope::Scopes
+//!   issuers ──▶ identity::jwks ──watch──▶ identity
+//! ```
+//!
+//! Start reading at [`authorizer`]: it is the whole product in one function. [`app`] puts the rooms
+//! together and is the only one that starts tasks.
 
+pub mod api;
+pub mod app;
+pub mod audit;
+pub mod authorizer;
+pub mod cli;
 pub mod clock;
+pub mod config;
+pub mod entitlement;
+pub mod envoy;
 pub mod identity;
 pub mod keys;
+pub mod metrics;
+pub mod path;
+pub mod policy;
+pub mod readiness;
 pub mod request;
+pub mod route;
+pub mod scope;
 pub mod secrets;
+pub mod token;
+
+/// Placet's own messages, from `proto/placet/v1`.
+pub mod proto {
+    #![expect(missing_docs, reason = "generated; the .proto file has the documentation")]
+    include!(concat!(env!("OUT_DIR"), "/placet.v1.rs"));
+}

@@ -5,7 +5,7 @@
 //! canonical form), and header values are bytes, since a client may send any.
 
 use std::collections::HashMap;
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv6Addr};
 
 /// One HTTP request as the proxy saw it.
 #[derive(Clone, Debug, Default)]
@@ -16,8 +16,8 @@ pub struct Request {
     pub method: String,
     /// `http` or `https`, as the proxy believes.
     pub scheme: String,
-    /// The authority as sent: case, port and trailing dot kept.
-    pub host: String,
+    /// Whom the request is addressed to.
+    pub host: Host,
     /// The request target as sent: path and query, nothing decoded.
     pub target: String,
     /// The header fields, without pseudo headers.
@@ -38,6 +38,65 @@ impl Request {
     pub fn raw_query(&self) -> &str {
         self.target.split_once('?').map_or("", |(_, query)| query)
     }
+}
+
+/// An authority: a host name in one form (lower case, no trailing dot), and a port.
+#[derive(Clone, Debug, Default, Eq, Hash, PartialEq)]
+pub struct Host {
+    name: String,
+    port: Option<u16>,
+}
+
+impl Host {
+    /// Reads an authority. User information, an empty name or any character that no host name holds
+    /// is refused; an empty text is the empty host, which is in no scope's list.
+    pub fn parse(text: &str) -> Result<Self, BadHost> {
+        if text.is_empty() {
+            return Ok(Self::default());
+        }
+        let bad = || BadHost(text.escape_debug().take(80).collect());
+        let (name, port) = match text.rsplit_once(':') {
+            Some((name, port)) if !port.contains(']') => (name, Some(port)),
+            _ => (text, None),
+        };
+        let port = match port {
+            Some(port) if !port.is_empty() && port.bytes().all(|byte| byte.is_ascii_digit()) => {
+                Some(port.parse().map_err(|_| bad())?)
+            }
+            Some(_) => return Err(bad()),
+            None => None,
+        };
+        let name = name.strip_suffix('.').unwrap_or(name).to_ascii_lowercase();
+        let literal = name.strip_prefix('[').and_then(|name| name.strip_suffix(']'));
+        let is_valid = match literal {
+            Some(literal) => literal.parse::<Ipv6Addr>().is_ok(),
+            None => name.split('.').all(is_label),
+        };
+        if is_valid { Ok(Self { name, port }) } else { Err(bad()) }
+    }
+
+    /// The name: lower case, without port and trailing dot.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// The name, and the port where it is not the scheme's own.
+    pub fn authority(&self, scheme: &str) -> String {
+        match (self.port, scheme) {
+            (None, _) | (Some(80), "http") | (Some(443), "https") => self.name.clone(),
+            (Some(port), _) => format!("{}:{port}", self.name),
+        }
+    }
+}
+
+/// A text that is no host.
+#[derive(Debug, thiserror::Error)]
+#[error("`{0}` is not a host name with an optional port")]
+pub struct BadHost(String);
+
+fn is_label(label: &str) -> bool {
+    !label.is_empty()
+        && label.bytes().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_'))
 }
 
 /// The peer that connected to the proxy.
@@ -72,5 +131,38 @@ impl Headers {
     /// Every field, in order.
     pub fn iter(&self) -> impl Iterator<Item = (&str, &[u8])> {
         self.0.iter().map(|(name, value)| (name.as_str(), value.as_slice()))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_host_has_one_form() {
+        for (text, name, authority) in [
+            ("A.Example.com", "a.example.com", "a.example.com"),
+            ("a.example.com.", "a.example.com", "a.example.com"),
+            ("a.example.com:80", "a.example.com", "a.example.com"),
+            ("a.example.com.:8080", "a.example.com", "a.example.com:8080"),
+            ("[::1]:8080", "[::1]", "[::1]:8080"),
+            ("[2001:DB8::1]", "[2001:db8::1]", "[2001:db8::1]"),
+            ("", "", ""),
+        ] {
+            let host = Host::parse(text).unwrap();
+            assert_eq!((host.name(), host.authority("http").as_str()), (name, authority), "{text}");
+        }
+        assert_eq!(Host::parse("a:443").unwrap().authority("https"), "a");
+        assert_eq!(Host::parse("a:443").unwrap().authority("http"), "a:443");
+    }
+
+    #[test]
+    fn what_is_no_host_is_refused() {
+        for text in [
+            ".", "a..b", "a..", ":80", "user@a", "a:b", "a:", "a:99999", "a b", "a/b", "a,b",
+            "[::1", "[x]", "::1", "a:1:2", "é", "a\0", "*.a", "a%2eb",
+        ] {
+            assert!(Host::parse(text).is_err(), "{text:?}");
+        }
     }
 }

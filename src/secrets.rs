@@ -1,8 +1,31 @@
-//! The Secret Management Service: any number of secret stores, one of them the default.
+//! The Secret Management Service: any number of secret stores, exactly one of them the default.
+//!
+//! A store answers one question: what key text is at this location now? Opening stores checks
+//! settings and does no I/O; the first read logs in. A read that fails is a [`SecretError`] that
+//! says what to do and quotes no secret; the caller decides whether to retry, since only it knows
+//! whether it still has a key. Values travel as [`Secret`]s and are overwritten when dropped.
 
+mod env;
+mod error;
+mod file;
+pub mod reference;
+mod settings;
+mod vault;
+
+use std::collections::HashSet;
 use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
 
 use zeroize::{Zeroize, Zeroizing};
+
+pub use error::SecretError;
+pub use settings::{KvVersion, Source, StoreKind, StoreSettings, VaultAuth, VaultSettings};
+
+use crate::clock::Timestamp;
+use env::EnvStore;
+use file::FileStore;
+use vault::VaultStore;
 
 /// A value that is never shown: no `Display`, no `Serialize`, `Debug` prints `Secret`, and its
 /// memory is overwritten when it is dropped.
@@ -24,5 +47,219 @@ impl<T: Zeroize> Secret<T> {
 impl<T: Zeroize> fmt::Debug for Secret<T> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("Secret")
+    }
+}
+
+/// Where a scope's key is in its store.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct KeyLocation {
+    /// `pathToKey`; `None`: the store's default path. Only Vault has paths.
+    pub path: Option<String>,
+    /// `keyName`: the field of the KV secret, the file, the variable.
+    pub name: String,
+}
+
+/// What a store holds at a location.
+#[derive(Clone, Debug)]
+pub struct KeyMaterial {
+    /// The key text, exactly as stored.
+    pub bytes: Secret<Vec<u8>>,
+    /// The PEM chain beside the key: the KV field or the file `<keyName>.crt`.
+    pub certificate: Option<String>,
+    /// The version number, where the store counts versions (KV v2).
+    pub version: Option<u64>,
+    /// When the store says this version was made (KV v2).
+    pub created: Option<Timestamp>,
+}
+
+/// One opened store.
+#[expect(clippy::large_enum_variant, reason = "a handful of values, made once at start")]
+#[derive(Debug)]
+pub enum SecretStore {
+    /// Vault or OpenBao, KV version 1 or 2.
+    Vault(VaultStore),
+    /// A directory of key files.
+    File(FileStore),
+    /// Environment variables.
+    Env(EnvStore),
+}
+
+impl SecretStore {
+    /// How often stores that have no such setting are looked at.
+    const REFRESH_INTERVAL: Duration = Duration::from_secs(30);
+
+    fn open(settings: StoreSettings) -> Result<Self, SecretError> {
+        let id = settings.id;
+        Ok(match settings.kind {
+            StoreKind::Vault(vault) => Self::Vault(VaultStore::open(id, vault)?),
+            StoreKind::File { directory } => Self::File(FileStore::new(id, directory)),
+            StoreKind::Env { prefix } => Self::Env(EnvStore::new(id, prefix)),
+        })
+    }
+
+    /// The store's id in the settings.
+    pub fn id(&self) -> &str {
+        match self {
+            Self::Vault(store) => store.id(),
+            Self::File(store) => store.id(),
+            Self::Env(store) => store.id(),
+        }
+    }
+
+    /// The store's type, as the settings spell it.
+    pub const fn kind(&self) -> &'static str {
+        match self {
+            Self::Vault(_) => "vault",
+            Self::File(_) => "file",
+            Self::Env(_) => "env",
+        }
+    }
+
+    /// How often to look for a new key.
+    pub const fn refresh_interval(&self) -> Duration {
+        match self {
+            Self::Vault(store) => store.refresh_interval(),
+            Self::File(_) | Self::Env(_) => Self::REFRESH_INTERVAL,
+        }
+    }
+
+    /// Judges a location without looking there: a Vault needs a path.
+    ///
+    /// # Errors
+    /// If nothing could ever be read from it.
+    pub fn check(&self, at: &KeyLocation) -> Result<(), SecretError> {
+        match self {
+            Self::Vault(store) => store.path(at).map(drop),
+            Self::File(_) | Self::Env(_) => Ok(()),
+        }
+    }
+
+    /// Reads what is at a location now.
+    ///
+    /// # Errors
+    /// If the store can't be reached or refuses, or there is no key text there.
+    pub async fn read(&self, at: &KeyLocation) -> Result<KeyMaterial, SecretError> {
+        match self {
+            Self::Vault(store) => store.read(at).await,
+            Self::File(store) => store.read(&at.name).await,
+            Self::Env(store) => store.read(&at.name),
+        }
+    }
+}
+
+/// Every configured store.
+#[derive(Debug)]
+pub struct SecretStores {
+    default: Arc<SecretStore>,
+    all: Vec<Arc<SecretStore>>,
+}
+
+impl SecretStores {
+    /// Opens every store, without any I/O.
+    ///
+    /// # Errors
+    /// Every fault at once: an id used twice, settings a store can't work with, and anything but
+    /// exactly one default.
+    pub fn open(settings: Vec<StoreSettings>) -> Result<Self, Vec<SecretError>> {
+        let mut errors = duplicates(&settings);
+        let mut all = Vec::new();
+        let mut defaults: Vec<Arc<SecretStore>> = Vec::new();
+        let ids: Vec<String> = settings.iter().map(|store| store.id.clone()).collect();
+        let marked: Vec<String> =
+            settings.iter().filter(|store| store.default).map(|store| store.id.clone()).collect();
+        for store in settings {
+            let default = store.default;
+            match SecretStore::open(store).map(Arc::new) {
+                Ok(store) => {
+                    if default {
+                        defaults.push(Arc::clone(&store));
+                    }
+                    all.push(store);
+                }
+                Err(error) => errors.push(error),
+            }
+        }
+        match marked.as_slice() {
+            [] => errors.push(SecretError::NoDefault { known: ids }),
+            [_] => {}
+            several => errors.push(SecretError::SeveralDefaults { marked: several.to_vec() }),
+        }
+        match defaults.pop() {
+            Some(default) if errors.is_empty() => Ok(Self { default, all }),
+            _ => Err(errors),
+        }
+    }
+
+    /// The store called `id`, or the default one.
+    ///
+    /// # Errors
+    /// If there is no such store; the error lists those there are.
+    pub fn choose(&self, id: Option<&str>) -> Result<&Arc<SecretStore>, SecretError> {
+        let Some(id) = id else { return Ok(&self.default) };
+        self.all.iter().find(|store| store.id() == id).ok_or_else(|| SecretError::UnknownStore {
+            id: id.to_owned(),
+            known: self.all.iter().map(|store| store.id().to_owned()).collect(),
+        })
+    }
+}
+
+fn duplicates(settings: &[StoreSettings]) -> Vec<SecretError> {
+    let mut seen = HashSet::new();
+    settings
+        .iter()
+        .filter(|store| !seen.insert(store.id.as_str()))
+        .map(|store| SecretError::DuplicateStore { id: store.id.clone() })
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn env_store(id: &str, default: bool) -> StoreSettings {
+        let kind = StoreKind::Env { prefix: "X_".to_owned() };
+        StoreSettings { id: id.to_owned(), default, kind }
+    }
+
+    #[test]
+    fn the_default_store_and_others_by_id() {
+        let stores = SecretStores::open(vec![env_store("a", false), env_store("b", true)]).unwrap();
+        assert_eq!(stores.choose(None).unwrap().id(), "b");
+        assert_eq!(stores.choose(Some("a")).unwrap().id(), "a");
+        let error = stores.choose(Some("c")).unwrap_err();
+        assert_eq!(
+            error.to_string(),
+            "there is no secret store `c`: use one of `a`, `b`, or add it to `secretStores`"
+        );
+    }
+
+    #[test]
+    fn a_single_store_is_not_the_default_by_itself() {
+        let errors = SecretStores::open(vec![env_store("a", false)]).unwrap_err();
+        assert!(matches!(errors.as_slice(), [SecretError::NoDefault { .. }]), "{errors:?}");
+        let errors = SecretStores::open(Vec::new()).unwrap_err();
+        assert!(matches!(errors.as_slice(), [SecretError::NoDefault { .. }]), "{errors:?}");
+    }
+
+    #[test]
+    fn every_fault_is_reported_at_once() {
+        let errors = SecretStores::open(vec![
+            env_store("a", true),
+            env_store("b", true),
+            env_store("a", false),
+        ])
+        .unwrap_err();
+        assert!(
+            matches!(
+                errors.as_slice(),
+                [SecretError::DuplicateStore { .. }, SecretError::SeveralDefaults { .. }]
+            ),
+            "{errors:?}"
+        );
+    }
+
+    #[test]
+    fn debug_shows_no_secret() {
+        assert_eq!(format!("{:?}", Secret::new("hunter2".to_owned())), "Secret");
     }
 }

@@ -8,9 +8,7 @@ use std::str::FromStr;
 use serde::{Deserialize, Serialize};
 
 /// A JWS signature algorithm, by its registered name.
-#[derive(
-    Clone, Copy, Debug, Deserialize, Eq, Hash, PartialEq, Serialize, schemars::JsonSchema,
-)]
+#[derive(Clone, Copy, Debug, Deserialize, Eq, Hash, PartialEq, Serialize, schemars::JsonSchema)]
 #[expect(missing_docs, reason = "the names are the registered ones and say it all")]
 pub enum Algorithm {
     RS256,
@@ -63,7 +61,10 @@ impl fmt::Display for Algorithm {
 
 /// A name that is no asymmetric signature algorithm we know.
 #[derive(Debug, thiserror::Error)]
-#[error("`{0}` is not a supported signature algorithm: use one of RS256, RS384, RS512, PS256, PS384, PS512, ES256, ES384, EdDSA")]
+#[error(
+    "`{0}` is not a supported signature algorithm: use one of RS256, RS384, RS512, PS256, \
+     PS384, PS512, ES256, ES384, EdDSA"
+)]
 pub struct UnknownAlgorithm(String);
 
 impl FromStr for Algorithm {

@@ -1,0 +1,4 @@
+//! The other edges: what is served over plain HTTP.
+
+pub mod admin;
+pub mod jwks;

@@ -1,0 +1,252 @@
+//! The heart: one request, straight down.
+//!
+//! Route, identity, policy, token, in this order; each step either hands the next one what it needs
+//! or ends in a [`Denial`]. Every edge calls this and nothing else decides. Whatever the outcome,
+//! [`Facts`] say what was learned on the way, for the record.
+
+use std::fmt;
+use std::sync::Arc;
+
+use crate::clock::Timestamp;
+use crate::entitlement::Catalogue;
+use crate::identity::{Identity, Principal, Refusal as CredentialRefusal};
+use crate::path::{Allowances, CanonicalPath};
+use crate::policy::{Grounds, Permit, Policy, Question, Refusal, RefusalKind};
+use crate::request::Request;
+use crate::route::{Resolved, Routes, Target};
+use crate::token::{Binding, MintError, Minter, Token, TokenId};
+
+/// Everything that decides for one scope.
+#[derive(Debug)]
+pub struct Authorizer {
+    /// What the scope's paths may hold.
+    pub paths: Allowances,
+    /// Request to target.
+    pub routes: Routes,
+    /// Credential to principal.
+    pub identity: Identity,
+    /// Question to permit.
+    pub policy: Policy,
+    /// The candidates for `items: entitlements`; `None` when a token lists its decision only.
+    pub catalogue: Option<Catalogue>,
+    /// Permit to token.
+    pub minter: Minter,
+}
+
+impl Authorizer {
+    /// Decides on `request`.
+    pub async fn authorize(&self, request: &Request, now: Timestamp) -> Decision {
+        let mut facts = Facts::default();
+        let outcome = self.steps(request, now, &mut facts).await;
+        Decision { outcome, facts }
+    }
+
+    async fn steps(
+        &self,
+        request: &Request,
+        now: Timestamp,
+        facts: &mut Facts,
+    ) -> Result<Grant, Denial> {
+        let path = CanonicalPath::parse(request.raw_path(), self.paths)
+            .map_err(|error| Denial::new(Reason::BadPath, error))?;
+        facts.path = Some(path.clone());
+        let resolved = self.routes.resolve(&request.method, &path);
+        if resolved == Resolved::Bypass {
+            return Ok(Grant::Bypass);
+        }
+        let principal = Arc::new(self.identity.authenticate(request, now)?);
+        facts.principal = Some(Arc::clone(&principal));
+        let Resolved::Target(target) = resolved else {
+            return Err(Denial::new(Reason::NoRoute, "no route matches the method and path"));
+        };
+        let target = facts.target.insert(target);
+        let question = Question { principal: &principal, target, request, path: &path, now };
+        let permit = self.policy.decide(&question).map_err(|refusal| {
+            facts.grounds = Some(refusal.grounds.clone());
+            Denial::from(refusal)
+        })?;
+        facts.grounds = Some(permit.grounds().clone());
+        let token = self.mint(&permit, &question)?;
+        Ok(Grant::Signed { permit: Box::new(permit), token })
+    }
+
+    fn mint(&self, permit: &Permit, question: &Question<'_>) -> Result<Token, Denial> {
+        let mut items = vec![permit.target()];
+        if let Some(catalogue) = &self.catalogue {
+            let held = catalogue.held(&self.policy, question)?;
+            items.retain(|target| !held.contains(target));
+            items.extend(held);
+        }
+        let Question { request, path, now, .. } = question;
+        let authority = request.host.authority(&request.scheme);
+        let uri = format!("{}://{authority}{path}", request.scheme);
+        let binding = Binding { method: &request.method, uri: &uri };
+        Ok(self.minter.mint(permit, &items, &binding, *now, &TokenId::random()?)?)
+    }
+}
+
+/// The outcome, and what was learned on the way to it.
+#[derive(Debug)]
+pub struct Decision {
+    /// Yes or no.
+    pub outcome: Result<Grant, Denial>,
+    /// For the record.
+    pub facts: Facts,
+}
+
+impl Decision {
+    /// A denial before anything was learned.
+    pub fn denied(denial: Denial) -> Self {
+        Self { outcome: Err(denial), facts: Facts::default() }
+    }
+}
+
+/// What was learned of a request, as far as deciding came.
+#[derive(Debug, Default)]
+pub struct Facts {
+    /// The canonical path.
+    pub path: Option<CanonicalPath>,
+    /// Who asked.
+    pub principal: Option<Arc<Principal>>,
+    /// What was asked for.
+    pub target: Option<Target>,
+    /// What the policies said.
+    pub grounds: Option<Grounds>,
+}
+
+/// A yes.
+#[derive(Debug)]
+pub enum Grant {
+    /// The route is a bypass: forwarded without a token.
+    Bypass,
+    /// Permitted, with the token that proves it.
+    Signed {
+        /// The policy's yes.
+        permit: Box<Permit>,
+        /// The signed form of it.
+        token: Token,
+    },
+}
+
+/// A no: its reason code, and for the log what exactly was wrong.
+#[derive(Debug)]
+pub struct Denial {
+    reason: Reason,
+    detail: String,
+}
+
+impl Denial {
+    /// A denial for `reason`; `detail` is for the operator and never reaches a client.
+    pub fn new(reason: Reason, detail: impl fmt::Display) -> Self {
+        Self { reason, detail: detail.to_string() }
+    }
+
+    /// Why.
+    pub fn reason(&self) -> Reason {
+        self.reason
+    }
+
+    /// What exactly was wrong.
+    pub fn detail(&self) -> &str {
+        &self.detail
+    }
+}
+
+/// Why a request is denied, as a code for logs, metrics and tests.
+#[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
+pub enum Reason {
+    /// No credential was presented.
+    NoCredentials,
+    /// A credential was presented and does not hold.
+    BadToken,
+    /// No scope is responsible for the request.
+    NoScope,
+    /// No route matches.
+    NoRoute,
+    /// No policy permits it.
+    NoPermit,
+    /// A policy forbids it.
+    Forbidden,
+    /// The path is ambiguous.
+    BadPath,
+    /// The request can't be understood.
+    BadRequest,
+    /// A key, ours or an issuer's, is not there.
+    KeyUnavailable,
+    /// The policies could not be evaluated.
+    PolicyError,
+    /// There was no time left to decide.
+    Deadline,
+    /// Too many requests at once.
+    Overload,
+    /// A fault of our own.
+    Internal,
+}
+
+impl Reason {
+    /// The code.
+    pub const fn code(self) -> &'static str {
+        match self {
+            Self::NoCredentials => "no_credentials",
+            Self::BadToken => "bad_token",
+            Self::NoScope => "no_scope",
+            Self::NoRoute => "no_route",
+            Self::NoPermit => "no_permit",
+            Self::Forbidden => "forbidden",
+            Self::BadPath => "bad_path",
+            Self::BadRequest => "bad_request",
+            Self::KeyUnavailable => "key_unavailable",
+            Self::PolicyError => "policy_error",
+            Self::Deadline => "deadline",
+            Self::Overload => "overload",
+            Self::Internal => "internal",
+        }
+    }
+
+    /// The HTTP status of the answer.
+    pub const fn status(self) -> u16 {
+        match self {
+            Self::NoCredentials | Self::BadToken => 401,
+            Self::NoScope | Self::NoRoute | Self::NoPermit | Self::Forbidden => 403,
+            Self::BadPath | Self::BadRequest => 400,
+            Self::KeyUnavailable
+            | Self::PolicyError
+            | Self::Deadline
+            | Self::Overload
+            | Self::Internal => 503,
+        }
+    }
+}
+
+impl From<CredentialRefusal> for Denial {
+    fn from(refusal: CredentialRefusal) -> Self {
+        let reason = match &refusal {
+            CredentialRefusal::NoCredentials => Reason::NoCredentials,
+            CredentialRefusal::BadToken(_) => Reason::BadToken,
+            CredentialRefusal::KeysUnavailable { .. } => Reason::KeyUnavailable,
+        };
+        Self::new(reason, refusal)
+    }
+}
+
+impl From<Refusal> for Denial {
+    fn from(refusal: Refusal) -> Self {
+        let reason = match refusal.kind {
+            RefusalKind::NoPermit => Reason::NoPermit,
+            RefusalKind::Forbidden => Reason::Forbidden,
+            RefusalKind::Fault(_) => Reason::PolicyError,
+        };
+        Self::new(reason, refusal.kind)
+    }
+}
+
+impl From<MintError> for Denial {
+    fn from(error: MintError) -> Self {
+        let reason = match error {
+            MintError::NoKey | MintError::Sign(_) => Reason::KeyUnavailable,
+            MintError::Expired => Reason::BadToken,
+            MintError::TooLong(_) | MintError::Claims(_) | MintError::Random => Reason::Internal,
+        };
+        Self::new(reason, error)
+    }
+}

@@ -1,0 +1,141 @@
+//! The command line: one file a command.
+//!
+//! A command prints its result on standard output and, when it fails, one error with its causes on
+//! standard error. Exit codes: 0 done, 1 failed, 2 the settings (or arguments) are wrong.
+
+mod check;
+mod jwks;
+mod keygen;
+mod serve;
+mod test;
+mod validate;
+mod verify;
+
+use std::io::{IsTerminal, Write};
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use anyhow::Result;
+use clap::{Args, CommandFactory, Parser, Subcommand, ValueEnum};
+use tracing_subscriber::EnvFilter;
+
+use crate::clock::Clock;
+use crate::config::{self, ConfigErrors};
+
+/// The sidecar that Envoy asks about every request, and that signs its answer.
+#[derive(Debug, Parser)]
+#[command(name = "placet", version)]
+pub struct Cli {
+    #[command(subcommand)]
+    command: Command,
+    /// How log lines are written (default: text on a terminal, else json).
+    #[arg(long, global = true, value_enum)]
+    log_format: Option<LogFormat>,
+}
+
+#[derive(Clone, Copy, Debug, ValueEnum)]
+enum LogFormat {
+    Json,
+    Text,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Serve Envoy.
+    Serve(Settings),
+    /// Check the settings, with all they name; print every error.
+    Validate(Settings),
+    /// Decide on a captured request, and explain.
+    Check(check::Check),
+    /// Run case files: requests with the decisions they must get.
+    Test(test::Test),
+    /// Print the JWKS.
+    Jwks(Settings),
+    /// Verify a decision token against a JWKS.
+    Verify(verify::Verify),
+    /// Make a private key and its certificate.
+    Keygen(keygen::Keygen),
+    /// Print the JSON Schema of the settings.
+    Schema,
+    /// Print a shell's completion script.
+    Completions {
+        /// The shell.
+        shell: clap_complete::Shell,
+    },
+}
+
+/// Where the settings are.
+#[derive(Args, Debug)]
+struct Settings {
+    /// The settings file.
+    #[arg(long, env = "PLACET_CONFIG", value_name = "FILE")]
+    config: PathBuf,
+}
+
+impl Cli {
+    /// Runs the command and says how it went.
+    pub fn run(self) -> ExitCode {
+        start_log(self.log_format);
+        match self.command.run() {
+            Ok(code) => code,
+            Err(error) => report(&error),
+        }
+    }
+}
+
+impl Command {
+    fn run(self) -> Result<ExitCode> {
+        match self {
+            Self::Serve(settings) => serve::run(settings.config)?,
+            Self::Validate(settings) => return validate::run(&settings.config),
+            Self::Check(check) => return check::run(&check),
+            Self::Test(test) => return test::run(&test),
+            Self::Jwks(settings) => jwks::run(&settings.config)?,
+            Self::Verify(verify) => verify::run(&verify, Clock::System.now())?,
+            Self::Keygen(keygen) => keygen::run(&keygen, Clock::System.now())?,
+            Self::Schema => print(&serde_json::to_string_pretty(&config::schema())?)?,
+            Self::Completions { shell } => {
+                let mut out = std::io::stdout();
+                clap_complete::generate(shell, &mut Cli::command(), "placet", &mut out);
+            }
+        }
+        Ok(ExitCode::SUCCESS)
+    }
+}
+
+/// Writes `text` and a line end to standard output.
+fn print(text: &str) -> Result<()> {
+    let mut out = std::io::stdout().lock();
+    out.write_all(text.as_bytes())?;
+    out.write_all(b"\n")?;
+    Ok(out.flush()?)
+}
+
+#[expect(clippy::print_stderr, reason = "the one place where a command's failure is said")]
+fn report(error: &anyhow::Error) -> ExitCode {
+    if let Some(errors) = error.downcast_ref::<ConfigErrors>() {
+        errors.iter().for_each(|line| eprintln!("error: {line}"));
+        return ExitCode::from(2);
+    }
+    eprintln!("error: {error:#}");
+    ExitCode::FAILURE
+}
+
+/// Log lines go to standard error: standard output is the decision log's.
+fn start_log(format: Option<LogFormat>) {
+    let is_terminal = std::io::stderr().is_terminal();
+    let filter = EnvFilter::try_from_env("PLACET_LOG").unwrap_or_else(|_| EnvFilter::new("info"));
+    let builder = tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_target(false)
+        .with_ansi(is_terminal)
+        .with_writer(std::io::stderr);
+    let is_text = match format {
+        Some(LogFormat::Text) => true,
+        Some(LogFormat::Json) => false,
+        None => is_terminal,
+    };
+    // An error means that a test has set a subscriber already.
+    let _ =
+        if is_text { builder.try_init() } else { builder.json().flatten_event(true).try_init() };
+}

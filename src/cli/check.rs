@@ -1,0 +1,121 @@
+//! `placet check`: decides on a captured request, and explains. Nothing is asked over the network.
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+use base64::prelude::{BASE64_URL_SAFE_NO_PAD, Engine as _};
+use clap::{Args, ValueEnum};
+use serde_json::Value;
+
+use super::{Settings, print};
+use crate::app::Offline;
+use crate::audit;
+use crate::authorizer::{Decision, Grant};
+use crate::clock::Clock;
+use crate::config::Config;
+use crate::envoy::json;
+use crate::identity::KeySet;
+use crate::identity::jwks::IssuerKeys;
+use crate::proto::DecisionRecord;
+
+/// The arguments of `placet check`.
+#[derive(Args, Debug)]
+pub(super) struct Check {
+    #[command(flatten)]
+    settings: Settings,
+    /// The captured CheckRequest: JSON or protobuf.
+    #[arg(long, value_name = "FILE")]
+    request: PathBuf,
+    /// The JWKS of the issuers that publish theirs at an address.
+    #[arg(long, value_name = "FILE")]
+    jwks: Option<PathBuf>,
+    /// Decide as of now, not as of the time in the request.
+    #[arg(long)]
+    now: bool,
+    /// What is printed: an explanation, or the decision record as one line of JSON.
+    #[arg(long, value_enum, default_value_t = Output::Text)]
+    output: Output,
+}
+
+#[derive(Clone, Copy, Debug, ValueEnum)]
+enum Output {
+    Text,
+    Json,
+}
+
+/// Exit code 0 for an allow, 3 for a denial.
+pub(super) fn run(args: &Check) -> Result<ExitCode> {
+    let config = Config::load(&args.settings.config)?;
+    let bytes = std::fs::read(&args.request)
+        .with_context(|| format!("can't read `{}`", args.request.display()))?;
+    let captured = json::read(&bytes).with_context(|| format!("`{}`", args.request.display()))?;
+    let clock = match captured.time {
+        Some(time) if !args.now => Clock::Fixed(time),
+        _ => Clock::System,
+    };
+    let issuer_keys = match &args.jwks {
+        None => None,
+        Some(path) => {
+            let text =
+                std::fs::read(path).with_context(|| format!("can't read `{}`", path.display()))?;
+            let keys = KeySet::parse(&text).with_context(|| format!("`{}`", path.display()))?;
+            Some(IssuerKeys::fixed(keys))
+        }
+    };
+    let offline = Offline::new(config, issuer_keys.as_ref(), Clock::System.now())?;
+    let runtime = tokio::runtime::Builder::new_current_thread().build()?;
+    let deciding = offline.scopes.decide(&captured.request, clock.now());
+    let (scope, decision) = runtime.block_on(deciding);
+    let record = audit::record(
+        Some(&captured.request),
+        scope.as_deref(),
+        &decision,
+        clock.now(),
+        Duration::ZERO,
+    );
+    match args.output {
+        Output::Json => print(&serde_json::to_string(&record)?)?,
+        Output::Text => print(&explain(&record, &decision))?,
+    }
+    Ok(if decision.outcome.is_ok() { ExitCode::SUCCESS } else { ExitCode::from(3) })
+}
+
+/// The steps of a decision, one a line, as far as it came.
+fn explain(record: &DecisionRecord, decision: &Decision) -> String {
+    let mut lines = Vec::new();
+    let mut line = |name: &str, text: String| lines.push(format!("{name:<10} {text}"));
+    if let Some(http) = &record.http {
+        line("request", format!("{} {}{}", http.method, http.host, http.path));
+    }
+    line("scope", if record.scope.is_empty() { "none".into() } else { record.scope.clone() });
+    if let Some(principal) = &record.principal {
+        line("principal", format!("{}::{:?}", principal.r#type, principal.id));
+    }
+    if let Some(target) = &record.target {
+        let asset = format!("{}::{:?}", target.asset_type, target.asset_id);
+        line("target", format!("{} on {asset}", target.action));
+    }
+    if let Some(policy) = &record.policy {
+        let determining = policy.determining.join(", ");
+        let determining = if determining.is_empty() { "none matched".into() } else { determining };
+        line("policies", format!("{determining} (revision {})", policy.revision));
+        policy.errors.iter().for_each(|error| line("error", error.clone()));
+    }
+    let detail =
+        if record.detail.is_empty() { String::new() } else { format!(": {}", record.detail) };
+    line("decision", format!("{} ({}){detail}", record.outcome, record.reason));
+    if let Ok(Grant::Signed { token, .. }) = &decision.outcome
+        && let Some(claims) = claims(token.as_str())
+    {
+        line("claims", claims);
+    }
+    lines.join("\n")
+}
+
+fn claims(token: &str) -> Option<String> {
+    let payload = BASE64_URL_SAFE_NO_PAD.decode(token.split('.').nth(1)?).ok()?;
+    let claims: Value = serde_json::from_slice(&payload).ok()?;
+    Some(claims.to_string())
+}

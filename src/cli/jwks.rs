@@ -1,0 +1,24 @@
+//! `placet jwks`: the key set of every scope, read from the secret stores now.
+
+use std::path::Path;
+
+use anyhow::{Context, Result};
+use serde_json::json;
+
+use super::print;
+use crate::config::Config;
+
+pub(super) fn run(path: &Path) -> Result<()> {
+    let config = Config::load(path)?;
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let keys = runtime.block_on(async {
+        let mut keys = Vec::new();
+        for scope in &config.scopes {
+            let key = scope.key_source().read().await;
+            let key = key.with_context(|| format!("the key of scope `{}`", scope.client_id))?;
+            keys.push(key.jwk().clone());
+        }
+        anyhow::Ok(keys)
+    })?;
+    print(&serde_json::to_string_pretty(&json!({ "keys": keys }))?)
+}

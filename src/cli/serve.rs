@@ -1,0 +1,47 @@
+//! `placet serve`.
+
+use std::path::PathBuf;
+
+use anyhow::{Context, Result};
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::mpsc;
+use tokio_util::sync::CancellationToken;
+
+use crate::app::App;
+use crate::clock::Clock;
+
+pub(super) fn run(config: PathBuf) -> Result<()> {
+    log_panics();
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
+    runtime.block_on(async {
+        let shutdown = CancellationToken::new();
+        let (reload_sender, reload) = mpsc::channel(1);
+        let app = App::build(config, Clock::System).await?;
+        let mut terminate = signal(SignalKind::terminate()).context("can't wait for SIGTERM")?;
+        let mut interrupt = signal(SignalKind::interrupt()).context("can't wait for SIGINT")?;
+        let mut hang_up = signal(SignalKind::hangup()).context("can't wait for SIGHUP")?;
+        let stop = shutdown.clone();
+        let signals = tokio::spawn(async move {
+            loop {
+                tokio::select! {
+                    _ = terminate.recv() => return stop.cancel(),
+                    _ = interrupt.recv() => return stop.cancel(),
+                    // A second SIGHUP while one waits asks for nothing more.
+                    _ = hang_up.recv() => drop(reload_sender.try_send(())),
+                }
+            }
+        });
+        let outcome = app.run(shutdown, reload).await;
+        signals.abort();
+        outcome
+    })
+}
+
+/// A panic answers its request with a denial; its place is logged, its message is not: that could
+/// hold what the request held.
+fn log_panics() {
+    std::panic::set_hook(Box::new(|panic| {
+        let place = panic.location().map(ToString::to_string).unwrap_or_default();
+        tracing::error!(place, "a panic");
+    }));
+}

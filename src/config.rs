@@ -1,0 +1,167 @@
+//! Settings: from `placet.yaml` to checked values.
+//!
+//! Two steps. `raw` mirrors what is written and its JSON Schema; `check` turns it into types in
+//! which an invalid value can't exist, reading policies on the way. All errors are reported at
+//! once, each with the path of its setting; with one error there is no [`Config`] at all.
+
+mod check;
+mod load;
+mod raw;
+mod report;
+
+use std::fmt;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::audit::Sink;
+use crate::entitlement::Catalogue;
+use crate::identity::IdentitySettings;
+use crate::keys::{KeySettings, KeySource};
+use crate::path::Allowances;
+use crate::policy::Policy;
+use crate::route::Routes;
+use crate::scope::{DecisionHeader, DenyResponse};
+use crate::secrets::{KeyLocation, SecretStore};
+use crate::token::ClaimSettings;
+use report::Report;
+
+pub use raw::schema;
+
+/// Checked settings.
+#[derive(Debug)]
+pub struct Config {
+    /// Where to listen.
+    pub listen: Listen,
+    /// The protected applications.
+    pub scopes: Vec<ScopeConfig>,
+    /// Where decision lines go.
+    pub decision_log: Sink,
+    /// How long start-up waits for every scope.
+    pub startup_grace: Duration,
+    /// Whether readiness always needs every scope.
+    pub ready_needs_all: bool,
+    /// What is allowed and worth a second look.
+    pub warnings: Vec<String>,
+    /// The settings as written, with credentials taken out: for `/config`.
+    pub redacted: serde_json::Value,
+}
+
+/// Where to listen.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Listen {
+    /// ext_authz, health and reflection.
+    pub grpc: Address,
+    /// JWKS.
+    pub http: Address,
+    /// Liveness, readiness, metrics and settings.
+    pub admin: Address,
+}
+
+/// The address of a listener.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub enum Address {
+    /// TCP.
+    Tcp(SocketAddr),
+    /// A Unix socket, and its permissions where the settings name them.
+    Unix(PathBuf, Option<u32>),
+}
+
+impl fmt::Display for Address {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Tcp(address) => address.fmt(f),
+            Self::Unix(path, _) => write!(f, "unix:{}", path.display()),
+        }
+    }
+}
+
+/// One scope's checked settings, its policies compiled.
+#[derive(Debug)]
+pub struct ScopeConfig {
+    /// The client ID.
+    pub client_id: String,
+    /// Whether it takes what no other scope does.
+    pub default: bool,
+    /// Its hosts, in lower case.
+    pub hosts: Vec<String>,
+    /// What its paths may hold.
+    pub paths: Allowances,
+    /// Request to target.
+    pub routes: Routes,
+    /// Who may ask.
+    pub identity: IdentitySettings,
+    /// Who may do what.
+    pub policy: Policy,
+    /// The candidates for `items: entitlements`.
+    pub catalogue: Option<Catalogue>,
+    /// The store that holds its key.
+    pub store: Arc<SecretStore>,
+    /// Where in the store.
+    pub location: KeyLocation,
+    /// What its key must be.
+    pub key: KeySettings,
+    /// A new key is published this long before it signs.
+    pub publish_before: Duration,
+    /// What its tokens say.
+    pub claims: ClaimSettings,
+    /// The header that carries them.
+    pub header: DecisionHeader,
+    /// Request headers that must not travel upstream.
+    pub remove_headers: Vec<String>,
+    /// What a refused client sees.
+    pub deny: DenyResponse,
+}
+
+impl ScopeConfig {
+    /// What the scope's key is loaded by.
+    pub fn key_source(&self) -> KeySource {
+        KeySource {
+            store: Arc::clone(&self.store),
+            location: self.location.clone(),
+            settings: self.key.clone(),
+            publish_before: self.publish_before,
+            token_lifetime: Duration::from_secs(self.claims.lifetime),
+        }
+    }
+}
+
+impl Config {
+    /// The `iss` of every token that these settings mint.
+    pub fn own_issuers(&self) -> Vec<String> {
+        self.scopes.iter().map(|scope| scope.claims.issuer.clone()).collect()
+    }
+
+    /// Reads and checks the settings at `path`, and everything they name but keys.
+    pub fn load(path: &Path) -> Result<Self, ConfigErrors> {
+        let mut report = Report::default();
+        let config =
+            load::load(path, &mut report).and_then(|loaded| check::check(loaded, &mut report));
+        match config {
+            Some(config) if report.errors.is_empty() => {
+                Ok(Self { warnings: report.warnings, ..config })
+            }
+            _ => Err(ConfigErrors(report.errors)),
+        }
+    }
+}
+
+/// Everything that is wrong with the settings, one line each.
+#[derive(Debug)]
+pub struct ConfigErrors(Vec<String>);
+
+impl std::error::Error for ConfigErrors {}
+
+impl ConfigErrors {
+    /// The errors.
+    pub fn iter(&self) -> impl Iterator<Item = &str> {
+        self.0.iter().map(String::as_str)
+    }
+}
+
+impl fmt::Display for ConfigErrors {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0.join("\n"))
+    }
+}

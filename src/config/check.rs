@@ -1,0 +1,201 @@
+//! From [`raw::Settings`] to [`Config`]: what is required, what belongs together, what can't be.
+
+mod listen;
+mod scope;
+mod stores;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt::Display;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use serde_json::Value;
+
+use super::load::Loaded;
+use super::report::Report;
+use super::{Config, ScopeConfig, raw};
+use crate::audit::Sink;
+
+/// The checked settings; `None`, or any error in `report`, means they can't be used.
+pub(super) fn check(loaded: Loaded, report: &mut Report) -> Option<Config> {
+    let settings = &loaded.settings;
+    if settings.version.is_some_and(|version| version != 1) {
+        report.error("version", "is not 1, the only version there is");
+    }
+    let listen = listen::check(&settings.listen, &loaded.base, report);
+    let stores = stores::check(&settings.secret_stores, &loaded.base, report);
+    let shared = scope::Shared::new(settings, stores.as_ref(), listen.as_ref());
+    if settings.scopes.is_empty() {
+        report.error("scopes", "is empty: add a scope for each protected application");
+    }
+    let scopes: Vec<Option<ScopeConfig>> = settings
+        .scopes
+        .iter()
+        .enumerate()
+        .map(|(index, raw)| {
+            let base = loaded.scope_base(index);
+            scope::check(&format!("scopes[{index}]"), raw, base, &shared, report)
+        })
+        .collect();
+    check_together(&settings.scopes, report);
+    let decision_log = sink(settings.decision_log.sink.as_ref(), &loaded, report);
+    let startup_grace =
+        duration("startupGrace", settings.startup_grace.as_deref(), secs(30), report);
+    let redacted = redact(serde_json::to_value(settings).unwrap_or_default());
+    Some(Config {
+        listen: listen?,
+        scopes: scopes.into_iter().collect::<Option<_>>()?,
+        decision_log: decision_log?,
+        startup_grace: startup_grace?,
+        ready_needs_all: settings.readiness == Some(raw::ReadinessRule::All),
+        warnings: Vec::new(),
+        redacted,
+    })
+}
+
+/// The rules that hold between scopes.
+fn check_together(scopes: &[raw::Scope], report: &mut Report) {
+    let mut client_ids = BTreeMap::new();
+    let mut hosts = BTreeMap::new();
+    for (index, scope) in scopes.iter().enumerate() {
+        if let Some(client_id) = &scope.client_id
+            && let Some(first) = client_ids.insert(client_id, index)
+        {
+            let message = format!("`{client_id}` is also the clientId of scopes[{first}]");
+            report.error(format!("scopes[{index}].clientId"), message);
+        }
+        for (at, host) in scope.matches.hosts.iter().enumerate() {
+            let host = host.to_ascii_lowercase();
+            if let Some(first) = hosts.insert(host.clone(), index) {
+                let message = format!("`{host}` is already a host of scopes[{first}]");
+                report.error(format!("scopes[{index}].match.hosts[{at}]"), message);
+            }
+        }
+    }
+    let defaults: Vec<usize> =
+        (0..).zip(scopes).filter(|(_, s)| s.default == Some(true)).map(|(i, _)| i).collect();
+    if let [_, second, ..] = defaults.as_slice() {
+        report.error(
+            format!("scopes[{second}].default"),
+            "another scope is the default already: at most one may be",
+        );
+    }
+    if let [default] = defaults.as_slice()
+        && scopes.iter().any(|scope| !scope.matches.hosts.is_empty())
+    {
+        report.warning(
+            format!("scopes[{default}].default"),
+            "a host that no scope lists, a mistyped one too, is decided by this scope",
+        );
+    }
+    check_recipients(scopes, report);
+}
+
+/// One scope's token must not be another's: they differ in `aud` or in `iss`.
+fn check_recipients(scopes: &[raw::Scope], report: &mut Report) {
+    let recipients = |scope: &raw::Scope| -> (String, BTreeSet<String>) {
+        let issuer = scope.jwt_response.issuer.clone().unwrap_or_else(|| "placet".to_owned());
+        (issuer, scope.jwt_response.audience.iter().flat_map(texts).cloned().collect())
+    };
+    for (index, scope) in scopes.iter().enumerate() {
+        let (issuer, audiences) = recipients(scope);
+        let twin = scopes.iter().take(index).position(|earlier| {
+            let (other_issuer, others) = recipients(earlier);
+            issuer == other_issuer
+                && (audiences.is_empty() || others.is_empty() || !audiences.is_disjoint(&others))
+        });
+        if let Some(twin) = twin {
+            report.error(
+                format!("scopes[{index}].jwtResponse"),
+                format_args!(
+                    "its tokens could pass for those of scopes[{twin}]: give each scope its own `audience` or `issuer`"
+                ),
+            );
+        }
+    }
+}
+
+fn sink(form: Option<&raw::SinkForm>, loaded: &Loaded, report: &mut Report) -> Option<Sink> {
+    match form {
+        None => Some(Sink::Stdout),
+        Some(raw::SinkForm::Name(name)) if name == "stdout" => Some(Sink::Stdout),
+        Some(raw::SinkForm::Name(name)) if name == "none" => Some(Sink::None),
+        Some(raw::SinkForm::Name(name)) => {
+            let message = format!("`{name}` is no sink: use stdout, none or {{file: PATH}}");
+            report.error("decisionLog.sink", message);
+            None
+        }
+        Some(raw::SinkForm::File(file)) => report
+            .required("decisionLog.sink.file", file.file.as_ref())
+            .map(|file| Sink::File(loaded.base.join(file))),
+    }
+}
+
+/// A duration such as `30s` or `20m`; `default` where none is written.
+fn duration(
+    path: impl Display,
+    text: Option<&str>,
+    default: Duration,
+    report: &mut Report,
+) -> Option<Duration> {
+    let Some(text) = text else { return Some(default) };
+    let parsed = humantime::parse_duration(text).map_err(|_| {
+        format!("`{text}` is no duration: write a number and a unit, such as 30s or 20m")
+    });
+    report.keep(path, parsed)
+}
+
+const fn secs(seconds: u64) -> Duration {
+    Duration::from_secs(seconds)
+}
+
+fn texts(form: &raw::OneOrMany) -> &[String] {
+    match form {
+        raw::OneOrMany::One(text) => std::slice::from_ref(text),
+        raw::OneOrMany::Many(texts) => texts,
+    }
+}
+
+/// Reports each of `fields` that is set although it belongs elsewhere.
+fn refuse_foreign(path: &str, fields: &[(&str, bool)], owner: &str, report: &mut Report) {
+    for (name, _) in fields.iter().filter(|(_, is_set)| *is_set) {
+        report
+            .error(format!("{path}.{name}"), format_args!("does not belong to {owner}: remove it"));
+    }
+}
+
+/// Takes out what may be a credential; the rest of the settings is no secret.
+fn redact(mut settings: Value) -> Value {
+    redact_in(&mut settings);
+    settings
+}
+
+fn redact_in(value: &mut Value) {
+    match value {
+        Value::Object(fields) => {
+            fields.retain(|_, value| !is_unset(value));
+            for (name, value) in fields {
+                if matches!(name.as_str(), "token" | "secretId") {
+                    *value = "redacted".into();
+                } else {
+                    redact_in(value);
+                }
+            }
+        }
+        Value::Array(items) => items.iter_mut().for_each(redact_in),
+        _ => {}
+    }
+}
+
+fn is_unset(value: &Value) -> bool {
+    match value {
+        Value::Null => true,
+        Value::Array(items) => items.is_empty(),
+        Value::Object(fields) => fields.values().all(is_unset),
+        _ => false,
+    }
+}
+
+fn joined(base: &std::path::Path, path: &str) -> PathBuf {
+    base.join(path)
+}

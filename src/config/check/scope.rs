@@ -1,0 +1,464 @@
+//! One scope.
+
+mod identity;
+
+use std::collections::BTreeSet;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::{joined, refuse_foreign, texts};
+use crate::config::raw::{self, PathAllowance};
+use crate::config::report::Report;
+use crate::config::{Address, Listen, ScopeConfig};
+use crate::entitlement::Catalogue;
+use crate::identity::IdentitySettings;
+use crate::keys::{KeyIdTemplate, KeySettings};
+use crate::path::Allowances;
+use crate::policy::{Cedar, CedarSources, Policy};
+use crate::request::Host;
+use crate::route::{Pattern, Route, Routes};
+use crate::scope::{DecisionHeader, DenyResponse};
+use crate::secrets::{KeyLocation, SecretStore, SecretStores};
+use crate::token::{ClaimSettings, Items, NEVER_CARRIED, Template};
+
+const DEFAULT_TEMPLATE: &str = "{{asset_type}}:{{asset_id}}:{{action}}";
+const DEFAULT_CLAIM: &str = "entitlements";
+const DEFAULT_ISSUER: &str = "placet";
+const MAX_LIFETIME_SECONDS: u64 = 86_400;
+
+/// What every scope's check needs of the rest of the settings.
+#[derive(Debug)]
+pub(super) struct Shared<'a> {
+    stores: Option<&'a SecretStores>,
+    /// Whether a caller of the gRPC listener can be told from any local process.
+    is_grpc_private: bool,
+    own_issuers: Vec<String>,
+    decision_claims: BTreeSet<String>,
+}
+
+impl<'a> Shared<'a> {
+    pub(super) fn new(
+        settings: &raw::Settings,
+        stores: Option<&'a SecretStores>,
+        listen: Option<&Listen>,
+    ) -> Self {
+        let scopes = settings.scopes.iter();
+        Self {
+            stores,
+            is_grpc_private: listen.is_none_or(|l| matches!(l.grpc, Address::Unix(..))),
+            own_issuers: scopes
+                .clone()
+                .map(|scope| {
+                    scope.jwt_response.issuer.as_deref().unwrap_or(DEFAULT_ISSUER).to_owned()
+                })
+                .collect(),
+            decision_claims: scopes
+                .map(|scope| {
+                    let name = scope.jwt_customization.claim_attribute_name.as_deref();
+                    name.unwrap_or(DEFAULT_CLAIM).to_owned()
+                })
+                .collect(),
+        }
+    }
+}
+
+pub(super) fn check(
+    path: &str,
+    raw: &raw::Scope,
+    base: &Path,
+    shared: &Shared<'_>,
+    report: &mut Report,
+) -> Option<ScopeConfig> {
+    let client_id = client_id(path, raw, report);
+    let paths = allowances(&raw.paths);
+    let hosts = hosts(path, &raw.matches.hosts, report);
+    let routes = routes(path, &raw.routes, paths, report);
+    let identity = identity::check(path, &raw.identity, base, shared, report);
+    let policy = policy(path, raw, base, &routes, identity.as_ref(), report);
+    let signing = signing(path, raw, client_id.as_deref(), shared, report);
+    let claims = claims(path, raw, client_id.as_deref(), shared, report);
+    let header = header(path, &raw.jwt_response, report);
+    let remove_headers = remove_headers(path, &raw.jwt_response, header.as_ref(), report);
+    let deny = deny(path, &raw.deny, header.as_ref(), report);
+    let Signing { store, location, key, publish_before } = signing?;
+    let (routes, policy, claims) = (routes?, policy?, claims?);
+    let catalogue = match claims.items {
+        Items::Decision => None,
+        Items::Entitlements => {
+            let catalogue = Catalogue::new(&policy, &routes);
+            Some(report.keep(format_args!("{path}.jwtCustomization.items"), catalogue)?)
+        }
+    };
+    Some(ScopeConfig {
+        client_id: client_id?,
+        default: raw.default.unwrap_or(false),
+        hosts: hosts?,
+        paths,
+        routes,
+        identity: identity?,
+        policy,
+        catalogue,
+        store,
+        location,
+        key,
+        publish_before,
+        claims,
+        header: header?,
+        remove_headers: remove_headers?,
+        deny: deny?,
+    })
+}
+
+fn client_id(path: &str, raw: &raw::Scope, report: &mut Report) -> Option<String> {
+    let path = format!("{path}.clientId");
+    let client_id = report.required(&path, raw.client_id.clone())?;
+    let is_plain = |byte: u8| byte.is_ascii_alphanumeric() || b"._-".contains(&byte);
+    if client_id.is_empty() || client_id.len() > 128 || !client_id.bytes().all(is_plain) {
+        report.error(
+            path,
+            format_args!("`{client_id}` is not 1 to 128 letters, digits, `.`, `_`, `-`"),
+        );
+        return None;
+    }
+    if matches!(client_id.as_str(), "." | "..") {
+        report.error(path, "a name of dots can't stand in the address of a JWKS");
+        return None;
+    }
+    Some(client_id)
+}
+
+fn hosts(path: &str, hosts: &[String], report: &mut Report) -> Option<Vec<String>> {
+    hosts
+        .iter()
+        .enumerate()
+        .map(|(index, text)| {
+            let (star, name) = match text.strip_prefix("*.") {
+                Some(name) => ("*.", name),
+                None => ("", text.as_str()),
+            };
+            let host = Host::parse(name)
+                .ok()
+                .filter(|host| !host.name().is_empty() && host.authority("") == host.name());
+            let host = host.ok_or_else(|| {
+                format!("`{text}` is no host name, nor `*.` and one; it has no port")
+            });
+            let host = report.keep(format_args!("{path}.match.hosts[{index}]"), host)?;
+            Some(format!("{star}{}", host.name()))
+        })
+        .collect()
+}
+
+fn allowances(raw: &raw::Paths) -> Allowances {
+    let allows = |allowance| raw.allow.contains(&allowance);
+    Allowances {
+        encoded_slash: allows(PathAllowance::EncodedSlash),
+        double_slash: allows(PathAllowance::DoubleSlash),
+        semicolon: allows(PathAllowance::Semicolon),
+        double_encoding: allows(PathAllowance::DoubleEncoding),
+    }
+}
+
+fn routes(
+    path: &str,
+    raw: &[raw::Route],
+    allow: Allowances,
+    report: &mut Report,
+) -> Option<Routes> {
+    let routes: Vec<Option<Route>> = raw
+        .iter()
+        .enumerate()
+        .map(|(index, raw)| route(&format!("{path}.routes[{index}]"), raw, allow, report))
+        .collect();
+    routes.into_iter().collect::<Option<_>>().map(Routes::new)
+}
+
+fn route(path: &str, raw: &raw::Route, allow: Allowances, report: &mut Report) -> Option<Route> {
+    let text = report.required(format_args!("{path}.match.path"), raw.matches.path.as_deref());
+    let pattern = text.and_then(|text| {
+        report.keep(format_args!("{path}.match.path"), Pattern::parse(text, allow))
+    });
+    let methods = raw.matches.methods.clone().unwrap_or_default();
+    if raw.matches.methods.as_ref().is_some_and(Vec::is_empty) {
+        report.error(format_args!("{path}.match.methods"), "is empty: name a method, or remove it");
+    }
+    for method in &methods {
+        if http::Method::from_bytes(method.as_bytes()).is_err()
+            || method.chars().any(|c| c.is_ascii_lowercase())
+        {
+            report.error(
+                format_args!("{path}.match.methods"),
+                format_args!("`{method}` is no method: write it in upper case, such as GET"),
+            );
+        }
+    }
+    match (raw.bypass.unwrap_or(false), &raw.asset, &raw.action) {
+        (true, None, None) => Some(Route::bypass(methods, pattern?)),
+        (true, _, _) => {
+            report.error(path, "a bypass is not decided: remove asset and action, or bypass");
+            None
+        }
+        (false, asset, action) => {
+            let asset = report.required(format_args!("{path}.asset"), asset.as_ref());
+            let action = report.required(format_args!("{path}.action"), action.clone());
+            let asset = asset?;
+            let kind = report.required(format_args!("{path}.asset.type"), asset.kind.clone());
+            let id = report.required(format_args!("{path}.asset.id"), asset.id.as_deref());
+            let route = Route::target(methods, pattern?, kind?, id?, action?);
+            report.keep(format_args!("{path}.asset.id"), route)
+        }
+    }
+}
+
+fn policy(
+    path: &str,
+    raw: &raw::Scope,
+    base: &Path,
+    routes: &Option<Routes>,
+    identity: Option<&IdentitySettings>,
+    report: &mut Report,
+) -> Option<Policy> {
+    let path = format!("{path}.policy");
+    let raw = report.required(&path, raw.policy.as_ref())?;
+    if let Some(raw::Engine::Rego | raw::Engine::Authzen) = raw.engine {
+        report.error(format_args!("{path}.engine"), "only cedar is in this version");
+        return None;
+    }
+    if raw.shadow.is_some() {
+        report.error(format_args!("{path}.shadow"), "shadow policies are not in this version");
+    }
+    let foreign = [
+        ("data", raw.data.is_some()),
+        ("query", raw.query.is_some()),
+        ("url", raw.url.is_some()),
+        ("timeout", raw.timeout.is_some()),
+    ];
+    refuse_foreign(&path, &foreign, "the engine cedar", report);
+    let files = report.required(format_args!("{path}.files"), raw.files.as_ref())?;
+    let sources = CedarSources {
+        policies: files.iter().map(|file| joined(base, file)).collect(),
+        schema: raw.schema.as_deref().map(|file| joined(base, file)),
+        entities: raw.entities.as_deref().map(|file| joined(base, file)),
+    };
+    let mut types: BTreeSet<&str> = BTreeSet::from(["Path", "Workload", "Anonymous"]);
+    types.extend(routes.iter().flat_map(Routes::named_targets).map(|(name, _)| name));
+    let issuers = identity.iter().flat_map(|identity| &identity.issuers);
+    types.extend(issuers.map(|issuer| issuer.principal_type.as_str()));
+    match Cedar::load(&sources, types) {
+        Ok(engine) => {
+            let policy = Policy::cedar(engine);
+            if policy.is_empty() {
+                report.warning(format_args!("{path}.files"), "there is no policy: all is denied");
+            }
+            Some(policy)
+        }
+        Err(errors) => {
+            errors.iter().for_each(|error| report.error(&path, error));
+            None
+        }
+    }
+}
+
+/// Where the private key comes from, and what it must be.
+#[derive(Debug)]
+struct Signing {
+    store: Arc<SecretStore>,
+    location: KeyLocation,
+    key: KeySettings,
+    publish_before: Duration,
+}
+
+fn signing(
+    path: &str,
+    raw: &raw::Scope,
+    client_id: Option<&str>,
+    shared: &Shared<'_>,
+    report: &mut Report,
+) -> Option<Signing> {
+    let signing = &raw.jwt_signing;
+    let path_of = |name: &str| format!("{path}.jwtSigning.{name}");
+    if signing.backend == Some(raw::Backend::Transit) {
+        report.error(path_of("backend"), "transit is not in this version: use kv");
+    }
+    let publish_before = signing.publish_before.as_deref();
+    let publish_before =
+        super::duration(path_of("publishBefore"), publish_before, super::secs(20 * 60), report);
+    let max_key_age = signing.max_key_age.as_deref();
+    super::duration(path_of("maxKeyAge"), max_key_age, super::secs(86_400), report);
+    if signing.max_key_age.is_some() {
+        report
+            .warning(path_of("maxKeyAge"), "is not in force in this version: a loaded key is kept");
+    }
+    let store = shared.stores.and_then(|stores| {
+        let chosen = stores.choose(signing.secret_store.as_deref());
+        report.keep(path_of("secretStore"), chosen).map(Arc::clone)
+    });
+    if let (Some(store), Some(_)) = (&store, &signing.path_to_key)
+        && !matches!(**store, SecretStore::Vault(_))
+    {
+        let message = format!("is ignored: the store `{}` is of type {}", store.id(), store.kind());
+        report.warning(path_of("pathToKey"), message);
+    }
+    let response = &raw.jwt_response;
+    let key_id = match &response.key_id {
+        None => None,
+        Some(text) => {
+            let parsed = KeyIdTemplate::parse(text);
+            Some(report.keep(format_args!("{path}.jwtResponse.keyId"), parsed)?)
+        }
+    };
+    let client_id = client_id?.to_owned();
+    let location = KeyLocation {
+        path: signing.path_to_key.clone(),
+        name: signing.key_name.clone().unwrap_or_else(|| client_id.clone()),
+    };
+    let key = KeySettings {
+        client_id,
+        algorithm: signing.algorithm,
+        key_id,
+        certificate: response.x509_certificate.clone(),
+        token_type: response.kind.clone().unwrap_or_else(|| "JWT".to_owned()),
+    };
+    let store = store?;
+    report.keep(path_of("pathToKey"), store.check(&location))?;
+    Some(Signing { store, location, key, publish_before: publish_before? })
+}
+
+fn claims(
+    path: &str,
+    raw: &raw::Scope,
+    client_id: Option<&str>,
+    shared: &Shared<'_>,
+    report: &mut Report,
+) -> Option<ClaimSettings> {
+    let (response, custom) = (&raw.jwt_response, &raw.jwt_customization);
+    let path_of = |name: &str| format!("{path}.jwtCustomization.{name}");
+    let lifetime_path = format!("{path}.jwtResponse.tokenLifetimeSeconds");
+    let lifetime = report.required(&lifetime_path, response.token_lifetime_seconds);
+    let lifetime = lifetime.filter(|seconds| {
+        let is_fine = (1..=MAX_LIFETIME_SECONDS).contains(seconds);
+        if !is_fine {
+            report.error(&lifetime_path, format_args!("`{seconds}` is not 1 to 86400"));
+        }
+        is_fine
+    });
+    let delimiter = custom.item_delimiter.clone().unwrap_or_else(|| Some(",".to_owned()));
+    let text = custom.template.as_deref().unwrap_or(DEFAULT_TEMPLATE);
+    let template = report.keep(
+        path_of(if delimiter.as_deref() == Some("") { "itemDelimiter" } else { "template" }),
+        Template::parse(text, delimiter.as_deref()),
+    );
+    let claim = custom.claim_attribute_name.as_deref().unwrap_or(DEFAULT_CLAIM);
+    if claim.is_empty() || NEVER_CARRIED.contains(&claim) {
+        let message = format!("`{claim}` has a meaning of its own in a token: choose another name");
+        report.error(path_of("claimAttributeName"), message);
+    }
+    if response.issuer.as_deref() == Some("") {
+        report.error(
+            format_args!("{path}.jwtResponse.issuer"),
+            "is empty: name an issuer, or remove it",
+        );
+    }
+    Some(ClaimSettings {
+        client_id: client_id?.to_owned(),
+        issuer: response.issuer.as_deref().unwrap_or(DEFAULT_ISSUER).to_owned(),
+        audience: audience(path, response, report),
+        lifetime: lifetime?,
+        bind_request: response.bind_request.unwrap_or(true),
+        include_incoming_payload: custom.include_incoming_payload.unwrap_or(false),
+        decision_claim: claim.to_owned(),
+        decision_claims: shared.decision_claims.clone(),
+        template: template?,
+        delimiter,
+        items: match custom.items {
+            None | Some(raw::Items::Decision) => Items::Decision,
+            Some(raw::Items::Entitlements) => Items::Entitlements,
+        },
+    })
+}
+
+fn audience(
+    path: &str,
+    response: &raw::JwtResponse,
+    report: &mut Report,
+) -> Option<serde_json::Value> {
+    let form = response.audience.as_ref()?;
+    if texts(form).is_empty() || texts(form).iter().any(String::is_empty) {
+        report
+            .error(format_args!("{path}.jwtResponse.audience"), "is empty: name one, or remove it");
+    }
+    Some(match form {
+        raw::OneOrMany::One(audience) => audience.as_str().into(),
+        raw::OneOrMany::Many(audiences) => audiences.clone().into(),
+    })
+}
+
+fn header(path: &str, raw: &raw::JwtResponse, report: &mut Report) -> Option<DecisionHeader> {
+    let name = raw.header.as_deref().unwrap_or("x-placet-decision");
+    let prefix = raw.header_prefix.as_deref().unwrap_or_default();
+    if !is_header_value(prefix) || prefix.contains(',') {
+        report.error(
+            format_args!("{path}.jwtResponse.headerPrefix"),
+            "holds a comma or a character that no header value can hold",
+        );
+    }
+    report.keep(format_args!("{path}.jwtResponse.header"), DecisionHeader::new(name, prefix))
+}
+
+fn remove_headers(
+    path: &str,
+    raw: &raw::JwtResponse,
+    header: Option<&DecisionHeader>,
+    report: &mut Report,
+) -> Option<Vec<String>> {
+    raw.remove_headers
+        .iter()
+        .map(|name| {
+            let lower = name.to_ascii_lowercase();
+            let problem = if http::HeaderName::try_from(&lower).is_err() || lower == "host" {
+                "is no header that can be removed"
+            } else if header.is_some_and(|header| header.is_spelled(&lower)) {
+                "is the decision header: removing it would remove our own"
+            } else {
+                return Some(lower);
+            };
+            let path = format!("{path}.jwtResponse.removeHeaders");
+            report.error(path, format_args!("`{name}` {problem}"));
+            None
+        })
+        .collect()
+}
+
+fn deny(
+    path: &str,
+    raw: &raw::Deny,
+    header: Option<&DecisionHeader>,
+    report: &mut Report,
+) -> Option<DenyResponse> {
+    let status = raw.status.unwrap_or(403);
+    if !(400..=599).contains(&status) {
+        report.error(
+            format_args!("{path}.deny.status"),
+            format_args!("`{status}` is not 400 to 599"),
+        );
+        return None;
+    }
+    let mut headers = Vec::new();
+    for (name, value) in &raw.headers {
+        let lower = name.to_ascii_lowercase();
+        let is_ours = header.is_some_and(|header| header.is_spelled(&lower));
+        if is_ours || http::HeaderName::try_from(&lower).is_err() || !is_header_value(value) {
+            report.error(
+                format_args!("{path}.deny.headers"),
+                format_args!("`{name}` is no header that an answer can have"),
+            );
+            return None;
+        }
+        headers.push((lower, value.clone()));
+    }
+    Some(DenyResponse { status, headers, body: raw.body.clone() })
+}
+
+fn is_header_value(text: &str) -> bool {
+    text.bytes().all(|byte| byte == b'\t' || (b' '..=b'~').contains(&byte))
+}

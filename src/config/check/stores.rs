@@ -1,0 +1,281 @@
+//! The secret stores.
+
+use std::path::Path;
+
+use super::{duration, joined, refuse_foreign, secs, texts};
+use crate::config::raw::{self, AuthMethod, StoreType};
+use crate::config::report::Report;
+use crate::secrets::{
+    KvVersion, Secret, SecretStores, Source, StoreKind, StoreSettings, VaultAuth, VaultSettings,
+    reference,
+};
+
+pub(super) fn check(
+    stores: &[raw::Store],
+    base: &Path,
+    report: &mut Report,
+) -> Option<SecretStores> {
+    let settings: Vec<Option<StoreSettings>> = stores
+        .iter()
+        .enumerate()
+        .map(|(index, raw)| store(&format!("secretStores[{index}]"), raw, base, report))
+        .collect();
+    // The rules between stores are judged even when one of them is broken.
+    let is_complete = settings.iter().all(Option::is_some);
+    match SecretStores::open(settings.into_iter().flatten().collect()) {
+        Ok(stores) if is_complete => Some(stores),
+        Ok(_) => None,
+        Err(errors) => {
+            if is_complete {
+                errors.iter().for_each(|error| report.error("secretStores", error));
+            }
+            None
+        }
+    }
+}
+
+fn store(path: &str, raw: &raw::Store, base: &Path, report: &mut Report) -> Option<StoreSettings> {
+    let id = report.required(format_args!("{path}.id"), raw.id.clone());
+    if id.as_deref() == Some("ENV_VAR") {
+        report.error(format_args!("{path}.id"), "`ENV_VAR` is built in: choose another id");
+    }
+    let kind = report.required(format_args!("{path}.type"), raw.kind)?;
+    let details = format!("{path}.details");
+    refuse_foreign(&details, &foreign_details(kind, &raw.details), kind_name(kind), report);
+    let kind = match kind {
+        StoreType::Vault => StoreKind::Vault(vault(&details, &raw.details, base, report)?),
+        StoreType::File => {
+            let directory = raw.details.directory.as_deref();
+            let directory = report.required(format_args!("{details}.directory"), directory)?;
+            StoreKind::File { directory: joined(base, directory) }
+        }
+        StoreType::Env => {
+            let prefix = raw.details.prefix.clone();
+            StoreKind::Env { prefix: report.required(format_args!("{details}.prefix"), prefix)? }
+        }
+        StoreType::AwsSecretsManager | StoreType::AzureKeyVault => {
+            report.error(
+                format_args!("{path}.type"),
+                "this type of store is not in this version: use vault, file or env",
+            );
+            return None;
+        }
+    };
+    Some(StoreSettings { id: id?, default: raw.default.unwrap_or(false), kind })
+}
+
+const fn kind_name(kind: StoreType) -> &'static str {
+    match kind {
+        StoreType::Vault => "a store of type vault",
+        StoreType::File => "a store of type file",
+        StoreType::Env => "a store of type env",
+        StoreType::AwsSecretsManager => "a store of type awsSecretsManager",
+        StoreType::AzureKeyVault => "a store of type azureKeyVault",
+    }
+}
+
+fn foreign_details(kind: StoreType, details: &raw::Details) -> Vec<(&'static str, bool)> {
+    let fields = [
+        ("address", StoreType::Vault, details.address.is_some()),
+        ("insecureHttp", StoreType::Vault, details.insecure_http.is_some()),
+        ("namespace", StoreType::Vault, details.namespace.is_some()),
+        ("mount", StoreType::Vault, details.mount.is_some()),
+        ("kvVersion", StoreType::Vault, details.kv_version.is_some()),
+        ("transitMount", StoreType::Vault, details.transit_mount.is_some()),
+        ("defaultPath", StoreType::Vault, details.default_path.is_some()),
+        ("auth", StoreType::Vault, details.auth.is_some()),
+        ("tls", StoreType::Vault, details.tls.is_some()),
+        ("timeout", StoreType::Vault, details.timeout.is_some()),
+        ("directory", StoreType::File, details.directory.is_some()),
+        ("prefix", StoreType::Env, details.prefix.is_some()),
+        ("region", StoreType::AwsSecretsManager, details.region.is_some()),
+        ("vaultUrl", StoreType::AzureKeyVault, details.vault_url.is_some()),
+    ];
+    fields
+        .into_iter()
+        .filter(|(_, owner, _)| *owner != kind)
+        .map(|(name, _, is_set)| (name, is_set))
+        .collect()
+}
+
+fn vault(
+    path: &str,
+    details: &raw::Details,
+    base: &Path,
+    report: &mut Report,
+) -> Option<VaultSettings> {
+    let addresses = report.required(format_args!("{path}.address"), details.address.as_ref());
+    let addresses: Vec<String> = addresses.map(texts).unwrap_or_default().to_vec();
+    if addresses.is_empty() && details.address.is_some() {
+        report.error(format_args!("{path}.address"), "lists no address");
+    }
+    let is_insecure_fine = details.insecure_http.unwrap_or(false);
+    for address in &addresses {
+        let checked = check_address(address, is_insecure_fine);
+        report.keep(format_args!("{path}.address"), checked);
+    }
+    let kv_version = match details.kv_version {
+        None | Some(2) => Some(KvVersion::V2),
+        Some(1) => Some(KvVersion::V1),
+        Some(other) => {
+            report.error(format_args!("{path}.kvVersion"), format_args!("`{other}` is not 1 or 2"));
+            None
+        }
+    };
+    let auth = report.required(format_args!("{path}.auth"), details.auth.as_ref());
+    let auth = auth.and_then(|auth| login(&format!("{path}.auth"), auth, base, report));
+    let timeout =
+        duration(format_args!("{path}.timeout"), details.timeout.as_deref(), secs(2), report);
+    let refresh = details.refresh_interval.as_deref();
+    let refresh = duration(format_args!("{path}.refreshInterval"), refresh, secs(30), report);
+    let ca_file = details.tls.as_ref().and_then(|tls| tls.ca_file.as_deref());
+    Some(VaultSettings {
+        addresses,
+        namespace: details.namespace.clone(),
+        mount: details.mount.clone().unwrap_or_else(|| "secret".to_owned()),
+        kv_version: kv_version?,
+        default_path: details.default_path.clone(),
+        auth: auth?,
+        ca_file: ca_file.map(|file| joined(base, file)),
+        timeout: timeout?,
+        refresh_interval: refresh?,
+        transit_mount: details.transit_mount.clone().unwrap_or_else(|| "transit".to_owned()),
+    })
+}
+
+/// Credentials travel to this address: plain http is for loopback unless said aloud.
+fn check_address(address: &str, is_insecure_fine: bool) -> Result<(), String> {
+    let url = reqwest::Url::parse(address)
+        .map_err(|_| format!("`{address}` is no address: write https://HOST:PORT"))?;
+    let is_loopback = match url.host_str() {
+        Some("localhost") => true,
+        Some(host) => host
+            .trim_matches(['[', ']'])
+            .parse::<std::net::IpAddr>()
+            .is_ok_and(|ip| ip.is_loopback()),
+        None => return Err(format!("`{address}` has no host: write https://HOST:PORT")),
+    };
+    match url.scheme() {
+        "https" => Ok(()),
+        "http" if is_loopback || is_insecure_fine => Ok(()),
+        "http" => Err(format!(
+            "`{address}` would send secrets in the clear: use https, or say `insecureHttp: true`"
+        )),
+        _ => Err(format!("`{address}` is neither http nor https")),
+    }
+}
+
+fn login(path: &str, auth: &raw::Auth, base: &Path, report: &mut Report) -> Option<VaultAuth> {
+    let method = report.required(format_args!("{path}.method"), auth.method)?;
+    refuse_foreign(path, &foreign_auth(method, auth), "this login method", report);
+    match method {
+        AuthMethod::Token => {
+            let given = [
+                ("token", auth.token.as_deref()),
+                ("tokenFile", auth.token_file.as_deref()),
+                ("tokenEnv", auth.token_env.as_deref()),
+            ];
+            credential(path, given, base, report).map(VaultAuth::Token)
+        }
+        AuthMethod::AppRole => {
+            let role_id = role_id(path, auth, base, report);
+            let given = [
+                ("secretId", auth.secret_id.as_deref()),
+                ("secretIdFile", auth.secret_id_file.as_deref()),
+                ("secretIdEnv", auth.secret_id_env.as_deref()),
+            ];
+            let secret_id = credential(path, given, base, report);
+            if auth.secret_id_wrapped == Some(true) {
+                report.error(
+                    format_args!("{path}.secretIdWrapped"),
+                    "response-wrapped secret ids are not in this version",
+                );
+            }
+            let mount = auth.mount.clone().unwrap_or_else(|| "approle".to_owned());
+            Some(VaultAuth::AppRole { role_id: role_id?, secret_id: secret_id?, mount })
+        }
+        AuthMethod::Kubernetes | AuthMethod::Jwt | AuthMethod::Cert => {
+            report.error(
+                format_args!("{path}.method"),
+                "this login method is not in this version: use token or appRole",
+            );
+            None
+        }
+    }
+}
+
+fn foreign_auth(method: AuthMethod, auth: &raw::Auth) -> Vec<(&'static str, bool)> {
+    use AuthMethod::{AppRole, Cert, Jwt, Kubernetes, Token};
+    let fields: [(&str, &[AuthMethod], bool); 14] = [
+        ("mount", &[AppRole, Kubernetes, Jwt, Cert], auth.mount.is_some()),
+        ("role", &[Kubernetes, Jwt, Cert], auth.role.is_some()),
+        ("token", &[Token], auth.token.is_some()),
+        ("tokenFile", &[Token], auth.token_file.is_some()),
+        ("tokenEnv", &[Token], auth.token_env.is_some()),
+        ("roleId", &[AppRole], auth.role_id.is_some()),
+        ("roleIdFile", &[AppRole], auth.role_id_file.is_some()),
+        ("secretId", &[AppRole], auth.secret_id.is_some()),
+        ("secretIdFile", &[AppRole], auth.secret_id_file.is_some()),
+        ("secretIdEnv", &[AppRole], auth.secret_id_env.is_some()),
+        ("serviceAccountTokenFile", &[Kubernetes], auth.service_account_token_file.is_some()),
+        ("jwtFile", &[Jwt], auth.jwt_file.is_some()),
+        ("certificateFile", &[Cert], auth.certificate_file.is_some()),
+        ("keyFile", &[Cert], auth.key_file.is_some()),
+    ];
+    fields
+        .into_iter()
+        .filter(|(_, owners, _)| !owners.contains(&method))
+        .map(|(name, _, is_set)| (name, is_set))
+        .collect()
+}
+
+/// A role id is no secret: it may also stand in the settings.
+fn role_id(path: &str, auth: &raw::Auth, base: &Path, report: &mut Report) -> Option<Source> {
+    match (&auth.role_id, &auth.role_id_file) {
+        (Some(text), None) => {
+            report.keep(format_args!("{path}.roleId"), resolve(text)).map(Source::Literal)
+        }
+        (None, Some(file)) => Some(Source::File(joined(base, file))),
+        _ => {
+            report.error(path, "needs exactly one of roleId and roleIdFile");
+            None
+        }
+    }
+}
+
+/// Exactly one of: a reference in the settings, a file, an environment variable.
+fn credential(
+    path: &str,
+    given: [(&str, Option<&str>); 3],
+    base: &Path,
+    report: &mut Report,
+) -> Option<Source> {
+    let [(name, reference), (file_name, file), (env_name, env)] = given;
+    match (reference, file, env) {
+        (Some(text), None, None) if text.contains("{{") => {
+            report.keep(format_args!("{path}.{name}"), resolve(text)).map(Source::Literal)
+        }
+        (Some(_), None, None) => {
+            report.error(
+                format_args!("{path}.{name}"),
+                format_args!(
+                    "a credential must not stand in the settings: use {file_name}, {env_name} or {{{{storeId=ENV_VAR,key=NAME}}}}"
+                ),
+            );
+            None
+        }
+        (None, Some(file), None) => Some(Source::File(joined(base, file))),
+        (None, None, Some(env)) => Some(Source::Env(env.to_owned())),
+        _ => {
+            report.error(
+                path,
+                format_args!("needs exactly one of {name}, {file_name} and {env_name}"),
+            );
+            None
+        }
+    }
+}
+
+fn resolve(text: &str) -> Result<Secret<String>, reference::ReferenceError> {
+    reference::resolve(text, &|name| std::env::var(name).ok())
+}

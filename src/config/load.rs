@@ -1,0 +1,210 @@
+//! From YAML to [`raw::Settings`]: every error of shape at once, each with its path.
+//!
+//! serde stops at the first error. So the text becomes a tree first; whatever serde refuses is
+//! noted, taken out of the tree, and the rest is read again.
+
+use std::path::{Path, PathBuf};
+
+use serde_json::{Map, Value};
+use serde_path_to_error::Segment;
+
+use super::raw;
+use super::report::Report;
+
+/// More errors than this help nobody; it also bounds the loop.
+const MAX_ERRORS: usize = 100;
+
+/// Reads the settings file, with the scope files it may point to.
+pub(super) fn load(path: &Path, report: &mut Report) -> Option<Loaded> {
+    let mut tree = read_yaml(path, report)?;
+    let base = path.parent().unwrap_or_else(|| Path::new("")).to_owned();
+    let scope_bases = expand_scopes(&mut tree, &base, report);
+    let settings = deserialize(tree, report)?;
+    Some(Loaded { settings, base, scope_bases })
+}
+
+/// The settings, and what relative paths in them are relative to.
+#[derive(Debug)]
+pub(super) struct Loaded {
+    pub(super) settings: raw::Settings,
+    /// The folder of the settings file.
+    pub(super) base: PathBuf,
+    /// The folder of each scope's file, by index; the settings file's own when it holds them.
+    scope_bases: Vec<PathBuf>,
+}
+
+impl Loaded {
+    /// What the paths of the scope at `index` are relative to.
+    pub(super) fn scope_base(&self, index: usize) -> &Path {
+        self.scope_bases.get(index).unwrap_or(&self.base)
+    }
+}
+
+fn read_yaml(path: &Path, report: &mut Report) -> Option<Value> {
+    let text = match std::fs::read_to_string(path) {
+        Ok(text) => text,
+        Err(error) => {
+            report.error(path.display(), format_args!("can't be read: {error}"));
+            return None;
+        }
+    };
+    // By way of a YAML tree, which refuses a key that stands twice.
+    let parsed = yaml_serde::from_str::<yaml_serde::Value>(&text)
+        .map_err(|error| error.to_string())
+        .and_then(|yaml| serde_json::to_value(yaml).map_err(|error| error.to_string()));
+    match parsed {
+        Ok(tree @ Value::Object(_)) => Some(tree),
+        Ok(_) => {
+            report.error(path.display(), "holds no settings: it must be a map");
+            None
+        }
+        Err(error) => {
+            report.error(path.display(), format_args!("is not valid YAML: {error}"));
+            None
+        }
+    }
+}
+
+/// Replaces `scopes: {directory: …}` by the scopes in that directory's files, in name order.
+fn expand_scopes(tree: &mut Value, base: &Path, report: &mut Report) -> Vec<PathBuf> {
+    let Some(Value::Object(form)) = tree.get("scopes") else { return Vec::new() };
+    let directory = match form.get("directory") {
+        Some(Value::String(directory)) if form.len() == 1 => base.join(directory),
+        _ => {
+            report.error("scopes", "must be a list of scopes, or a map with `directory` only");
+            replace_scopes(tree, Vec::new());
+            return Vec::new();
+        }
+    };
+    let files = match yaml_files(&directory) {
+        Ok(files) => files,
+        Err(error) => {
+            report.error("scopes.directory", format_args!("`{}`: {error}", directory.display()));
+            Vec::new()
+        }
+    };
+    let scopes: Vec<Value> = files.iter().filter_map(|file| read_yaml(file, report)).collect();
+    let bases = vec![directory; scopes.len()];
+    replace_scopes(tree, scopes);
+    bases
+}
+
+fn replace_scopes(tree: &mut Value, scopes: Vec<Value>) {
+    if let Some(root) = tree.as_object_mut() {
+        root.insert("scopes".to_owned(), Value::Array(scopes));
+    }
+}
+
+fn yaml_files(directory: &Path) -> std::io::Result<Vec<PathBuf>> {
+    let mut files = Vec::new();
+    for entry in std::fs::read_dir(directory)? {
+        let path = entry?.path();
+        if path.extension().is_some_and(|extension| extension == "yaml" || extension == "yml") {
+            files.push(path);
+        }
+    }
+    files.sort_unstable();
+    Ok(files)
+}
+
+fn deserialize(mut tree: Value, report: &mut Report) -> Option<raw::Settings> {
+    for _ in 0..MAX_ERRORS {
+        let error = match serde_path_to_error::deserialize(&tree) {
+            Ok(settings) => return Some(settings),
+            Err(error) => error,
+        };
+        let mut path: Vec<Step> = error.path().iter().filter_map(step).collect();
+        let message = error.inner().to_string();
+        let unknown = unknown_field(&message);
+        if let Some((field, _)) = unknown {
+            let is_included = matches!(path.last(), Some(Step::Key(key)) if key == field);
+            if !is_included {
+                path.push(Step::Key(field.to_owned()));
+            }
+        }
+        let shown = show(&path);
+        match unknown {
+            Some((_, known)) => report.error(shown, unknown_key(&path, known)),
+            None => report.error(shown, &message),
+        }
+        if !take_out(&mut tree, &path) {
+            return None;
+        }
+    }
+    None
+}
+
+/// A step from a node of the tree to one below it.
+#[derive(Debug)]
+enum Step {
+    Key(String),
+    Index(usize),
+}
+
+fn step(segment: &Segment) -> Option<Step> {
+    match segment {
+        Segment::Seq { index } => Some(Step::Index(*index)),
+        Segment::Map { key } => Some(Step::Key(key.clone())),
+        Segment::Enum { .. } | Segment::Unknown => None,
+    }
+}
+
+fn show(path: &[Step]) -> String {
+    let mut text = String::new();
+    for step in path {
+        match step {
+            Step::Key(key) if text.is_empty() => text.push_str(key),
+            Step::Key(key) => {
+                text.push('.');
+                text.push_str(key);
+            }
+            Step::Index(index) => text.push_str(&format!("[{index}]")),
+        }
+    }
+    text
+}
+
+/// The name in serde's "unknown field", and the ones it lists.
+fn unknown_field(message: &str) -> Option<(&str, &str)> {
+    let (field, known) = message.strip_prefix("unknown field `")?.split_once('`')?;
+    Some((field, known))
+}
+
+fn unknown_key(path: &[Step], known: &str) -> String {
+    let known: Vec<&str> = known.split('`').skip(1).step_by(2).collect();
+    let Some(Step::Key(key)) = path.last() else { return "unknown key".to_owned() };
+    let nearest = known
+        .iter()
+        .map(|name| (strsim::damerau_levenshtein(name, key), name))
+        .min()
+        .filter(|(distance, name)| *distance <= 2.max(name.len() / 3));
+    match nearest {
+        Some((_, name)) => format!("unknown key: did you mean `{name}`?"),
+        None => format!("unknown key: use one of `{}`", known.join("`, `")),
+    }
+}
+
+/// Removes the node at `path`; false if there is none, so that reading again would not help.
+fn take_out(tree: &mut Value, path: &[Step]) -> bool {
+    let Some((last, above)) = path.split_last() else { return false };
+    let mut node = tree;
+    for step in above {
+        let below = match step {
+            Step::Key(key) => node.get_mut(key),
+            Step::Index(index) => node.get_mut(index),
+        };
+        let Some(below) = below else { return false };
+        node = below;
+    }
+    match last {
+        Step::Key(key) => {
+            node.as_object_mut().and_then(|map: &mut Map<_, _>| map.remove(key)).is_some()
+        }
+        // Replaced, so that the indices of later errors stay right.
+        Step::Index(index) => node.get_mut(index).is_some_and(|item| {
+            let is_new = !item.as_object().is_some_and(Map::is_empty);
+            *item = Value::Object(Map::new());
+            is_new
+        }),
+    }
+}

@@ -1,0 +1,640 @@
+//! The settings as they are written: a serde mirror of `placet.yaml`, and its JSON Schema.
+//!
+//! Nothing is judged here beyond shape. Every field that the checks can miss is optional, so that
+//! one missing field does not hide the next error; [`super::check`] says what is required.
+
+use std::fmt;
+
+use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
+use serde::de::value::{MapAccessDeserializer, SeqAccessDeserializer, StrDeserializer};
+use serde::de::{self, Deserializer, MapAccess, SeqAccess, Visitor};
+use serde::{Deserialize, Serialize};
+
+use crate::keys::Algorithm;
+
+macro_rules! raw {
+    ($(#[$meta:meta])* pub(super) struct $name:ident { $($body:tt)* }) => {
+        $(#[$meta])*
+        #[derive(Clone, Debug, Default, Deserialize, JsonSchema, Serialize)]
+        #[serde(rename_all = "camelCase", deny_unknown_fields, default)]
+        pub(super) struct $name { $($body)* }
+    };
+}
+
+raw! {
+    /// The settings of Placet.
+    pub(super) struct Settings {
+        /// The version of the settings' form: 1.
+        pub(super) version: Option<u64>,
+        /// The addresses to listen on.
+        pub(super) listen: Listen,
+        /// The Secret Management Service's stores; exactly one is the default.
+        pub(super) secret_stores: Vec<Store>,
+        /// The protected applications: a list, or `{directory: …}` with one scope a file.
+        #[schemars(with = "ScopesForm")]
+        pub(super) scopes: Vec<Scope>,
+        /// Where a line for each decision goes.
+        pub(super) decision_log: DecisionLog,
+        /// How long start-up waits for every scope before the complete ones are served.
+        pub(super) startup_grace: Option<String>,
+        /// `all`: ready only while every scope is complete. `any`: once one is, after the grace.
+        pub(super) readiness: Option<ReadinessRule>,
+    }
+}
+
+raw! {
+    /// The addresses to listen on. Each is `HOST:PORT`, `unix:/PATH`, or a map.
+    pub(super) struct Listen {
+        /// ext_authz, health and reflection. Default: 127.0.0.1:9191.
+        pub(super) grpc: Option<ListenerForm>,
+        /// JWKS. Default: 127.0.0.1:9192.
+        pub(super) http: Option<ListenerForm>,
+        /// /livez, /readyz, /metrics and /config. Default: 127.0.0.1:9193.
+        pub(super) admin: Option<ListenerForm>,
+    }
+}
+
+raw! {
+    /// A listener with more than its address.
+    pub(super) struct Listener {
+        /// `HOST:PORT` or `unix:/PATH`.
+        pub(super) address: Option<String>,
+        /// Serve TLS.
+        pub(super) tls: Option<ListenerTls>,
+        /// The Unix socket's permissions, octal: "0660".
+        pub(super) mode: Option<String>,
+    }
+}
+
+raw! {
+    /// TLS of a listener.
+    pub(super) struct ListenerTls {
+        /// The certificate chain, PEM.
+        pub(super) certificate_file: Option<String>,
+        /// Its private key, PEM.
+        pub(super) key_file: Option<String>,
+        /// Require client certificates issued by these authorities, PEM.
+        pub(super) client_ca_file: Option<String>,
+        /// The URI names a client certificate may have.
+        pub(super) allowed_uri_sans: Option<Vec<String>>,
+    }
+}
+
+raw! {
+    /// A secret store.
+    pub(super) struct Store {
+        /// The id that scopes choose it by.
+        pub(super) id: Option<String>,
+        /// What kind of store it is.
+        #[serde(rename = "type")]
+        pub(super) kind: Option<StoreType>,
+        /// Used by scopes that name no store. True for exactly one store.
+        pub(super) default: Option<bool>,
+        /// The settings of its type.
+        pub(super) details: Details,
+    }
+}
+
+/// The kinds of secret store.
+#[derive(Clone, Copy, Debug, Deserialize, Eq, JsonSchema, PartialEq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub(super) enum StoreType {
+    Vault,
+    File,
+    Env,
+    AwsSecretsManager,
+    AzureKeyVault,
+}
+
+raw! {
+    /// The settings of a secret store. Which ones apply depends on its type.
+    pub(super) struct Details {
+        /// vault: the address, or those of one cluster's nodes.
+        pub(super) address: Option<OneOrMany>,
+        /// vault: accept `http://` beyond loopback.
+        pub(super) insecure_http: Option<bool>,
+        /// vault: the namespace.
+        pub(super) namespace: Option<String>,
+        /// vault: the KV mount. Default: secret.
+        pub(super) mount: Option<String>,
+        /// vault: 1 or 2. Default: 2.
+        pub(super) kv_version: Option<u64>,
+        /// vault: the Transit mount. Default: transit.
+        pub(super) transit_mount: Option<String>,
+        /// vault: used by scopes with no pathToKey.
+        pub(super) default_path: Option<String>,
+        /// vault: how to log in.
+        pub(super) auth: Option<Auth>,
+        /// vault: trust.
+        pub(super) tls: Option<StoreTls>,
+        /// vault: the time for one call. Default: 2s.
+        pub(super) timeout: Option<String>,
+        /// vault: how often to look for a new key version. Default: 30s.
+        pub(super) refresh_interval: Option<String>,
+        /// file: where the key files are.
+        pub(super) directory: Option<String>,
+        /// env: what the variables' names begin with.
+        pub(super) prefix: Option<String>,
+        /// awsSecretsManager: the region.
+        pub(super) region: Option<String>,
+        /// azureKeyVault: the vault's address.
+        pub(super) vault_url: Option<String>,
+    }
+}
+
+raw! {
+    /// A login to Vault. Which settings apply depends on the method.
+    pub(super) struct Auth {
+        /// How to log in.
+        pub(super) method: Option<AuthMethod>,
+        /// The auth method's mount. Default: the method's name.
+        pub(super) mount: Option<String>,
+        /// kubernetes, jwt: the role.
+        pub(super) role: Option<String>,
+        /// token: as a reference `{{storeId=ENV_VAR,key=…}}`.
+        pub(super) token: Option<String>,
+        /// token: a file that holds it.
+        pub(super) token_file: Option<String>,
+        /// token: an environment variable that holds it.
+        pub(super) token_env: Option<String>,
+        /// appRole: the role id.
+        pub(super) role_id: Option<String>,
+        /// appRole: a file that holds the role id.
+        pub(super) role_id_file: Option<String>,
+        /// appRole: as a reference `{{storeId=ENV_VAR,key=…}}`.
+        pub(super) secret_id: Option<String>,
+        /// appRole: a file that holds the secret id.
+        pub(super) secret_id_file: Option<String>,
+        /// appRole: an environment variable that holds the secret id.
+        pub(super) secret_id_env: Option<String>,
+        /// appRole: the secret id is response-wrapped.
+        pub(super) secret_id_wrapped: Option<bool>,
+        /// kubernetes: the projected token.
+        pub(super) service_account_token_file: Option<String>,
+        /// jwt: the token.
+        pub(super) jwt_file: Option<String>,
+        /// cert: the client certificate, PEM.
+        pub(super) certificate_file: Option<String>,
+        /// cert: its private key, PEM.
+        pub(super) key_file: Option<String>,
+    }
+}
+
+/// The ways to log in to Vault.
+#[derive(Clone, Copy, Debug, Deserialize, Eq, JsonSchema, PartialEq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub(super) enum AuthMethod {
+    Token,
+    AppRole,
+    Kubernetes,
+    Jwt,
+    Cert,
+}
+
+raw! {
+    /// Whom a store's client trusts.
+    pub(super) struct StoreTls {
+        /// Certificate authorities, PEM, beside the system's.
+        pub(super) ca_file: Option<String>,
+    }
+}
+
+raw! {
+    /// One protected application.
+    pub(super) struct Scope {
+        /// Its identifier: letters, digits, `.`, `_`, `-`; at most 128.
+        pub(super) client_id: Option<String>,
+        /// Takes the requests that no other scope does.
+        pub(super) default: Option<bool>,
+        /// Which requests are its own.
+        #[serde(rename = "match")]
+        pub(super) matches: ScopeMatch,
+        /// Who may ask.
+        pub(super) identity: Identity,
+        /// Which asset and action a request is about; the first match wins.
+        pub(super) routes: Vec<Route>,
+        /// Paths that are refused in general and accepted here.
+        pub(super) paths: Paths,
+        /// Who may do what.
+        pub(super) policy: Option<Policy>,
+        /// Where the private key comes from.
+        pub(super) jwt_signing: JwtSigning,
+        /// The token.
+        pub(super) jwt_response: JwtResponse,
+        /// How the decision stands in the token.
+        pub(super) jwt_customization: JwtCustomization,
+        /// What a refused client sees.
+        pub(super) deny: Deny,
+    }
+}
+
+raw! {
+    /// Which requests are a scope's.
+    pub(super) struct ScopeMatch {
+        /// Host names; `*.` stands for one or more whole labels.
+        pub(super) hosts: Vec<String>,
+    }
+}
+
+raw! {
+    /// Who may ask.
+    pub(super) struct Identity {
+        /// What a caller must bring. Default: `both` when jwt and peer are configured.
+        pub(super) require: Option<Require>,
+        /// The issuers whose JWTs are accepted.
+        pub(super) jwt: Vec<Issuer>,
+        /// Accept the SPIFFE id of the mTLS peer.
+        pub(super) peer: Option<Peer>,
+        /// Let requests without credentials be the anonymous principal. Default: false.
+        pub(super) anonymous: Option<bool>,
+    }
+}
+
+/// What a caller must bring.
+#[derive(Clone, Copy, Debug, Deserialize, Eq, JsonSchema, PartialEq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub(super) enum Require {
+    Jwt,
+    Peer,
+    Both,
+    Either,
+}
+
+raw! {
+    /// An issuer of incoming JWTs. Without jwksUri and jwksFile its keys are found by OpenID
+    /// discovery.
+    pub(super) struct Issuer {
+        /// The exact `iss`.
+        pub(super) issuer: Option<String>,
+        /// The accepted `aud` values, or `any`.
+        pub(super) audiences: Option<OneOrMany>,
+        /// Where its keys are fetched.
+        pub(super) jwks_uri: Option<String>,
+        /// A file with its keys.
+        pub(super) jwks_file: Option<String>,
+        /// Accept `http://` beyond loopback.
+        pub(super) insecure_http: Option<bool>,
+        /// The accepted algorithms. Default: all asymmetric ones.
+        pub(super) algorithms: Option<Vec<Algorithm>>,
+        /// The accepted `typ` values; `absent` stands for none. Default: JWT, at+jwt, absent.
+        pub(super) types: Option<Vec<String>>,
+        /// Where its tokens are found. Default: the header authorization with the prefix `Bearer `.
+        pub(super) from: Option<Vec<Place>>,
+        /// The claim path of the subject. Default: sub.
+        pub(super) subject: Option<String>,
+        /// The claim path of the groups. Default: groups.
+        pub(super) groups: Option<String>,
+        /// The Cedar entity type of its principals. Default: User.
+        pub(super) principal_type: Option<String>,
+        /// Written before each group's name, to keep two issuers' groups apart.
+        pub(super) group_prefix: Option<String>,
+        /// Tolerance for `nbf` and `iat`. Default: 30s.
+        pub(super) clock_skew: Option<String>,
+    }
+}
+
+raw! {
+    /// A place that holds a token: a header with an optional prefix, or a cookie.
+    pub(super) struct Place {
+        /// The header's name.
+        pub(super) header: Option<String>,
+        /// What stands before the token in the header.
+        pub(super) prefix: Option<String>,
+        /// The cookie's name.
+        pub(super) cookie: Option<String>,
+    }
+}
+
+raw! {
+    /// The mTLS peer.
+    pub(super) struct Peer {
+        /// The SPIFFE trust domains that are accepted.
+        pub(super) trust_domains: Vec<String>,
+    }
+}
+
+raw! {
+    /// A route: either asset and action, or bypass.
+    pub(super) struct Route {
+        /// Which requests it takes.
+        #[serde(rename = "match")]
+        pub(super) matches: RouteMatch,
+        /// The asset.
+        pub(super) asset: Option<Asset>,
+        /// The action.
+        pub(super) action: Option<String>,
+        /// Forward without authentication, decision and token. Default: false.
+        pub(super) bypass: Option<bool>,
+    }
+}
+
+raw! {
+    /// Which requests a route takes.
+    pub(super) struct RouteMatch {
+        /// The methods; none means any.
+        pub(super) methods: Option<Vec<String>>,
+        /// `{x}` is one segment; `{x*}` one or more, at the end.
+        pub(super) path: Option<String>,
+    }
+}
+
+raw! {
+    /// An asset.
+    pub(super) struct Asset {
+        /// Its Cedar entity type.
+        #[serde(rename = "type")]
+        pub(super) kind: Option<String>,
+        /// Its id; `{x}` is the path's variable.
+        pub(super) id: Option<String>,
+    }
+}
+
+raw! {
+    /// Paths that are refused in general and accepted here.
+    pub(super) struct Paths {
+        /// What is accepted.
+        pub(super) allow: Vec<PathAllowance>,
+    }
+}
+
+/// What a path may hold although it is ambiguous.
+#[derive(Clone, Copy, Debug, Deserialize, Eq, JsonSchema, PartialEq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub(super) enum PathAllowance {
+    EncodedSlash,
+    DoubleSlash,
+    Semicolon,
+    DoubleEncoding,
+}
+
+raw! {
+    /// Who may do what. Which settings apply depends on the engine.
+    pub(super) struct Policy {
+        /// What decides. Default: cedar.
+        pub(super) engine: Option<Engine>,
+        /// cedar, rego: the policy files.
+        pub(super) files: Option<Vec<String>>,
+        /// cedar: the schema.
+        pub(super) schema: Option<String>,
+        /// cedar: the entities.
+        pub(super) entities: Option<String>,
+        /// rego: data files.
+        pub(super) data: Option<Vec<String>>,
+        /// rego: the rule to ask.
+        pub(super) query: Option<String>,
+        /// authzen: the address of the evaluation endpoint.
+        pub(super) url: Option<String>,
+        /// authzen: the time for one call.
+        pub(super) timeout: Option<String>,
+        /// A second policy set, evaluated and compared, never enforced.
+        pub(super) shadow: Option<Shadow>,
+    }
+}
+
+raw! {
+    /// A second policy set, evaluated and compared, never enforced.
+    pub(super) struct Shadow {
+        /// The policy files.
+        pub(super) files: Option<Vec<String>>,
+    }
+}
+
+/// What decides.
+#[derive(Clone, Copy, Debug, Deserialize, Eq, JsonSchema, PartialEq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub(super) enum Engine {
+    Cedar,
+    Rego,
+    Authzen,
+}
+
+raw! {
+    /// Where the private key comes from.
+    pub(super) struct JwtSigning {
+        /// The store's id. Default: the default store.
+        pub(super) secret_store: Option<String>,
+        /// Where in the store. Default: the store's defaultPath.
+        pub(super) path_to_key: Option<String>,
+        /// The key's name. Default: the client ID.
+        pub(super) key_name: Option<String>,
+        /// The algorithm. Default by key: P-256 ES256, P-384 ES384, RSA RS256, Ed25519 EdDSA.
+        pub(super) algorithm: Option<Algorithm>,
+        /// `kv`: the key in memory. `transit`: the key never leaves Vault. Default: kv.
+        pub(super) backend: Option<Backend>,
+        /// A new key version is published this long before it signs. Default: 20m.
+        pub(super) publish_before: Option<String>,
+        /// With the store away longer than this, stop signing. Default: 24h.
+        pub(super) max_key_age: Option<String>,
+    }
+}
+
+/// Where signing happens.
+#[derive(Clone, Copy, Debug, Deserialize, Eq, JsonSchema, PartialEq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub(super) enum Backend {
+    Kv,
+    Transit,
+}
+
+raw! {
+    /// The token.
+    pub(super) struct JwtResponse {
+        /// `kid`; may hold {{client_id}}, {{key_version}}, {{thumbprint}}. Default: the client ID.
+        pub(super) key_id: Option<String>,
+        /// `aud`: one or a list. Default: none.
+        pub(super) audience: Option<OneOrMany>,
+        /// `iss`. Default: placet.
+        pub(super) issuer: Option<String>,
+        /// PEM, leaf first; published in the JWKS.
+        pub(super) x509_certificate: Option<String>,
+        /// Seconds from issue to expiry: 1 to 86400. Required.
+        pub(super) token_lifetime_seconds: Option<u64>,
+        /// The header injected upstream. Default: x-placet-decision.
+        pub(super) header: Option<String>,
+        /// Written before the token in the header.
+        pub(super) header_prefix: Option<String>,
+        /// Request headers that must not travel upstream.
+        pub(super) remove_headers: Vec<String>,
+        /// `typ`. Default: JWT.
+        #[serde(rename = "type")]
+        pub(super) kind: Option<String>,
+        /// Set the claims htm and htu. Default: true.
+        pub(super) bind_request: Option<bool>,
+    }
+}
+
+raw! {
+    /// How the decision stands in the token.
+    pub(super) struct JwtCustomization {
+        /// Carry the verified incoming claims over. Default: false.
+        pub(super) include_incoming_payload: Option<bool>,
+        /// The claim that holds the decision. Default: entitlements.
+        pub(super) claim_attribute_name: Option<String>,
+        /// One item. Default: {{asset_type}}:{{asset_id}}:{{action}}.
+        pub(super) template: Option<String>,
+        /// Joins the items; null makes a JSON array. Default: a comma.
+        #[serde(deserialize_with = "present", skip_serializing_if = "Option::is_none")]
+        #[schemars(with = "Option<String>")]
+        pub(super) item_delimiter: Option<Option<String>>,
+        /// `decision`: this request's target. `entitlements`: all the principal holds.
+        pub(super) items: Option<Items>,
+    }
+}
+
+/// What the decision claim lists.
+#[derive(Clone, Copy, Debug, Deserialize, Eq, JsonSchema, PartialEq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub(super) enum Items {
+    Decision,
+    Entitlements,
+}
+
+raw! {
+    /// What a refused client sees.
+    pub(super) struct Deny {
+        /// In place of 403: 400 to 599.
+        pub(super) status: Option<u16>,
+        /// Added to every denial.
+        pub(super) headers: std::collections::BTreeMap<String, String>,
+        /// In place of the 403 body.
+        pub(super) body: Option<String>,
+    }
+}
+
+raw! {
+    /// Where a line for each decision goes.
+    pub(super) struct DecisionLog {
+        /// `stdout`, `none`, or `{file: PATH}`. Default: stdout.
+        pub(super) sink: Option<SinkForm>,
+    }
+}
+
+raw! {
+    /// A file that decision lines are appended to.
+    pub(super) struct SinkFile {
+        /// Its path.
+        pub(super) file: Option<String>,
+    }
+}
+
+/// When the process is ready.
+#[derive(Clone, Copy, Debug, Deserialize, Eq, JsonSchema, PartialEq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub(super) enum ReadinessRule {
+    Any,
+    All,
+}
+
+/// One text, or a list of them.
+#[derive(Clone, Debug, JsonSchema, Serialize)]
+#[serde(untagged)]
+pub(super) enum OneOrMany {
+    One(String),
+    Many(Vec<String>),
+}
+
+/// An address, or a map with one.
+#[derive(Clone, Debug, JsonSchema, Serialize)]
+#[serde(untagged)]
+pub(super) enum ListenerForm {
+    Address(String),
+    Listener(Listener),
+}
+
+/// A named sink, or a map with a file.
+#[derive(Clone, Debug, JsonSchema, Serialize)]
+#[serde(untagged)]
+pub(super) enum SinkForm {
+    Name(String),
+    File(SinkFile),
+}
+
+/// The schema of `scopes`: the loader has replaced a directory by its files' scopes before serde
+/// sees it.
+struct ScopesForm;
+
+impl JsonSchema for ScopesForm {
+    fn schema_name() -> std::borrow::Cow<'static, str> {
+        "Scopes".into()
+    }
+
+    fn json_schema(generator: &mut SchemaGenerator) -> Schema {
+        let list = generator.subschema_for::<Vec<Scope>>();
+        json_schema!({"anyOf": [list, {
+            "type": "object",
+            "properties": {"directory": {"type": "string"}},
+            "required": ["directory"],
+            "additionalProperties": false,
+        }]})
+    }
+}
+
+/// The JSON Schema of the settings.
+pub fn schema() -> Schema {
+    schemars::schema_for!(Settings)
+}
+
+/// Tells `null` (`Some(None)`) from an absent field (`None`).
+fn present<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Option<String>>, D::Error> {
+    Option::deserialize(deserializer).map(Some)
+}
+
+// The forms below are read with visitors and not as untagged enums: those would lose the path of
+// an error within them.
+
+impl<'de> Deserialize<'de> for OneOrMany {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Form;
+        impl<'de> Visitor<'de> for Form {
+            type Value = OneOrMany;
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("a string or a list of strings")
+            }
+            fn visit_str<E: de::Error>(self, text: &str) -> Result<OneOrMany, E> {
+                Ok(OneOrMany::One(text.to_owned()))
+            }
+            fn visit_seq<A: SeqAccess<'de>>(self, items: A) -> Result<OneOrMany, A::Error> {
+                Vec::deserialize(SeqAccessDeserializer::new(items)).map(OneOrMany::Many)
+            }
+        }
+        deserializer.deserialize_any(Form)
+    }
+}
+
+impl<'de> Deserialize<'de> for ListenerForm {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Form;
+        impl<'de> Visitor<'de> for Form {
+            type Value = ListenerForm;
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("an address or a map with one")
+            }
+            fn visit_str<E: de::Error>(self, text: &str) -> Result<ListenerForm, E> {
+                Ok(ListenerForm::Address(text.to_owned()))
+            }
+            fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<ListenerForm, A::Error> {
+                Listener::deserialize(MapAccessDeserializer::new(map)).map(ListenerForm::Listener)
+            }
+        }
+        deserializer.deserialize_any(Form)
+    }
+}
+
+impl<'de> Deserialize<'de> for SinkForm {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Form;
+        impl<'de> Visitor<'de> for Form {
+            type Value = SinkForm;
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("`stdout`, `none` or a map with a file")
+            }
+            fn visit_str<E: de::Error>(self, text: &str) -> Result<SinkForm, E> {
+                String::deserialize(StrDeserializer::new(text)).map(SinkForm::Name)
+            }
+            fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<SinkForm, A::Error> {
+                SinkFile::deserialize(MapAccessDeserializer::new(map)).map(SinkForm::File)
+            }
+        }
+        deserializer.deserialize_any(Form)
+    }
+}

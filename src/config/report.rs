@@ -1,0 +1,37 @@
+//! Collects what is wrong, so that all of it is said at once.
+
+use std::fmt::Display;
+
+/// Errors and warnings, each with the path of the setting it is about.
+#[derive(Debug, Default)]
+pub(super) struct Report {
+    pub(super) errors: Vec<String>,
+    pub(super) warnings: Vec<String>,
+}
+
+impl Report {
+    pub(super) fn error(&mut self, path: impl Display, message: impl Display) {
+        self.errors.push(format!("{path}: {message}"));
+    }
+
+    pub(super) fn warning(&mut self, path: impl Display, message: impl Display) {
+        self.warnings.push(format!("{path}: {message}"));
+    }
+
+    /// The value, or an error under `path`.
+    pub(super) fn keep<T, E: Display>(
+        &mut self,
+        path: impl Display,
+        result: Result<T, E>,
+    ) -> Option<T> {
+        result.map_err(|error| self.error(path, error)).ok()
+    }
+
+    /// The value, or an error that says that it is required.
+    pub(super) fn required<T>(&mut self, path: impl Display, value: Option<T>) -> Option<T> {
+        if value.is_none() {
+            self.error(path, "is required");
+        }
+        value
+    }
+}

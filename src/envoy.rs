@@ -1,0 +1,132 @@
+//! The Envoy edge: `envoy.service.auth.v3.Authorization/Check` over gRPC.
+//!
+//! To Envoy a default-built `CheckResponse` is an ALLOW, and a gRPC error is whatever
+//! `failure_mode_allow` says. So answers are built in [`encode`] alone, and this service frames its
+//! own messages: whatever arrives at `Check`, be it undecodable, oversized, late or the cause of a
+//! panic, is answered with a denial *inside* a `CheckResponse`.
+
+pub mod decode;
+pub mod encode;
+mod framing;
+pub mod json;
+
+use std::convert::Infallible;
+use std::future::Future;
+use std::panic::AssertUnwindSafe;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::time::{Duration, Instant};
+
+use arc_swap::ArcSwap;
+use envoy_types::ext_authz::v3::pb::CheckResponse;
+use futures_util::FutureExt;
+use prost::Message;
+use tokio::sync::Semaphore;
+use tonic::body::Body;
+use tonic::server::NamedService;
+use tower::Service;
+
+use crate::audit::Recorder;
+use crate::authorizer::{Decision, Denial, Reason};
+use crate::clock::Clock;
+use crate::request::Request;
+use crate::scope::{Scope, Scopes};
+
+/// Checks in progress at once; one more is refused rather than queued.
+const MAX_IN_PROGRESS: usize = 8_192;
+
+/// The time for a check whose caller sends no deadline.
+const DEFAULT_DEADLINE: Duration = Duration::from_secs(5);
+
+/// The ext_authz service.
+#[derive(Clone, Debug)]
+pub struct CheckService(Arc<Inner>);
+
+#[derive(Debug)]
+struct Inner {
+    scopes: Arc<ArcSwap<Scopes>>,
+    recorder: Recorder,
+    clock: Clock,
+    in_progress: Semaphore,
+}
+
+impl CheckService {
+    /// A service that decides by whatever `scopes` holds when a request comes.
+    pub fn new(scopes: Arc<ArcSwap<Scopes>>, recorder: Recorder, clock: Clock) -> Self {
+        let in_progress = Semaphore::new(MAX_IN_PROGRESS);
+        Self(Arc::new(Inner { scopes, recorder, clock, in_progress }))
+    }
+}
+
+impl Inner {
+    /// Reads one message and answers it, whatever happens.
+    async fn answer(&self, call: http::Request<Body>) -> CheckResponse {
+        let started = Instant::now();
+        let deadline = framing::timeout(call.headers()).unwrap_or(DEFAULT_DEADLINE);
+        let mut request = None;
+        let work = AssertUnwindSafe(self.check(call, &mut request)).catch_unwind();
+        let outcome = tokio::time::timeout(margin(deadline), work).await;
+        let (scope, decision) = match outcome {
+            Ok(Ok(decided)) => decided,
+            Ok(Err(_)) => refused(Reason::Internal, "the check panicked"),
+            Err(_) => refused(Reason::Deadline, "the caller's deadline came first"),
+        };
+        let now = self.clock.now();
+        self.recorder.record(request.as_ref(), scope.as_deref(), &decision, now, started.elapsed());
+        encode::response(scope.as_deref(), &decision.outcome)
+    }
+
+    /// Decode, call: the request is left in `seen` for the record.
+    async fn check(&self, call: http::Request<Body>, seen: &mut Option<Request>) -> Decided {
+        let Ok(_permit) = self.in_progress.try_acquire() else {
+            return refused(Reason::Overload, "too many checks in progress");
+        };
+        let message = match framing::read_message(call.into_body()).await {
+            Ok(message) => message,
+            Err(error) => return refused(Reason::BadRequest, error),
+        };
+        let request = match decode::request(message) {
+            Ok(request) => seen.insert(request),
+            Err(error) => return refused(Reason::BadRequest, error),
+        };
+        let scopes = self.scopes.load_full();
+        scopes.decide(request, self.clock.now()).await
+    }
+}
+
+type Decided = (Option<Arc<Scope>>, Decision);
+
+fn refused(reason: Reason, detail: impl std::fmt::Display) -> Decided {
+    (None, Decision::denied(Denial::new(reason, detail)))
+}
+
+/// Answers before the caller gives up: its giving up would be an error, and could be an allow.
+fn margin(deadline: Duration) -> Duration {
+    deadline.saturating_sub(Duration::from_millis(5).max(deadline / 10))
+}
+
+impl NamedService for CheckService {
+    const NAME: &'static str = "envoy.service.auth.v3.Authorization";
+}
+
+impl Service<http::Request<Body>> for CheckService {
+    type Response = http::Response<Body>;
+    type Error = Infallible;
+    type Future = Pin<Box<dyn Future<Output = Result<Self::Response, Infallible>> + Send>>;
+
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, call: http::Request<Body>) -> Self::Future {
+        let inner = Arc::clone(&self.0);
+        Box::pin(async move {
+            if call.uri().path() != "/envoy.service.auth.v3.Authorization/Check" {
+                return Ok(framing::unimplemented());
+            }
+            let response = inner.answer(call).await;
+            Ok(framing::response(&response.encode_to_vec()))
+        })
+    }
+}

@@ -1,0 +1,108 @@
+//! `CheckRequest` (envoy/service/auth/v3/attribute_context.proto) to [`Request`].
+//!
+//! Envoy sends headers either in the map `headers` or, with `encode_raw_headers`, in `header_map`;
+//! both are read. What can't be decoded is a [`BadRequest`], which is a denial.
+
+use std::collections::HashMap;
+use std::net::IpAddr;
+
+use bytes::Bytes;
+use envoy_types::ext_authz::v3::pb::CheckRequest;
+use envoy_types::pb::envoy::config::core::v3::{HeaderMap, address};
+use envoy_types::pb::envoy::service::auth::v3::attribute_context::Peer;
+use percent_encoding::percent_decode_str;
+use prost::Message;
+
+use crate::request::{BadHost, Headers, Host, Request, Source};
+
+/// Why a message is no request.
+#[derive(Debug, thiserror::Error)]
+pub enum BadRequest {
+    /// Not the protobuf message it should be; a text that is not UTF-8 is a case of it.
+    #[error("the message is no CheckRequest: {0}")]
+    Protobuf(#[from] prost::DecodeError),
+    /// `attributes.request.http` is missing.
+    #[error("the CheckRequest has no `attributes.request.http`")]
+    NoHttp,
+    /// The method is not a token (RFC 9110 section 9.1).
+    #[error("the CheckRequest has no valid HTTP method")]
+    Method,
+    /// The scheme is neither `http` nor `https`.
+    #[error("the CheckRequest has a scheme other than http and https")]
+    Scheme,
+    /// The host is none.
+    #[error("the host can't be read: {0}")]
+    Host(#[from] BadHost),
+}
+
+/// Decodes a serialised `CheckRequest`.
+pub fn request(message: Bytes) -> Result<Request, BadRequest> {
+    from_proto(CheckRequest::decode(message)?)
+}
+
+/// Takes a decoded `CheckRequest` over.
+pub fn from_proto(check: CheckRequest) -> Result<Request, BadRequest> {
+    let attributes = check.attributes.ok_or(BadRequest::NoHttp)?;
+    let http = attributes.request.and_then(|request| request.http).ok_or(BadRequest::NoHttp)?;
+    if http::Method::from_bytes(http.method.as_bytes()).is_err() {
+        return Err(BadRequest::Method);
+    }
+    let scheme = match http.scheme.to_ascii_lowercase().as_str() {
+        "" | "http" => "http",
+        "https" => "https",
+        _ => return Err(BadRequest::Scheme),
+    };
+    let host = Host::parse(&http.host)?;
+    let headers = headers(http.header_map, http.headers);
+    let id = request_id(&headers, http.id);
+    Ok(Request {
+        id,
+        method: http.method,
+        scheme: scheme.to_owned(),
+        host,
+        target: http.path,
+        headers,
+        source: attributes.source.map(source).unwrap_or_default(),
+        extensions: attributes.context_extensions,
+    })
+}
+
+fn headers(raw: Option<HeaderMap>, joined: HashMap<String, String>) -> Headers {
+    let mut headers = Headers::default();
+    let raw = raw.map(|map| map.headers).unwrap_or_default();
+    for field in raw {
+        if !field.key.starts_with(':') {
+            let value =
+                if field.raw_value.is_empty() { field.value.into() } else { field.raw_value };
+            headers.push(&field.key, value);
+        }
+    }
+    for (name, value) in joined {
+        if !name.starts_with(':') {
+            headers.push(&name, value);
+        }
+    }
+    headers
+}
+
+fn request_id(headers: &Headers, id: String) -> String {
+    let sent = headers.all("x-request-id").next().and_then(|value| str::from_utf8(value).ok());
+    sent.map_or(id, str::to_owned)
+}
+
+fn source(peer: Peer) -> Source {
+    let ip = peer.address.and_then(|address| match address.address? {
+        address::Address::SocketAddress(socket) => socket.address.parse::<IpAddr>().ok(),
+        _ => None,
+    });
+    Source {
+        ip,
+        principal: some(peer.principal),
+        certificate: some(peer.certificate)
+            .map(|pem| percent_decode_str(&pem).decode_utf8_lossy().into_owned()),
+    }
+}
+
+fn some(text: String) -> Option<String> {
+    (!text.is_empty()).then_some(text)
+}

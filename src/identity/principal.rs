@@ -1,0 +1,90 @@
+//! The one who asks, as policy and token see it.
+
+use std::fmt;
+
+use serde_json::{Map, Value};
+
+use super::peer::SpiffeId;
+use crate::clock::Timestamp;
+
+/// An authenticated caller, or the anonymous one where the scope admits it.
+#[derive(Clone, PartialEq)]
+pub struct Principal {
+    /// By what it is known.
+    pub kind: PrincipalKind,
+    /// The Cedar entity type: the issuer's `principalType`, `Workload` or `Anonymous`.
+    pub entity_type: String,
+    /// The Cedar entity id: the subject, the SPIFFE id or `anonymous`.
+    pub id: String,
+    /// The subject, as a decision token names it; none for the anonymous principal.
+    pub subject: Option<String>,
+    /// The `iss` of the incoming token.
+    pub issuer: Option<String>,
+    /// The groups of the incoming token, each behind its issuer's `groupPrefix`.
+    pub groups: Vec<String>,
+    /// The verified claims of the incoming token; empty without one.
+    pub claims: Map<String, Value>,
+    /// When the incoming token expires: nothing we say about the caller may outlive it.
+    pub expires: Option<Timestamp>,
+    /// The SPIFFE id of the client certificate, where peers are configured and it was valid.
+    pub peer: Option<String>,
+}
+
+/// By what a principal is known.
+#[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
+pub enum PrincipalKind {
+    /// A token of a configured issuer.
+    Jwt,
+    /// The SPIFFE id of its client certificate.
+    Workload,
+    /// Nothing.
+    Anonymous,
+}
+
+impl Principal {
+    /// The principal that presented nothing.
+    pub fn anonymous() -> Self {
+        Self {
+            kind: PrincipalKind::Anonymous,
+            entity_type: "Anonymous".to_owned(),
+            id: "anonymous".to_owned(),
+            subject: None,
+            issuer: None,
+            groups: Vec::new(),
+            claims: Map::new(),
+            expires: None,
+            peer: None,
+        }
+    }
+
+    /// The workload of a verified SPIFFE id.
+    pub(super) fn workload(id: SpiffeId<'_>) -> Self {
+        Self {
+            kind: PrincipalKind::Workload,
+            entity_type: "Workload".to_owned(),
+            id: id.as_str().to_owned(),
+            subject: Some(id.as_str().to_owned()),
+            peer: Some(id.as_str().to_owned()),
+            ..Self::anonymous()
+        }
+    }
+
+    /// The same principal, connected by the workload `peer`.
+    pub(super) fn behind(self, peer: Option<SpiffeId<'_>>) -> Self {
+        Self { peer: peer.map(|id| id.as_str().to_owned()), ..self }
+    }
+}
+
+impl fmt::Debug for Principal {
+    /// Claims and groups stay out: they are personal data, and end up in logs this way.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Principal")
+            .field("kind", &self.kind)
+            .field("entity_type", &self.entity_type)
+            .field("id", &self.id)
+            .field("issuer", &self.issuer)
+            .field("expires", &self.expires)
+            .field("peer", &self.peer)
+            .finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,140 @@
+//! Every metric there is, declared in one place. Names begin with `placet_`.
+//!
+//! Labels hold only what the operator wrote (a client ID, a reason code): nothing a client sends
+//! can make a new time series.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicI64, AtomicU64};
+use std::time::Duration;
+
+use prometheus_client::encoding::{EncodeLabelSet, text::encode};
+use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::family::Family;
+use prometheus_client::metrics::gauge::Gauge;
+use prometheus_client::metrics::histogram::Histogram;
+use prometheus_client::registry::Registry;
+
+/// Upper bounds of the duration histogram, in seconds: 25 µs to 1 s.
+const DURATION_BUCKETS: [f64; 12] =
+    [25e-6, 50e-6, 100e-6, 250e-6, 500e-6, 1e-3, 2.5e-3, 5e-3, 10e-3, 50e-3, 250e-3, 1.0];
+
+/// The process's metrics; a cheap clone shares them.
+#[derive(Clone, Debug)]
+pub struct Metrics(Arc<Inner>);
+
+#[derive(Debug)]
+struct Inner {
+    registry: Registry,
+    decisions: Family<DecisionLabels, Counter>,
+    check_duration: Histogram,
+    reload_failures: Counter,
+    log_dropped: Counter,
+    key_age: Family<ScopeLabel, Gauge<i64, AtomicI64>>,
+}
+
+#[derive(Clone, Debug, EncodeLabelSet, Eq, Hash, PartialEq)]
+struct DecisionLabels {
+    scope: String,
+    outcome: &'static str,
+    reason: &'static str,
+}
+
+#[derive(Clone, Debug, EncodeLabelSet, Eq, Hash, PartialEq)]
+struct ScopeLabel {
+    scope: String,
+}
+
+impl Metrics {
+    /// All metrics, at zero.
+    pub fn new() -> Self {
+        let inner = Inner {
+            registry: Registry::with_prefix("placet"),
+            decisions: Family::default(),
+            check_duration: Histogram::new(DURATION_BUCKETS),
+            reload_failures: Counter::<u64, AtomicU64>::default(),
+            log_dropped: Counter::default(),
+            key_age: Family::default(),
+        };
+        Self(Arc::new(inner.registered()))
+    }
+
+    /// Counts a decision and the time it took.
+    pub fn decision(
+        &self,
+        scope: &str,
+        outcome: &'static str,
+        reason: &'static str,
+        took: Duration,
+    ) {
+        let labels = DecisionLabels { scope: scope.to_owned(), outcome, reason };
+        self.0.decisions.get_or_create(&labels).inc();
+        self.0.check_duration.observe(took.as_secs_f64());
+    }
+
+    /// Counts settings or policies that were not taken over.
+    pub fn reload_failed(&self) {
+        self.0.reload_failures.inc();
+    }
+
+    /// Counts a line that the decision log could not take.
+    pub fn log_line_dropped(&self) {
+        self.0.log_dropped.inc();
+    }
+
+    /// Notes how old a scope's signing key is.
+    pub fn signing_key_age(&self, scope: &str, age: Duration) {
+        let seconds = i64::try_from(age.as_secs()).unwrap_or(i64::MAX);
+        let label = ScopeLabel { scope: scope.to_owned() };
+        self.0.key_age.get_or_create(&label).set(seconds);
+    }
+
+    /// The Prometheus text exposition.
+    pub fn exposition(&self) -> String {
+        let mut text = String::new();
+        match encode(&mut text, &self.0.registry) {
+            Ok(()) => text,
+            Err(error) => {
+                tracing::error!(%error, "the metrics could not be written");
+                String::new()
+            }
+        }
+    }
+}
+
+impl Default for Metrics {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl Inner {
+    fn registered(mut self) -> Self {
+        let registry = &mut self.registry;
+        registry.register(
+            "decisions",
+            "Decisions by scope, outcome (allow, deny, bypass) and reason",
+            self.decisions.clone(),
+        );
+        registry.register(
+            "check_duration_seconds",
+            "Time from the arrival of a check to its answer",
+            self.check_duration.clone(),
+        );
+        registry.register(
+            "reload_failures",
+            "Settings or policies that did not load; the last good ones stayed in force",
+            self.reload_failures.clone(),
+        );
+        registry.register(
+            "decision_log_dropped",
+            "Decision log lines dropped because the sink did not keep up",
+            self.log_dropped.clone(),
+        );
+        registry.register(
+            "signing_key_age_seconds",
+            "Age of a scope's signing key, from its creation in the secret store where known",
+            self.key_age.clone(),
+        );
+        self
+    }
+}

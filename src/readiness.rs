@@ -1,0 +1,57 @@
+//! What a scope is still waiting for.
+//!
+//! A scope is complete when its key is loaded and each of its issuers' keys was fetched once; it
+//! stays complete, since what was loaded is kept. An incomplete scope refuses (503), is retried for
+//! ever and is listed on `/readyz`.
+
+use futures_util::future::{join_all, select_all};
+
+use crate::identity::jwks::IssuerKeys;
+use crate::keys::Keys;
+
+/// What one scope needs.
+#[derive(Clone, Debug)]
+pub struct Needs {
+    /// Its client ID.
+    pub client_id: String,
+    /// Its signing key.
+    pub keys: Keys,
+    /// Its issuers, with their keys.
+    pub issuers: Vec<(String, IssuerKeys)>,
+}
+
+impl Needs {
+    /// What is missing, with what the last attempt said; empty when the scope is complete.
+    pub fn missing(&self) -> Vec<String> {
+        let because =
+            |problem: Option<String>| problem.map_or_else(String::new, |p| format!(": {p}"));
+        let mut missing = Vec::new();
+        if self.keys.ring().is_none() {
+            missing.push(format!("signing key{}", because(self.keys.problem())));
+        }
+        for (issuer, keys) in self.issuers.iter().filter(|(_, keys)| !keys.ready()) {
+            missing.push(format!("keys of issuer `{issuer}`{}", because(keys.last_error())));
+        }
+        missing
+    }
+
+    async fn complete(mut self) {
+        self.keys.loaded().await;
+        for (_, keys) in &mut self.issuers {
+            keys.loaded().await;
+        }
+    }
+}
+
+/// Waits until every scope is complete.
+pub async fn all_complete(needs: &[Needs]) {
+    join_all(needs.iter().cloned().map(Needs::complete)).await;
+}
+
+/// Waits until one scope is.
+pub async fn any_complete(needs: &[Needs]) {
+    if needs.is_empty() {
+        std::future::pending::<()>().await;
+    }
+    select_all(needs.iter().cloned().map(|needs| Box::pin(needs.complete()))).await;
+}

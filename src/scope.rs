@@ -1,0 +1,240 @@
+//! A scope: one protected application, compiled; and choosing the one a request is for.
+//!
+//! The choice never falls through: a client ID that Envoy's route names and we don't know is a
+//! denial, and so is a host of no scope where there is no default. What was chosen is one immutable
+//! value, so a reload in the middle of a request changes nothing for it.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::authorizer::{Authorizer, Decision, Denial, Reason};
+use crate::clock::Timestamp;
+use crate::request::Request;
+
+/// The key of Envoy's `context_extensions` that names a scope.
+pub const SCOPE_EXTENSION: &str = "placet.scope";
+
+/// Everything compiled for one client ID.
+#[derive(Debug)]
+pub struct Scope {
+    /// The client ID.
+    pub client_id: String,
+    /// Decides.
+    pub authorizer: Authorizer,
+    /// The header that carries the token.
+    pub header: DecisionHeader,
+    /// Request headers that must not travel upstream, in lower case.
+    pub remove_headers: Vec<String>,
+    /// What a refused client sees.
+    pub deny: DenyResponse,
+    /// How long verifiers may keep its JWKS.
+    pub jwks_max_age: Duration,
+}
+
+/// The header that carries the token upstream.
+#[derive(Clone, Debug)]
+pub struct DecisionHeader {
+    name: String,
+    /// Written before the token.
+    pub prefix: String,
+    twins: Vec<String>,
+}
+
+/// More separators would make too many spellings to remove.
+const MAX_SEPARATORS: usize = 4;
+
+impl DecisionHeader {
+    /// Checks `name` (folded to lower case) and lists its other spellings.
+    pub fn new(name: &str, prefix: &str) -> Result<Self, HeaderNameError> {
+        let name = name.to_ascii_lowercase();
+        if http::HeaderName::try_from(&name).is_err() || is_reserved(&name) {
+            return Err(HeaderNameError::Unusable(name));
+        }
+        let separators = name.matches(['-', '_']).count();
+        if separators > MAX_SEPARATORS {
+            return Err(HeaderNameError::TooManySeparators(name));
+        }
+        let twins = (0..1_u32 << separators)
+            .map(|choice| respell(&name, choice))
+            .filter(|twin| *twin != name)
+            .collect();
+        Ok(Self { name, prefix: prefix.to_owned(), twins })
+    }
+
+    /// The name, in lower case.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// Every other spelling in which a `-` is a `_` or the reverse: applications that fold the two
+    /// could read such a header as ours.
+    pub fn twins(&self) -> &[String] {
+        &self.twins
+    }
+
+    /// Whether `name` is this header in any spelling.
+    pub fn is_spelled(&self, name: &str) -> bool {
+        let name = name.to_ascii_lowercase();
+        name == self.name || self.twins.contains(&name)
+    }
+}
+
+/// Why a header can't carry the token.
+#[derive(Debug, thiserror::Error)]
+pub enum HeaderNameError {
+    /// No header name, or one that HTTP or Envoy gives a meaning.
+    #[error("`{0}` can't carry the token: use a header name of your own such as x-placet-decision")]
+    Unusable(String),
+    /// Too many `-` and `_`.
+    #[error(
+        "`{0}` has more than {MAX_SEPARATORS} `-` or `_`, too many spellings to protect: use a shorter name"
+    )]
+    TooManySeparators(String),
+}
+
+/// What a refused client sees. It is the same for every cause.
+#[derive(Clone, Debug)]
+pub struct DenyResponse {
+    /// The status in place of 403.
+    pub status: u16,
+    /// Added to every denial.
+    pub headers: Vec<(String, String)>,
+    /// The body in place of the 403 one.
+    pub body: Option<String>,
+}
+
+impl Default for DenyResponse {
+    fn default() -> Self {
+        Self { status: 403, headers: Vec::new(), body: None }
+    }
+}
+
+/// Every scope, and which requests are whose.
+#[derive(Debug, Default)]
+pub struct Scopes {
+    by_client_id: HashMap<String, Arc<Scope>>,
+    by_host: HashMap<String, Arc<Scope>>,
+    /// `(suffix with its leading dot, scope)`, longest first.
+    by_suffix: Vec<(String, Arc<Scope>)>,
+    default: Option<Arc<Scope>>,
+}
+
+/// A scope with what selects it.
+#[derive(Debug)]
+pub struct Selectable {
+    /// The scope.
+    pub scope: Arc<Scope>,
+    /// Host names, or `*.` and a name; in lower case. The config room has checked them.
+    pub hosts: Vec<String>,
+    /// Whether it takes what no other does.
+    pub default: bool,
+}
+
+impl Scopes {
+    /// All scopes; a single one is the default unless it lists hosts.
+    pub fn new(scopes: Vec<Selectable>) -> Self {
+        let mut all = Self::default();
+        let is_only = scopes.len() == 1;
+        for Selectable { scope, hosts, default } in scopes {
+            all.by_client_id.insert(scope.client_id.clone(), Arc::clone(&scope));
+            for host in hosts {
+                match host.strip_prefix('*') {
+                    Some(suffix) => all.by_suffix.push((suffix.to_owned(), Arc::clone(&scope))),
+                    None => {
+                        all.by_host.insert(host, Arc::clone(&scope));
+                    }
+                }
+            }
+            if default || is_only {
+                all.default = Some(scope);
+            }
+        }
+        all.by_suffix.sort_by_key(|(suffix, _)| std::cmp::Reverse(suffix.len()));
+        all
+    }
+
+    /// Every scope, by client ID.
+    pub fn iter(&self) -> impl Iterator<Item = &Arc<Scope>> {
+        self.by_client_id.values()
+    }
+
+    /// The scope with this client ID.
+    pub fn with_client_id(&self, client_id: &str) -> Option<&Arc<Scope>> {
+        self.by_client_id.get(client_id)
+    }
+
+    /// The scope that `request` is for: the one Envoy's route names, else the host's, else the
+    /// default.
+    pub fn select(&self, request: &Request) -> Result<&Arc<Scope>, Denial> {
+        if let Some(client_id) = request.extensions.get(SCOPE_EXTENSION) {
+            return self.by_client_id.get(client_id).ok_or_else(|| {
+                let shown = client_id.escape_debug();
+                let detail = format!("`{SCOPE_EXTENSION}` names the unknown scope `{shown}`");
+                Denial::new(Reason::NoScope, detail)
+            });
+        }
+        let host = request.host.name();
+        self.by_host
+            .get(host)
+            .or_else(|| self.with_suffix_of(host))
+            .or(self.default.as_ref())
+            .ok_or_else(|| Denial::new(Reason::NoScope, format!("no scope has the host `{host}`")))
+    }
+
+    fn with_suffix_of(&self, host: &str) -> Option<&Arc<Scope>> {
+        self.by_suffix
+            .iter()
+            .find(|(suffix, _)| host.len() > suffix.len() && host.ends_with(suffix.as_str()))
+            .map(|(_, scope)| scope)
+    }
+
+    /// Selects and decides: what every edge asks.
+    pub async fn decide(
+        &self,
+        request: &Request,
+        now: Timestamp,
+    ) -> (Option<Arc<Scope>>, Decision) {
+        match self.select(request) {
+            Ok(scope) => {
+                let decision = scope.authorizer.authorize(request, now).await;
+                (Some(Arc::clone(scope)), decision)
+            }
+            Err(denial) => (None, Decision::denied(denial)),
+        }
+    }
+}
+
+/// Headers that carry the request itself, or that Envoy acts on.
+fn is_reserved(name: &str) -> bool {
+    matches!(
+        name,
+        "host"
+            | "connection"
+            | "content-length"
+            | "content-type"
+            | "cookie"
+            | "te"
+            | "trailer"
+            | "transfer-encoding"
+            | "upgrade"
+            | "keep-alive"
+            | "proxy-connection"
+            | "expect"
+    ) || name.starts_with("x-envoy-")
+}
+
+/// `name` with its n-th separator spelled `_` where bit n of `choice` is set, else `-`.
+fn respell(name: &str, choice: u32) -> String {
+    let mut bit = 0;
+    name.chars()
+        .map(|character| match character {
+            '-' | '_' => {
+                let spelled = if choice >> bit & 1 == 1 { '_' } else { '-' };
+                bit += 1;
+                spelled
+            }
+            other => other,
+        })
+        .collect()
+}

@@ -1,0 +1,150 @@
+//! What the stores are told. Checked settings, but for what only a store can judge.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use super::{Secret, SecretError};
+
+/// One entry of `secretStores`.
+#[derive(Clone, Debug)]
+pub struct StoreSettings {
+    /// What scopes call it.
+    pub id: String,
+    /// Whether scopes that name no store use this one.
+    pub default: bool,
+    /// Its type and the type's own settings.
+    pub kind: StoreKind,
+}
+
+/// The types of store.
+#[expect(clippy::large_enum_variant, reason = "a handful of values, made once at start")]
+#[derive(Clone, Debug)]
+pub enum StoreKind {
+    /// Vault or OpenBao.
+    Vault(VaultSettings),
+    /// `<directory>/<keyName>[.pem|.jwk]`.
+    File {
+        /// The directory.
+        directory: PathBuf,
+    },
+    /// `<prefix><keyName upper-cased, non-alphanumerics to _>`.
+    Env {
+        /// The prefix.
+        prefix: String,
+    },
+}
+
+/// How to reach Vault, and where keys are in it.
+#[derive(Clone, Debug)]
+pub struct VaultSettings {
+    /// The nodes of one cluster, `https://host:port`, in the order to try them.
+    pub addresses: Vec<String>,
+    /// The namespace to log in to and read from.
+    pub namespace: Option<String>,
+    /// Where the KV secrets engine is mounted.
+    pub mount: String,
+    /// Which KV secrets engine it is.
+    pub kv_version: KvVersion,
+    /// The path for keys that name none.
+    pub default_path: Option<String>,
+    /// How to log in.
+    pub auth: VaultAuth,
+    /// The certificate authorities to trust, PEM; *only* these. `None`: the platform's.
+    pub ca_file: Option<PathBuf>,
+    /// The longest wait for one answer of one node, connecting included.
+    pub timeout: Duration,
+    /// How often to look for a new key version.
+    pub refresh_interval: Duration,
+    /// Where the Transit secrets engine is mounted.
+    pub transit_mount: String,
+}
+
+/// The two KV secrets engines.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum KvVersion {
+    /// Without history.
+    V1,
+    /// With versions and their creation times.
+    V2,
+}
+
+/// The ways to log in. More will come; each is re-done from its sources at every login.
+#[derive(Clone, Debug)]
+pub enum VaultAuth {
+    /// A token made elsewhere.
+    Token(Source),
+    /// The `AppRole` method.
+    AppRole {
+        /// The role's id.
+        role_id: Source,
+        /// The secret id that goes with it.
+        secret_id: Source,
+        /// Where the method is mounted, by default `approle`.
+        mount: String,
+    },
+}
+
+impl VaultAuth {
+    /// The method, as the settings spell it.
+    pub const fn method(&self) -> &'static str {
+        match self {
+            Self::Token(_) => "token",
+            Self::AppRole { .. } => "appRole",
+        }
+    }
+}
+
+/// Where a credential comes from. Files and variables are read anew at every login, so that a
+/// replaced file is picked up.
+#[derive(Clone, Debug)]
+pub enum Source {
+    /// The text of a file, white space around it removed.
+    File(PathBuf),
+    /// An environment variable.
+    Env(String),
+    /// The value itself.
+    Literal(Secret<String>),
+}
+
+impl Source {
+    /// Reads the credential `what` of `store`.
+    ///
+    /// # Errors
+    /// If the file or variable can't be read, is empty, or holds what no credential has: anything
+    /// but visible ASCII.
+    pub(super) async fn read(
+        &self,
+        store: &str,
+        what: &'static str,
+    ) -> Result<Secret<String>, SecretError> {
+        let unusable = |origin: String, problem: String| SecretError::UnusableLogin {
+            store: store.to_owned(),
+            what,
+            origin,
+            problem,
+        };
+        let (text, origin) = match self {
+            Self::File(path) => {
+                let origin = format!("file `{}`", path.display());
+                let text = tokio::fs::read_to_string(path).await.map(Secret::new);
+                (text.map_err(|error| unusable(origin.clone(), error.to_string()))?, origin)
+            }
+            Self::Env(name) => {
+                let origin = format!("variable `{name}`");
+                let text = std::env::var(name).map(Secret::new);
+                // The library's own message for a value that isn't Unicode quotes the value.
+                let problem = || "is not set, or not UTF-8".to_owned();
+                (text.map_err(|_| unusable(origin.clone(), problem()))?, origin)
+            }
+            Self::Literal(text) => (text.clone(), "settings".to_owned()),
+        };
+        let credential = text.expose().trim_ascii();
+        if credential.is_empty() {
+            Err(unusable(origin, "is empty".to_owned()))
+        } else if !credential.bytes().all(|byte| byte.is_ascii_graphic()) {
+            Err(unusable(origin, "holds characters that no credential has".to_owned()))
+        } else {
+            Ok(Secret::new(credential.to_owned()))
+        }
+    }
+}

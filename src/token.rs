@@ -1,0 +1,152 @@
+//! The decision token: a compact JWS that says who may do what.
+//!
+//! [`Minter::mint`] takes a [`Permit`], so it can only speak of what policy permitted. It fails,
+//! and the request with it, when there is no key, when signing fails, or when the token would be
+//! too long to travel in a header; a token is never sent unsigned or cut.
+
+mod claims;
+mod template;
+
+use std::fmt;
+use std::sync::Arc;
+
+use aws_lc_rs::rand;
+use base64::prelude::{BASE64_URL_SAFE_NO_PAD, Engine as _};
+
+pub use claims::{ClaimSettings, Items, NEVER_CARRIED};
+pub use template::{Template, TemplateError};
+
+use crate::clock::Timestamp;
+use crate::keys::{KeyRing, Keys, SignError};
+use crate::policy::Permit;
+use crate::route::Target;
+
+/// A longer token is a fault: proxies and servers bound the size of a header.
+const MAX_TOKEN_BYTES: usize = 8 * 1024;
+
+/// Mints the tokens of one scope with its current key.
+#[derive(Debug)]
+pub struct Minter {
+    settings: ClaimSettings,
+    keys: Keys,
+}
+
+impl Minter {
+    /// A minter that signs with whichever key `keys` holds at the moment.
+    pub fn new(settings: ClaimSettings, keys: Keys) -> Self {
+        Self { settings, keys }
+    }
+
+    /// What the decision claim lists.
+    pub fn items(&self) -> Items {
+        self.settings.items
+    }
+
+    /// The scope's keys, once one is loaded.
+    pub fn ring(&self) -> Option<Arc<KeyRing>> {
+        self.keys.ring()
+    }
+
+    /// Mints the token that says `permit`, listing `items`, bound to `request`.
+    pub fn mint(
+        &self,
+        permit: &Permit,
+        items: &[&Target],
+        request: &Binding<'_>,
+        now: Timestamp,
+        id: &TokenId,
+    ) -> Result<Token, MintError> {
+        let ring = self.keys.ring().ok_or(MintError::NoKey)?;
+        let key = ring.active();
+        let claims = self.settings.claims(permit, items, request, now, id)?;
+        let claims = serde_json::to_vec(&claims).map_err(MintError::Claims)?;
+        let mut jws = String::with_capacity(claims.len() * 2);
+        jws.push_str(key.jws_header());
+        jws.push('.');
+        BASE64_URL_SAFE_NO_PAD.encode_string(claims, &mut jws);
+        let signature = key.sign(jws.as_bytes())?;
+        jws.push('.');
+        BASE64_URL_SAFE_NO_PAD.encode_string(signature, &mut jws);
+        if jws.len() > MAX_TOKEN_BYTES {
+            return Err(MintError::TooLong(jws.len()));
+        }
+        Ok(Token { jws, id: id.0.clone(), key_id: key.kid().to_owned() })
+    }
+}
+
+/// The request a token is bound to (claims `htm` and `htu`, as in RFC 9449 section 4.2).
+#[derive(Clone, Copy, Debug)]
+pub struct Binding<'a> {
+    /// The HTTP method.
+    pub method: &'a str,
+    /// Scheme, authority and canonical path; without the query.
+    pub uri: &'a str,
+}
+
+/// A signed token.
+#[derive(Clone)]
+pub struct Token {
+    jws: String,
+    id: String,
+    key_id: String,
+}
+
+impl Token {
+    /// The compact serialisation, for the header.
+    pub fn as_str(&self) -> &str {
+        &self.jws
+    }
+
+    /// Its `jti`.
+    pub fn id(&self) -> &str {
+        &self.id
+    }
+
+    /// The `kid` it was signed under.
+    pub fn key_id(&self) -> &str {
+        &self.key_id
+    }
+}
+
+/// A token is a credential: only its ids are shown.
+impl fmt::Debug for Token {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Token").field("id", &self.id).field("key_id", &self.key_id).finish()
+    }
+}
+
+/// A token's unique id (`jti`).
+#[derive(Clone, Debug)]
+pub struct TokenId(String);
+
+impl TokenId {
+    /// 128 random bits.
+    pub fn random() -> Result<Self, MintError> {
+        let mut bytes = [0_u8; 16];
+        rand::fill(&mut bytes).map_err(|_| MintError::Random)?;
+        Ok(Self(BASE64_URL_SAFE_NO_PAD.encode(bytes)))
+    }
+}
+
+/// Why no token could be minted.
+#[derive(Debug, thiserror::Error)]
+pub enum MintError {
+    /// The scope's key has not been loaded.
+    #[error("there is no signing key yet: see /readyz for what its secret store says")]
+    NoKey,
+    /// The key refused.
+    #[error(transparent)]
+    Sign(#[from] SignError),
+    /// The incoming token ends in this very second.
+    #[error("the incoming token expires within this second")]
+    Expired,
+    /// The token is too long for a header.
+    #[error("the token would be {0} bytes long, more than 8192: carry over fewer claims or items")]
+    TooLong(usize),
+    /// The claims are no JSON.
+    #[error("the claims can't be written as JSON: {0}")]
+    Claims(serde_json::Error),
+    /// The system has no randomness.
+    #[error("the system's random number generator failed")]
+    Random,
+}
