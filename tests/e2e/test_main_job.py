@@ -11,7 +11,7 @@ from harness.client import HOST, bearer, get, send
 from harness.issuer import new_key, sign
 from harness.placet import Placet, new_private_key, pem, scope
 from harness.process import free_port
-from harness.verify import verified
+from harness.verify import claims_by_jose, verified
 
 CHAINS = [
     pytest.param(("ES256", "socket", "PKCS8"), id="ES256"),
@@ -82,6 +82,7 @@ def test_an_allowed_request_carries_one_decision_token(chain, ask):
         "htu": f"http://{HOST}/accounts/1",
         "entitlements": "Account:1:read",
     }
+    assert claims_by_jose(token, chain.placet.jwks()) in (claims, None)
     assert before <= claims["iat"] <= time.time()
     assert len(claims["jti"]) >= 16
     assert seen.one("x-entitlements") == "Account:1:read", "jwt_authn verified the claim and handed it on"

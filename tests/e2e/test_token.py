@@ -33,7 +33,7 @@ SCOPES = {
     "defaults": {},
     "incoming": {"jwtCustomization": {"includeIncomingPayload": True}},
     "claim": {"jwtCustomization": {"claimAttributeName": "grants", "includeIncomingPayload": True}},
-    "template": {"jwtCustomization": {"template": "{{action}} on {{asset_type}}/{{asset_id}}"}},
+    "template": {"jwtCustomization": {"template": "{{action}}@{{asset_type}}/{{asset_id}}"}},
     "array": {"jwtCustomization": {"itemDelimiter": None}},
     "delimiter": {"jwtCustomization": {"itemDelimiter": "~|"}},
     "prefix": {"jwtResponse": {"headerPrefix": "Bearer "}},
@@ -103,7 +103,7 @@ def test_the_decision_claim_can_be_renamed(world):
 
 
 def test_the_template_says_how_an_item_looks(world):
-    assert claims_of(world, "template")["entitlements"] == "read on Account/1"
+    assert claims_of(world, "template")["entitlements"] == "read@Account/1"
 
 
 def test_no_delimiter_makes_an_array(world):
@@ -116,8 +116,8 @@ def test_no_delimiter_makes_an_array(world):
         ("defaults", "a:b,Account:secret:read", "Account:a%3Ab%2CAccount%3Asecret%3Aread:read"),
         ("defaults", "100%25", "Account:100%25:read"),
         ("defaults", "a%3Ab%2Cc", "Account:a%3Ab%2Cc:read"),
-        ("defaults", "%C3%A9|~", "Account:é|~:read"),
-        ("template", "a%20on%20b", "read on Account/a%20%6F%6E%20b"),
+        ("defaults", "a|b~'\"", "Account:a|b~'\":read"),
+        ("template", "a@b:c", "read@Account/a%40b:c"),
         ("delimiter", "a~|b", "Account:a%7E%7Cb:read"),
         ("array", "a:b,c", "Account:a%3Ab,c:read"),
     ],

@@ -7,16 +7,17 @@ from google.protobuf import json_format
 METHOD = "/envoy.service.auth.v3.Authorization/Check"
 
 
-def target(placet):
-    return placet.grpc if placet.grpc.startswith("unix:") else f"dns:///{placet.grpc}"
+def channel(placet):
+    """A channel of its own; the authority is given, since grpcio makes one of the socket's path that no URI may hold."""
+    target = placet.grpc if placet.grpc.startswith("unix:") else f"dns:///{placet.grpc}"
+    return grpc.insecure_channel(target, [("grpc.max_send_message_length", -1), ("grpc.default_authority", "placet")])
 
 
 def call(placet, request, method=METHOD, seconds=5, **options):
     """The CheckResponse to a message or to raw bytes; raises grpc.RpcError as grpcio does."""
     data = request if isinstance(request, bytes) else request.SerializeToString()
-    channel_options = [("grpc.max_send_message_length", -1), ("grpc.default_authority", "placet")]
-    with grpc.insecure_channel(target(placet), channel_options) as channel:
-        answer = channel.unary_unary(method, request_serializer=bytes, response_deserializer=bytes)
+    with channel(placet) as open_channel:
+        answer = open_channel.unary_unary(method, request_serializer=bytes, response_deserializer=bytes)
         return external_auth_pb2.CheckResponse.FromString(answer(data, timeout=seconds, **options))
 
 

@@ -59,7 +59,7 @@ class Issuer:
         self.port = self._server.server_port
         self.url = f"http://127.0.0.1:{self.port}"
         self.jwks_uri = f"{self.url}/jwks.json"
-        threading.Thread(target=self._server.serve_forever, daemon=True).start()
+        threading.Thread(target=self._server.serve_forever, args=(0.05,), daemon=True).start()
 
     @property
     def key(self):

@@ -81,7 +81,7 @@ def certificate(key, common_name="orders"):
     return builder.sign(key, None if isinstance(key, ed25519.Ed25519PrivateKey) else hashes.SHA256())
 
 
-def run(*argv, env=None, stdin=None, seconds=30):
+def run(*argv, env=None, stdin=None, seconds=10):
     """One `placet` command to its end."""
     environment = {**os.environ, **(env or {})}
     return subprocess.run([BINARY, *map(str, argv)], env=environment, input=stdin, timeout=seconds,
@@ -131,7 +131,7 @@ class Placet(Process):
 
     def decisions(self):
         """The decision log: one JSON object a line of standard output."""
-        return [json.loads(line) for line in self.stdout.splitlines()]
+        return [json.loads(line) for line in self.stdout.split("\n") if line]
 
     def metrics(self):
         """Sample name with labels -> value."""

@@ -106,7 +106,7 @@ class Process:
         return "\n".join([f"--- {self.name} (pid {self.popen and self.popen.pid})", *last])
 
     def __enter__(self):
-        return self.start()
+        return self if self.popen else self.start()
 
     def __exit__(self, *_):
         self.stop()
