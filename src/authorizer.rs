@@ -250,3 +250,6 @@ impl From<MintError> for Denial {
         Self::new(reason, error)
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -130,3 +130,6 @@ impl Service<http::Request<Body>> for CheckService {
         })
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -27,6 +27,8 @@ pub mod clock;
 pub mod config;
 pub mod entitlement;
 pub mod envoy;
+#[cfg(test)]
+mod fixture;
 pub mod identity;
 pub mod keys;
 pub mod metrics;

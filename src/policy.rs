@@ -188,3 +188,6 @@ enum Effect {
     /// The forbid policy with this id failed: it might have forbidden.
     BrokenForbid(String),
 }
+
+#[cfg(test)]
+mod tests;

@@ -134,8 +134,13 @@ impl Pattern {
         };
         let mut pattern = Self { segments: Vec::new(), variables: Vec::new() };
         for part in rest.split('/') {
-            if matches!(pattern.segments.last(), Some(Segment::Rest)) {
-                return Err(RouteError::RestNotLast(text.to_owned()));
+            match pattern.segments.last() {
+                Some(Segment::Rest) => return Err(RouteError::RestNotLast(text.to_owned())),
+                Some(Segment::Literal(literal)) if literal.is_empty() && !allow.double_slash => {
+                    let source = BadPath::DoubleSlash;
+                    return Err(RouteError::Unreachable { text: text.to_owned(), source });
+                }
+                _ => {}
             }
             let segment = match part.strip_prefix('{').and_then(|part| part.strip_suffix('}')) {
                 Some(variable) => pattern.variable(variable, text)?,

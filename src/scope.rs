@@ -238,3 +238,6 @@ fn respell(name: &str, choice: u32) -> String {
         })
         .collect()
 }
+
+#[cfg(test)]
+mod tests;

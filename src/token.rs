@@ -150,3 +150,6 @@ pub enum MintError {
     #[error("the system's random number generator failed")]
     Random,
 }
+
+#[cfg(test)]
+mod tests;

@@ -123,9 +123,13 @@ fn deserialize(mut tree: Value, report: &mut Report) -> Option<raw::Settings> {
             }
         }
         let shown = show(&path);
-        match unknown {
-            Some((_, known)) => report.error(shown, unknown_key(&path, known)),
-            None => report.error(shown, &message),
+        let message = match unknown {
+            Some((_, known)) => unknown_key(&path, known),
+            None => message,
+        };
+        // An item that was emptied is no news.
+        if !report.has(&shown) {
+            report.error(shown, message);
         }
         if !take_out(&mut tree, &path) {
             return None;
@@ -184,27 +188,28 @@ fn unknown_key(path: &[Step], known: &str) -> String {
     }
 }
 
-/// Removes the node at `path`; false if there is none, so that reading again would not help.
+/// Takes the node at `path` out of the tree; false if that can't be done, so that reading again
+/// would not help. A list item is emptied, so that the indices of later errors stay right; one that
+/// was empty already takes its list with it.
 fn take_out(tree: &mut Value, path: &[Step]) -> bool {
     let Some((last, above)) = path.split_last() else { return false };
-    let mut node = tree;
-    for step in above {
-        let below = match step {
-            Step::Key(key) => node.get_mut(key),
-            Step::Index(index) => node.get_mut(index),
-        };
-        let Some(below) = below else { return false };
-        node = below;
-    }
+    let Some(parent) = above.iter().try_fold(&mut *tree, below) else { return false };
     match last {
-        Step::Key(key) => {
-            node.as_object_mut().and_then(|map: &mut Map<_, _>| map.remove(key)).is_some()
-        }
-        // Replaced, so that the indices of later errors stay right.
-        Step::Index(index) => node.get_mut(index).is_some_and(|item| {
-            let is_new = !item.as_object().is_some_and(Map::is_empty);
-            *item = Value::Object(Map::new());
-            is_new
-        }),
+        Step::Key(key) => parent.as_object_mut().is_some_and(|map| map.remove(key).is_some()),
+        Step::Index(_) => match below(parent, last) {
+            Some(Value::Object(map)) if map.is_empty() => take_out(tree, above),
+            Some(item) => {
+                *item = Value::Object(Map::new());
+                true
+            }
+            None => false,
+        },
+    }
+}
+
+fn below<'a>(node: &'a mut Value, step: &Step) -> Option<&'a mut Value> {
+    match step {
+        Step::Key(key) => node.get_mut(key),
+        Step::Index(index) => node.get_mut(index),
     }
 }

@@ -27,9 +27,16 @@ impl Report {
         result.map_err(|error| self.error(path, error)).ok()
     }
 
-    /// The value, or an error that says that it is required.
+    /// Whether an error about the setting at `path` was said already.
+    pub(super) fn has(&self, path: impl Display) -> bool {
+        let start = format!("{path}: ");
+        self.errors.iter().any(|error| error.starts_with(&start))
+    }
+
+    /// The value, or an error that says that it is required. One that was unreadable is not missed
+    /// a second time.
     pub(super) fn required<T>(&mut self, path: impl Display, value: Option<T>) -> Option<T> {
-        if value.is_none() {
+        if value.is_none() && !self.has(&path) {
             self.error(path, "is required");
         }
         value

@@ -106,3 +106,6 @@ fn source(peer: Peer) -> Source {
 fn some(text: String) -> Option<String> {
     (!text.is_empty()).then_some(text)
 }
+
+#[cfg(test)]
+mod tests;

@@ -103,3 +103,6 @@ fn overwrite(name: &str, value: String) -> HeaderValueOption {
         ..HeaderValueOption::default()
     }
 }
+
+#[cfg(test)]
+mod tests;

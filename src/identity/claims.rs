@@ -83,19 +83,17 @@ pub(super) fn groups(
 }
 
 fn judge_audience(claim: Option<&Value>, accepted: &Audiences) -> Result<(), BadToken> {
-    let named: Vec<&str> = match claim {
-        None => Vec::new(),
-        Some(Value::String(name)) => vec![name],
-        Some(Value::Array(names)) => names
-            .iter()
-            .map(Value::as_str)
-            .collect::<Option<_>>()
-            .ok_or(BadToken::AudienceMalformed)?,
-        Some(_) => return Err(BadToken::AudienceMalformed),
+    let named = match claim {
+        None => &[],
+        Some(Value::Array(names)) => names.as_slice(),
+        Some(name) => std::slice::from_ref(name),
     };
+    if !named.iter().all(Value::is_string) {
+        return Err(BadToken::AudienceMalformed);
+    }
     match accepted {
         Audiences::Any => Ok(()),
-        Audiences::OneOf(names) if names.iter().any(|name| named.contains(&name.as_str())) => {
+        Audiences::OneOf(names) if names.iter().any(|name| named.iter().any(|aud| aud == name)) => {
             Ok(())
         }
         Audiences::OneOf(_) => Err(BadToken::Audience),

@@ -191,7 +191,7 @@ impl JwksTask {
         let Fetched { body, good_for } = self.source.fetch(&self.pace).await?;
         if body != self.last {
             let keys = KeySet::parse(&body)?;
-            info!(issuer = self.issuer, ?keys, "the issuer's keys were read");
+            info!(issuer = self.issuer, keys = keys.count(), "the issuer's keys were read");
             for unused in keys.unused() {
                 let (kid, reason) = (&unused.kid, unused.reason);
                 warn!(issuer = self.issuer, %kid, reason, "a key of the issuer is left out");

@@ -103,14 +103,9 @@ impl KeySet {
         Ok(Self { keys, unused })
     }
 
-    /// How many keys there are.
-    pub fn len(&self) -> usize {
+    /// How many usable keys there are: at least one.
+    pub fn count(&self) -> usize {
         self.keys.len()
-    }
-
-    /// Never: a set has a key.
-    pub fn is_empty(&self) -> bool {
-        self.keys.is_empty()
     }
 
     /// The keys that were left out.
@@ -265,7 +260,7 @@ mod tests {
     /// Why a set of `jwk` and one good key leaves `jwk` out; none when it does not.
     fn unused(jwk: Value) -> Option<&'static str> {
         let set = key_set(&[jwk, P256.jwk("good")]);
-        assert_eq!(set.len() + set.unused().len(), 2);
+        assert_eq!(set.count() + set.unused().len(), 2);
         set.unused().first().map(|unused| unused.reason)
     }
 
@@ -338,7 +333,7 @@ mod tests {
 
     #[test]
     fn what_is_no_set_of_usable_keys_is_refused() {
-        let parse = |text: &str| KeySet::parse(text.as_bytes()).map(|set| set.len());
+        let parse = |text: &str| KeySet::parse(text.as_bytes()).map(|set| set.count());
         let jwk = P256.jwk("k").to_string();
         assert_eq!(parse(&format!(r#"{{"keys":[{jwk}],"more":1}}"#)), Ok(1));
         assert_eq!(parse("<html>"), Err(KeySetError::Json(JsonFault::Syntax)));

@@ -28,18 +28,6 @@ pub enum Refusal {
     },
 }
 
-impl Refusal {
-    /// The `www-authenticate` value to answer with (RFC 6750 section 3); none where no credential
-    /// of the caller's could have helped.
-    pub const fn www_authenticate(&self) -> Option<&'static str> {
-        match self {
-            Self::NoCredentials => Some("Bearer"),
-            Self::BadToken(_) => Some(r#"Bearer error="invalid_token""#),
-            Self::KeysUnavailable { .. } => None,
-        }
-    }
-}
-
 /// What is wrong with a credential; one variant a cause, for the log only.
 #[derive(Clone, Debug, Eq, PartialEq, thiserror::Error)]
 #[expect(missing_docs, reason = "each variant's text says what it is")]
@@ -160,16 +148,5 @@ mod tests {
         );
         assert_eq!(Excerpt::new(&"k".repeat(64)).to_string(), "k".repeat(64));
         assert_eq!(Excerpt::new(&"k".repeat(65)).to_string(), "k".repeat(64) + "…");
-    }
-
-    #[test]
-    fn the_challenge_says_whether_a_credential_was_there() {
-        assert_eq!(Refusal::NoCredentials.www_authenticate(), Some("Bearer"));
-        assert_eq!(
-            Refusal::BadToken(BadToken::Audience).www_authenticate(),
-            Some("Bearer error=\"invalid_token\"")
-        );
-        let ours = Refusal::KeysUnavailable { issuer: "https://idp.example".to_owned() };
-        assert_eq!(ours.www_authenticate(), None);
     }
 }

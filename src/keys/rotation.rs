@@ -222,3 +222,6 @@ impl KeyTask {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -8,4 +8,7 @@
     reason = "a test may panic, and says on stderr why it is skipped"
 )]
 
+mod identity;
+mod settings;
 mod vault;
+mod walls;

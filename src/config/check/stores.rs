@@ -6,8 +6,8 @@ use super::{duration, joined, refuse_foreign, secs, texts};
 use crate::config::raw::{self, AuthMethod, StoreType};
 use crate::config::report::Report;
 use crate::secrets::{
-    KvVersion, Secret, SecretStores, Source, StoreKind, StoreSettings, VaultAuth, VaultSettings,
-    reference,
+    KvVersion, Secret, SecretError, SecretStores, Source, StoreKind, StoreSettings, VaultAuth,
+    VaultSettings, reference,
 };
 
 pub(super) fn check(
@@ -26,9 +26,11 @@ pub(super) fn check(
         Ok(stores) if is_complete => Some(stores),
         Ok(_) => None,
         Err(errors) => {
-            if is_complete {
-                errors.iter().for_each(|error| report.error("secretStores", error));
-            }
+            // A store that is left out here might be the default.
+            let is_known = |error: &&SecretError| {
+                is_complete || !matches!(error, SecretError::NoDefault { .. })
+            };
+            errors.iter().filter(is_known).for_each(|error| report.error("secretStores", error));
             None
         }
     }

@@ -110,9 +110,9 @@ impl Source {
                 let body = read_file(path).await?;
                 Ok(Fetched { body, good_for: pace.file })
             }
-            Self::Url { url, client } => fetch_keys(client.build()?, url, pace).await,
+            Self::Url { url, client } => fetch_keys(client.reaching(url)?, url, pace).await,
             Self::Discovery { issuer, url, insecure_http, client } => {
-                let client = client.build()?;
+                let client = client.reaching(url)?;
                 let configuration = body(get(client, url, pace).await?, url).await?;
                 let keys = keys_url(&configuration, issuer, url, *insecure_http)?;
                 fetch_keys(client, &keys, pace).await
@@ -141,16 +141,18 @@ impl fmt::Display for Shown {
 pub(super) struct LazyClient(Option<Client>);
 
 impl LazyClient {
-    fn build(&mut self) -> Result<&Client, FetchError> {
+    /// The client for `url`, which is the same at each call. What is on this machine is never
+    /// asked for through a proxy: plain http would leave the machine that way.
+    fn reaching(&mut self, url: &Url) -> Result<&Client, FetchError> {
         match &mut self.0 {
             Some(client) => Ok(client),
             empty => {
                 let client = Client::builder()
                     .user_agent("placet")
                     .referer(false)
-                    .redirect(redirect::Policy::custom(follow_within_origin))
-                    .build()
-                    .map_err(|source| FetchError::Client { source })?;
+                    .redirect(redirect::Policy::custom(follow_within_origin));
+                let client = if is_loopback(url) { client.no_proxy() } else { client };
+                let client = client.build().map_err(|source| FetchError::Client { source })?;
                 Ok(empty.insert(client))
             }
         }

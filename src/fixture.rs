@@ -1,0 +1,148 @@
+//! A small scope and requests for the unit tests, made of the real rooms.
+
+use std::io::Write;
+use std::sync::{Arc, LazyLock};
+use std::time::Duration;
+
+use crate::authorizer::Authorizer;
+use crate::clock::Timestamp;
+use crate::entitlement::Catalogue;
+use crate::identity::{Identity, IdentitySettings, Principal, Require};
+use crate::keys::{Algorithm, KeyRing, KeySettings, Keys, SigningKey, generate};
+use crate::path::{Allowances, CanonicalPath};
+use crate::policy::{Cedar, CedarSources, Policy};
+use crate::request::{Host, Request};
+use crate::route::{Pattern, Route, Routes};
+use crate::scope::{DecisionHeader, DenyResponse, Scope};
+use crate::secrets::{KeyMaterial, Secret};
+use crate::token::{ClaimSettings, Items, Minter, Template};
+
+pub(crate) const NOW: Timestamp = Timestamp::from_seconds(1_800_000_000);
+
+/// Anyone may read account 1; a header forbids.
+pub(crate) const POLICY: &str = r#"
+    @id("read-1") permit(principal, action == Action::"read", resource == Account::"1");
+    @id("no-header") forbid(principal, action, resource)
+        when { context.http.headers has "x-forbid" };
+"#;
+
+static KEY: LazyLock<Arc<SigningKey>> = LazyLock::new(|| Arc::new(signing_key("orders")));
+
+pub(crate) fn signing_key(client_id: &str) -> SigningKey {
+    let generated = generate(Algorithm::ES256, "test", NOW).unwrap();
+    let material = KeyMaterial {
+        bytes: Secret::new(generated.private_key_pem.expose().clone().into_bytes()),
+        certificate: None,
+        version: None,
+        created: None,
+    };
+    let settings = KeySettings {
+        client_id: client_id.to_owned(),
+        algorithm: None,
+        key_id: None,
+        certificate: None,
+        token_type: "JWT".to_owned(),
+    };
+    SigningKey::load(&material, &settings).unwrap()
+}
+
+pub(crate) fn file(text: &str) -> tempfile::NamedTempFile {
+    let mut file = tempfile::NamedTempFile::new().unwrap();
+    file.write_all(text.as_bytes()).unwrap();
+    file
+}
+
+pub(crate) fn policy(text: &str, entities: &str) -> Policy {
+    let (policies, entities) = (file(text), file(entities));
+    let sources = CedarSources {
+        policies: vec![policies.path().to_owned()],
+        schema: None,
+        entities: Some(entities.path().to_owned()),
+    };
+    Policy::cedar(Cedar::load(&sources, ["Account", "Path", "User", "Anonymous"]).unwrap())
+}
+
+/// `/accounts/{id}` is read; `/healthz` is a bypass.
+pub(crate) fn routes() -> Routes {
+    let pattern = |text| Pattern::parse(text, Allowances::default()).unwrap();
+    let account = pattern("/accounts/{id}");
+    Routes::new(vec![
+        Route::target(vec![], account, "Account".into(), "{id}", "read".into()).unwrap(),
+        Route::bypass(vec![], pattern("/healthz")),
+    ])
+}
+
+pub(crate) fn claim_settings() -> ClaimSettings {
+    ClaimSettings {
+        client_id: "orders".to_owned(),
+        issuer: "placet".to_owned(),
+        audience: None,
+        lifetime: 60,
+        bind_request: true,
+        include_incoming_payload: false,
+        decision_claim: "entitlements".to_owned(),
+        decision_claims: ["entitlements".to_owned()].into(),
+        template: Template::parse("{{asset_type}}:{{asset_id}}:{{action}}", Some(",")).unwrap(),
+        delimiter: Some(",".to_owned()),
+        items: Items::Decision,
+    }
+}
+
+pub(crate) fn identity(anonymous: bool) -> Identity {
+    let settings =
+        IdentitySettings { require: Require::Jwt, issuers: Vec::new(), peer: None, anonymous };
+    Identity::new(settings, Vec::new(), vec!["placet".to_owned()]).unwrap()
+}
+
+pub(crate) fn authorizer() -> Authorizer {
+    Authorizer {
+        paths: Allowances::default(),
+        routes: routes(),
+        identity: identity(true),
+        policy: policy(POLICY, "[]"),
+        catalogue: None,
+        minter: Minter::new(claim_settings(), Keys::fixed(KeyRing::single(Arc::clone(&KEY)))),
+    }
+}
+
+/// An authorizer whose tokens list what the principal holds.
+pub(crate) fn listing_authorizer(policy_text: &str, entities: &str) -> Authorizer {
+    let policy = policy(policy_text, entities);
+    let catalogue = Catalogue::new(&policy, &routes()).unwrap();
+    Authorizer { policy, catalogue: Some(catalogue), ..authorizer() }
+}
+
+pub(crate) fn scope(client_id: &str) -> Scope {
+    Scope {
+        client_id: client_id.to_owned(),
+        authorizer: authorizer(),
+        header: DecisionHeader::new("x-placet-decision", "").unwrap(),
+        remove_headers: vec!["cookie".to_owned()],
+        deny: DenyResponse::default(),
+        jwks_max_age: Duration::from_secs(300),
+    }
+}
+
+pub(crate) fn request(method: &str, target: &str) -> Request {
+    Request {
+        method: method.to_owned(),
+        scheme: "http".to_owned(),
+        host: Host::parse("Orders.example:8080").unwrap(),
+        target: target.to_owned(),
+        ..Request::default()
+    }
+}
+
+pub(crate) fn path(raw: &str) -> CanonicalPath {
+    CanonicalPath::parse(raw, Allowances::default()).unwrap()
+}
+
+pub(crate) fn user(id: &str) -> Principal {
+    Principal {
+        entity_type: "User".to_owned(),
+        id: id.to_owned(),
+        subject: Some(id.to_owned()),
+        issuer: Some("https://idp.example/".to_owned()),
+        ..Principal::anonymous()
+    }
+}

@@ -1,0 +1,234 @@
+use serde_json::json;
+
+use super::*;
+use crate::fixture::{self, NOW, file};
+
+struct Asked {
+    principal: Arc<Principal>,
+    target: Target,
+    request: Request,
+    path: CanonicalPath,
+}
+
+impl Asked {
+    fn new(principal: Principal) -> Self {
+        Self {
+            principal: Arc::new(principal),
+            target: Target {
+                asset_type: "Account".to_owned(),
+                asset_id: "1".to_owned(),
+                action: "read".to_owned(),
+            },
+            request: fixture::request("GET", "/accounts/1?a=1&a=2&b=%26x%3D1&c;d"),
+            path: fixture::path("/accounts/1"),
+        }
+    }
+
+    fn question(&self) -> Question<'_> {
+        Question {
+            principal: &self.principal,
+            target: &self.target,
+            request: &self.request,
+            path: &self.path,
+            now: NOW,
+        }
+    }
+}
+
+fn decide(policies: &str, asked: &Asked) -> Result<Permit, Refusal> {
+    fixture::policy(policies, "[]").decide(&asked.question())
+}
+
+/// Whether `condition` holds for `asked`.
+fn holds(condition: &str, asked: &Asked) -> bool {
+    let result =
+        decide(&format!("permit(principal, action, resource) when {{ {condition} }};"), asked);
+    if let Err(refusal) = &result {
+        assert!(matches!(refusal.kind, RefusalKind::NoPermit), "{refusal:?}");
+    }
+    result.is_ok()
+}
+
+#[test]
+fn deny_is_the_default() {
+    let asked = Asked::new(fixture::user("alice"));
+    assert!(matches!(decide("", &asked).unwrap_err().kind, RefusalKind::NoPermit));
+    let other = r#"permit(principal, action == Action::"write", resource);"#;
+    assert!(matches!(decide(other, &asked).unwrap_err().kind, RefusalKind::NoPermit));
+    let permit = decide("permit(principal, action, resource);", &asked).unwrap();
+    assert_eq!(permit.target(), &asked.target);
+    assert_eq!(permit.principal().id, "alice");
+}
+
+#[test]
+fn a_forbid_wins() {
+    let both =
+        r#"permit(principal, action, resource); @id("no") forbid(principal, action, resource);"#;
+    let refusal = decide(both, &Asked::new(fixture::user("alice"))).unwrap_err();
+    assert!(matches!(refusal.kind, RefusalKind::Forbidden));
+    assert_eq!(refusal.grounds.determining, ["no"]);
+}
+
+#[test]
+fn a_forbid_that_fails_denies_and_a_permit_that_fails_permits_nothing() {
+    let asked = Asked::new(fixture::user("alice"));
+    let broken_forbid = r#"
+        permit(principal, action, resource);
+        @id("broken") forbid(principal, action, resource) when { principal.absent };
+    "#;
+    let refusal = decide(broken_forbid, &asked).unwrap_err();
+    assert!(matches!(&refusal.kind, RefusalKind::Fault(text) if text.contains("`broken`")));
+    assert_eq!(refusal.grounds.errors.len(), 1);
+    let broken_permit = r#"permit(principal, action, resource) when { principal.absent };"#;
+    let refusal = decide(broken_permit, &asked).unwrap_err();
+    assert!(matches!(refusal.kind, RefusalKind::NoPermit));
+    assert_eq!(refusal.grounds.errors.len(), 1);
+    let one_of_two = format!(r#"{broken_permit} @id("fine") permit(principal, action, resource);"#);
+    assert_eq!(decide(&one_of_two, &asked).unwrap().grounds().determining, ["fine"]);
+    let forbidden_too = format!(r#"{broken_forbid} forbid(principal, action, resource);"#);
+    let refusal = decide(&forbidden_too, &asked).unwrap_err();
+    assert!(matches!(refusal.kind, RefusalKind::Forbidden));
+}
+
+#[test]
+fn the_principal_has_its_groups_issuer_and_claims() {
+    let mut alice = fixture::user("alice");
+    alice.groups = vec!["idp-staff".to_owned()];
+    let claims = json!({
+        "level": 3, "ratio": 1.5, "none": null, "ok": true, "big": 9_223_372_036_854_775_808_u64,
+        "list": ["a", 1, null, 2.5], "deep": {"x": {"y": "z"}, "gone": null},
+        "\"]; permit(principal,action,resource);": "text",
+    });
+    alice.claims = claims.as_object().unwrap().clone();
+    let asked = Asked::new(alice);
+    for condition in [
+        r#"principal == User::"alice""#,
+        r#"principal in Group::"idp-staff""#,
+        r#"principal.issuer == "https://idp.example/""#,
+        r#"principal.claims.level == 3 && principal.claims.ok"#,
+        r#"principal.claims.list == ["a", 1]"#,
+        r#"principal.claims.deep.x.y == "z""#,
+    ] {
+        assert!(holds(condition, &asked), "{condition}");
+    }
+    for condition in [
+        r#"principal in Group::"staff""#,
+        "principal.claims has ratio",
+        "principal.claims has none",
+        "principal.claims has big",
+        "principal.claims.deep has gone",
+    ] {
+        assert!(!holds(condition, &asked), "{condition}");
+    }
+    let anonymous = Asked::new(Principal::anonymous());
+    assert!(holds(r#"principal == Anonymous::"anonymous" && !(principal has issuer)"#, &anonymous));
+}
+
+#[test]
+fn the_context_shows_the_request() {
+    let mut asked = Asked::new(fixture::user("alice"));
+    asked.request.source.ip = Some("192.0.2.7".parse().unwrap());
+    asked.request.headers.push("X-A", "1");
+    asked.request.headers.push("x-a", "2");
+    asked.request.headers.push("x-raw", vec![b'a', 0xff, 0xfe]);
+    for condition in [
+        r#"context.http.method == "GET""#,
+        r#"context.http.host == "orders.example""#,
+        r#"context.http.path == "/accounts/1""#,
+        r#"context.http.query.a == ["1", "2"]"#,
+        r#"context.http.query.b == ["&x=1"]"#,
+        r#"context.http.query has "c;d""#,
+        r#"context.http.headers["x-a"] == "1,2""#,
+        r#"context.http.headers["x-raw"] == "a!!""#,
+        r#"context.source.ip.isInRange(ip("192.0.2.0/24"))"#,
+        r#"context.time == datetime("2027-01-15T08:00:00.000Z")"#,
+    ] {
+        assert!(holds(condition, &asked), "{condition}");
+    }
+    assert!(!holds("context.source has principal", &asked));
+    let mut peer = fixture::user("alice");
+    peer.peer = Some("spiffe://cluster.local/ns/a/sa/b".to_owned());
+    assert!(holds(
+        r#"context.source.principal like "spiffe://cluster.local/*""#,
+        &Asked::new(peer)
+    ));
+}
+
+#[test]
+fn the_entities_file_adds_to_the_principal() {
+    let entities = r#"[
+        {"uid": {"type": "User", "id": "alice"}, "attrs": {"desk": 7, "claims": "old"},
+         "parents": [{"type": "Group", "id": "staff"}]},
+        {"uid": {"type": "Group", "id": "staff"}, "attrs": {}, "parents": [{"type": "Group", "id": "all"}]},
+        {"uid": {"type": "Account", "id": "1"}, "attrs": {"owner": {"__entity": {"type": "User", "id": "alice"}}}, "parents": []}
+    ]"#;
+    let policies = r#"permit(principal in Group::"all", action, resource)
+        when { principal.desk == 7 && resource.owner == principal && principal.claims.level == 1 };"#;
+    let policy = fixture::policy(policies, entities);
+    let mut alice = fixture::user("alice");
+    alice.claims = json!({"level": 1}).as_object().unwrap().clone();
+    assert!(policy.decide(&Asked::new(alice).question()).is_ok());
+    let mut bob = fixture::user("bob");
+    bob.groups = vec!["staff".to_owned()];
+    assert!(policy.decide(&Asked::new(bob).question()).is_err());
+}
+
+#[test]
+fn the_revision_follows_the_text() {
+    let revision = |text| fixture::policy(text, "[]").revision().to_owned();
+    let permit = "permit(principal, action, resource);";
+    assert_eq!(revision(permit), revision(permit));
+    assert_ne!(revision(permit), revision("permit(principal, action, resource) ;"));
+    assert_eq!(revision(permit).len(), 12);
+}
+
+#[test]
+fn all_that_is_wrong_is_said_at_once() {
+    let first = file(r#"@id("a") permit(principal, action, resource); permit(nonsense"#);
+    let second = file(
+        r#"@id("a") permit(principal, action, resource); @id("a") forbid(principal, action, resource);"#,
+    );
+    let template = file(r#"@id("t") permit(principal == ?principal, action, resource);"#);
+    let sources = CedarSources {
+        policies: [&first, &second, &template].map(|file| file.path().to_owned()).to_vec(),
+        schema: None,
+        entities: Some("/nonexistent.json".into()),
+    };
+    let errors = Cedar::load(&sources, ["not a type"]).unwrap_err();
+    let text = errors.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n");
+    assert_eq!(errors.len(), 5, "{text}");
+    for expected in
+        ["is not valid", "id `a` is taken", "template `t`", "can't read", "`not a type`"]
+    {
+        assert!(text.contains(expected), "{expected} in {text}");
+    }
+}
+
+#[test]
+fn policies_that_do_not_fit_the_schema_are_refused() {
+    let schema = file(
+        r#"entity User = { issuer?: String, claims: { level?: Long } };
+           entity Account;
+           action read appliesTo { principal: User, resource: Account,
+               context: { http: { method: String } } };"#,
+    );
+    let load = |text: &str| {
+        let policies = file(text);
+        let sources = CedarSources {
+            policies: vec![policies.path().to_owned()],
+            schema: Some(schema.path().to_owned()),
+            entities: None,
+        };
+        Cedar::load(&sources, ["Account"]).map(Policy::cedar)
+    };
+    let good = r#"permit(principal, action == Action::"read", resource) when { context.http.method == "GET" };"#;
+    assert!(load(good).unwrap().decide(&Asked::new(fixture::user("alice")).question()).is_ok());
+    for bad in [
+        r#"permit(principal, action == Action::"raed", resource);"#,
+        r#"permit(principal, action == Action::"read", resource) when { context.http.metod == "GET" };"#,
+        r#"permit(principal, action == Action::"read", resource) when { principal.claims.level == "x" };"#,
+    ] {
+        let errors = load(bad).unwrap_err();
+        assert!(errors.iter().any(|error| matches!(error, CedarError::Invalid(_))), "{bad}");
+    }
+}

@@ -1,0 +1,167 @@
+use std::sync::Arc;
+
+use base64::prelude::{BASE64_URL_SAFE_NO_PAD, Engine as _};
+use serde_json::{Map, Value, json};
+
+use super::*;
+use crate::fixture::{self, NOW};
+use crate::identity::Principal;
+use crate::policy::Question;
+
+fn permit(principal: Principal) -> Permit {
+    let target = target("1");
+    let question = Question {
+        principal: &Arc::new(principal),
+        target: &target,
+        request: &fixture::request("GET", "/accounts/1"),
+        path: &fixture::path("/accounts/1"),
+        now: NOW,
+    };
+    fixture::policy("permit(principal, action, resource);", "[]").decide(&question).unwrap()
+}
+
+fn target(id: &str) -> Target {
+    Target { asset_type: "Account".into(), asset_id: id.into(), action: "read".into() }
+}
+
+const BINDING: Binding<'_> = Binding { method: "GET", uri: "http://a/accounts/1" };
+
+fn mint(settings: ClaimSettings, principal: Principal) -> Result<Token, MintError> {
+    mint_items(settings, principal, &[&target("1")])
+}
+
+fn mint_items(
+    settings: ClaimSettings,
+    principal: Principal,
+    items: &[&Target],
+) -> Result<Token, MintError> {
+    let ring = KeyRing::single(Arc::new(fixture::signing_key("orders")));
+    let minter = Minter::new(settings, Keys::fixed(ring));
+    minter.mint(&permit(principal), items, &BINDING, NOW, &TokenId("id-1".to_owned()))
+}
+
+fn part(token: &Token, index: usize) -> Map<String, Value> {
+    let text = token.as_str().split('.').nth(index).unwrap();
+    serde_json::from_slice(&BASE64_URL_SAFE_NO_PAD.decode(text).unwrap()).unwrap()
+}
+
+fn claims(settings: ClaimSettings, principal: Principal) -> Value {
+    Value::Object(part(&mint(settings, principal).unwrap(), 1))
+}
+
+#[test]
+fn a_token_says_exactly_what_the_contract_lists() {
+    let token = mint(fixture::claim_settings(), fixture::user("alice")).unwrap();
+    assert_eq!(
+        Value::Object(part(&token, 0)),
+        json!({"alg": "ES256", "kid": "orders", "typ": "JWT"})
+    );
+    assert_eq!(
+        Value::Object(part(&token, 1)),
+        json!({
+            "iss": "placet", "sub": "alice", "iat": 1_800_000_000, "nbf": 1_800_000_000,
+            "exp": 1_800_000_060, "jti": "id-1", "client_id": "orders",
+            "idp": "https://idp.example/", "htm": "GET", "htu": "http://a/accounts/1",
+            "entitlements": "Account:1:read",
+        })
+    );
+    assert_eq!((token.id(), token.key_id()), ("id-1", "orders"));
+    assert!(!format!("{token:?}").contains("eyJ"));
+}
+
+#[test]
+fn an_independent_verifier_accepts_the_signature() {
+    let key = Arc::new(fixture::signing_key("orders"));
+    let minter =
+        Minter::new(fixture::claim_settings(), Keys::fixed(KeyRing::single(Arc::clone(&key))));
+    let id = TokenId::random().unwrap();
+    let items = [&target("1")];
+    let token = minter.mint(&permit(fixture::user("alice")), &items, &BINDING, NOW, &id).unwrap();
+    let jwk: jsonwebtoken::jwk::Jwk =
+        serde_json::from_value(Value::Object(key.jwk().clone())).unwrap();
+    let verifier = jsonwebtoken::DecodingKey::from_jwk(&jwk).unwrap();
+    let (message, signature) = token.as_str().rsplit_once('.').unwrap();
+    let verify = |message: &str| {
+        let algorithm = jsonwebtoken::Algorithm::ES256;
+        jsonwebtoken::crypto::verify(signature, message.as_bytes(), &verifier, algorithm).unwrap()
+    };
+    assert!(verify(message));
+    assert!(!verify(&format!("{message}A")));
+}
+
+#[test]
+fn optional_claims_follow_the_settings() {
+    let settings = ClaimSettings {
+        audience: Some(json!(["a", "b"])),
+        bind_request: false,
+        decision_claim: "perms".to_owned(),
+        delimiter: None,
+        ..fixture::claim_settings()
+    };
+    let claims = claims(settings, Principal::anonymous());
+    assert_eq!(claims["aud"], json!(["a", "b"]));
+    assert_eq!(claims["perms"], json!(["Account:1:read"]));
+    for absent in ["htm", "htu", "sub", "idp", "entitlements"] {
+        assert!(claims.get(absent).is_none(), "{absent}");
+    }
+}
+
+#[test]
+fn the_token_never_outlives_the_incoming_one() {
+    let expiring = |seconds: u64| Principal {
+        expires: Some(Timestamp::from_millis(NOW.millis() + seconds * 1000 + 999)),
+        ..fixture::user("alice")
+    };
+    let expiry = |seconds| claims(fixture::claim_settings(), expiring(seconds))["exp"].clone();
+    assert_eq!(expiry(1), NOW.seconds() + 1);
+    assert_eq!(expiry(59), NOW.seconds() + 59);
+    assert_eq!(expiry(61), NOW.seconds() + 60);
+    assert!(matches!(mint(fixture::claim_settings(), expiring(0)), Err(MintError::Expired)));
+}
+
+#[test]
+fn carried_over_claims_can_not_speak_for_us() {
+    let mut alice = fixture::user("alice");
+    let mut incoming = Map::new();
+    for name in NEVER_CARRIED.iter().chain(&["entitlements", "other_scopes", "email", "groups"]) {
+        incoming.insert((*name).to_owned(), json!("forged"));
+    }
+    alice.claims = incoming;
+    alice.issuer = None;
+    alice.subject = None;
+    let settings = ClaimSettings {
+        include_incoming_payload: true,
+        bind_request: false,
+        decision_claims: ["entitlements".to_owned(), "other_scopes".to_owned()].into(),
+        ..fixture::claim_settings()
+    };
+    let claims = claims(settings, alice.clone());
+    let forged: Vec<_> = claims
+        .as_object()
+        .unwrap()
+        .iter()
+        .filter(|(_, value)| **value == "forged")
+        .map(|(name, _)| name.as_str())
+        .collect();
+    assert_eq!(forged, ["email", "groups"]);
+    assert_eq!(claims["entitlements"], "Account:1:read");
+    let without = self::claims(fixture::claim_settings(), alice);
+    assert!(without.get("email").is_none());
+}
+
+#[test]
+fn a_token_too_long_for_a_header_is_a_fault() {
+    let held: Vec<Target> = (0..400).map(|n| target(&format!("account-{n}"))).collect();
+    let items: Vec<&Target> = held.iter().collect();
+    let few = mint_items(fixture::claim_settings(), fixture::user("a"), &items[..100]).unwrap();
+    assert!(few.as_str().len() <= 8192);
+    let refusal = mint_items(fixture::claim_settings(), fixture::user("a"), &items);
+    assert!(matches!(refusal, Err(MintError::TooLong(length)) if length > 8192));
+}
+
+#[test]
+fn ids_are_random() {
+    let (one, two) = (TokenId::random().unwrap(), TokenId::random().unwrap());
+    assert_eq!(one.0.len(), 22);
+    assert_ne!(one.0, two.0);
+}

@@ -1,0 +1,287 @@
+//! Settings: the contract's example, the JSON Schema and the parser in step; every error at once.
+
+use std::path::{Path, PathBuf};
+
+use placet::config::{self, Config};
+use serde_json::{Map, Value};
+
+fn fixture(name: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures").join(name)
+}
+
+fn errors(path: &Path) -> Vec<String> {
+    match Config::load(path) {
+        Ok(_) => Vec::new(),
+        Err(errors) => errors.iter().map(str::to_owned).collect(),
+    }
+}
+
+/// Settings with one scope, to which `change` is done.
+fn settings(change: impl FnOnce(&mut Value)) -> (tempfile::TempDir, PathBuf) {
+    let folder = tempfile::tempdir().unwrap();
+    std::fs::write(folder.path().join("p.cedar"), "permit(principal, action, resource);").unwrap();
+    let mut tree = serde_json::json!({
+        "secretStores": [{"id": "f", "type": "file", "default": true, "details": {"directory": "k"}}],
+        "scopes": [{
+            "clientId": "orders",
+            "policy": {"files": ["p.cedar"]},
+            "jwtResponse": {"tokenLifetimeSeconds": 60},
+        }],
+    });
+    change(&mut tree);
+    let path = folder.path().join("placet.yaml");
+    std::fs::write(&path, tree.to_string()).unwrap();
+    (folder, path)
+}
+
+#[test]
+fn the_least_settings_are_valid_and_have_the_defaults_of_the_contract() {
+    let (_folder, path) = settings(|_| {});
+    let config = Config::load(&path).unwrap();
+    assert_eq!(config.listen.grpc.to_string(), "127.0.0.1:9191");
+    assert_eq!(config.listen.http.to_string(), "127.0.0.1:9192");
+    assert_eq!(config.listen.admin.to_string(), "127.0.0.1:9193");
+    assert_eq!(config.startup_grace.as_secs(), 30);
+    let scope = &config.scopes[0];
+    assert_eq!(scope.location.name, "orders");
+    assert_eq!(scope.header.name(), "x-placet-decision");
+    assert_eq!(scope.claims.issuer, "placet");
+    assert_eq!(scope.claims.decision_claim, "entitlements");
+    assert_eq!(scope.claims.delimiter.as_deref(), Some(","));
+    assert!(scope.claims.bind_request && !scope.claims.include_incoming_payload);
+    assert!(scope.claims.audience.is_none() && scope.key.key_id.is_none());
+    assert_eq!(scope.publish_before.as_secs(), 20 * 60);
+    assert_eq!(scope.deny.status, 403);
+}
+
+#[test]
+fn the_contract_s_example_has_no_unknown_key() {
+    // What remains are files that are not here, an elided address, and what this version lacks.
+    let expected = [
+        "scopes[0].deny.headers.…:",
+        "secretStores[0].details.auth.method: this login method is not in this version",
+        "secretStores[3].type: this type of store is not in this version",
+        "secretStores[4].type: this type of store is not in this version",
+        "scopes[0].identity.peer: any local process could claim to be a peer",
+        "scopes[0].identity: issuer `https://idp.example.com/` has its keys at `https://…`",
+        "scopes[0].policy: can't read",
+        "scopes[0].policy: can't read",
+        "scopes[0].policy: can't read",
+    ];
+    let errors = errors(&fixture("contract.yaml"));
+    assert_eq!(errors.len(), expected.len(), "{errors:#?}");
+    for (error, expected) in errors.iter().zip(expected) {
+        assert!(error.starts_with(expected), "{error} is not {expected}");
+    }
+}
+
+#[test]
+fn every_error_is_reported_at_once_with_its_path() {
+    let errors = errors(&fixture("bad.yaml"));
+    let paths: Vec<&str> = errors.iter().map(|error| error.split(": ").next().unwrap()).collect();
+    assert_eq!(
+        paths,
+        [
+            "listne",
+            "scopes[0].identity.jwt[0].algorithms[0]",
+            "listen.admin",
+            "secretStores[2].type",
+            "version",
+            "listen.grpc",
+            "listen.http.mode",
+            "secretStores[0].details.prefix",
+            "secretStores[1].details.address",
+            "secretStores[1].details.auth.roleId",
+            "secretStores[1].details.auth.token",
+            "secretStores[3].id",
+            "secretStores[3].details.prefix",
+            "scopes[0].clientId",
+            "scopes[0].match.hosts[0]",
+            "scopes[0].routes[0].match.path",
+            "scopes[0].routes[1].match.methods",
+            "scopes[0].routes[1]",
+            "scopes[0].routes[2].match.path",
+            "scopes[0].routes[2].asset",
+            "scopes[0].routes[2].action",
+            "scopes[0].identity.jwt[0].audiences",
+            "scopes[0].identity.jwt[0]",
+            "scopes[0].policy.query",
+            "scopes[0].policy",
+            "scopes[0].jwtSigning.publishBefore",
+            "scopes[0].jwtResponse.keyId",
+            "scopes[0].jwtResponse.tokenLifetimeSeconds",
+            "scopes[0].jwtCustomization.itemDelimiter",
+            "scopes[0].jwtCustomization.claimAttributeName",
+            "scopes[0].jwtResponse.header",
+            "scopes[0].jwtResponse.removeHeaders",
+            "scopes[0].deny.status",
+            "scopes[1].policy.engine",
+            "scopes[1].jwtResponse.tokenLifetimeSeconds",
+            "scopes[1].match.hosts[0]",
+            "scopes[1].jwtResponse",
+        ],
+        "{errors:#?}"
+    );
+    assert!(errors.iter().all(|error| !error.contains('\n')));
+    assert!(errors[0].contains("did you mean `listen`?"));
+}
+
+#[test]
+fn each_single_fault_names_its_setting() {
+    type Change = fn(&mut Value);
+    let cases: [(Change, &str); 16] = [
+        (|t| t["secretStores"][0]["default"] = false.into(), "secretStores: no secret store"),
+        (
+            |t| t["secretStores"][0]["type"] = "env".into(),
+            "secretStores[0].details.directory: does not",
+        ),
+        (
+            |t| t["scopes"][0]["jwtSigning"]["secretStore"] = "x".into(),
+            "scopes[0].jwtSigning.secretStore: there is no secret store `x`",
+        ),
+        (
+            |t| t["scopes"][0]["jwtSigning"]["backend"] = "transit".into(),
+            "scopes[0].jwtSigning.backend: transit",
+        ),
+        (
+            |t| t["scopes"][0]["jwtResponse"]["tokenLifetimeSeconds"] = 86_401.into(),
+            "scopes[0].jwtResponse.tokenLifetimeSeconds: `86401`",
+        ),
+        (
+            |t| t["scopes"][0]["jwtResponse"]["removeHeaders"] = vec!["X_Placet-decision"].into(),
+            "scopes[0].jwtResponse.removeHeaders: `X_Placet-decision` is the decision header",
+        ),
+        (
+            |t| t["scopes"][0]["deny"]["headers"]["x_placet_decision"] = "x".into(),
+            "scopes[0].deny.headers: `x_placet_decision`",
+        ),
+        (|t| t["scopes"][0]["deny"]["status"] = 600.into(), "scopes[0].deny.status: `600`"),
+        (|t| t["scopes"][0]["clientId"] = "..".into(), "scopes[0].clientId: a name of dots"),
+        (|t| t["scopes"][0]["policy"] = Value::Null, "scopes[0].policy: is required"),
+        (|t| t["scopes"] = Value::Array(Vec::new()), "scopes: is empty"),
+        (|t| t["scopes"] = serde_json::json!({"folder": "x"}), "scopes: must be a list"),
+        (
+            |t| {
+                t["listen"]["grpc"] =
+                    serde_json::json!({"address": "127.0.0.1:1", "tls": {"keyFile": "k"}})
+            },
+            "listen.grpc.tls: TLS on listeners is not in this version",
+        ),
+        (|t| t["decisionLog"]["sink"] = "syslog".into(), "decisionLog.sink: `syslog` is no sink"),
+        (|t| t["startupGrace"] = 30.into(), "startupGrace: invalid type"),
+        (
+            |t| t["scopes"][0]["jwtCustomization"]["itemDelimiter"] = 5.into(),
+            "scopes[0].jwtCustomization.itemDelimiter: invalid type",
+        ),
+    ];
+    for (change, expected) in cases {
+        let (_folder, path) = settings(change);
+        let errors = errors(&path);
+        assert!(errors.first().is_some_and(|e| e.starts_with(expected)), "{expected}: {errors:?}");
+    }
+}
+
+#[test]
+fn a_null_delimiter_makes_an_array_and_an_absent_one_a_string() {
+    let with = |delimiter: Option<Value>| {
+        let (_folder, path) = settings(|tree| {
+            if let Some(delimiter) = delimiter {
+                tree["scopes"][0]["jwtCustomization"]["itemDelimiter"] = delimiter;
+            }
+        });
+        Config::load(&path).unwrap().scopes[0].claims.delimiter.clone()
+    };
+    assert_eq!(with(None).as_deref(), Some(","));
+    assert_eq!(with(Some(Value::Null)), None);
+    assert_eq!(with(Some(";".into())).as_deref(), Some(";"));
+}
+
+#[test]
+fn scopes_may_stand_one_a_file() {
+    let (folder, path) = settings(|tree| {
+        tree["scopes"] = serde_json::json!({"directory": "scopes"});
+    });
+    let scopes = folder.path().join("scopes");
+    std::fs::create_dir(&scopes).unwrap();
+    std::fs::write(scopes.join("p.cedar"), "permit(principal, action, resource);").unwrap();
+    let scope = |name: &str| {
+        format!(
+            "clientId: {name}\npolicy: {{files: [p.cedar]}}\n\
+             jwtResponse: {{tokenLifetimeSeconds: 60, audience: {name}}}\n"
+        )
+    };
+    std::fs::write(scopes.join("b.yaml"), scope("b")).unwrap();
+    std::fs::write(scopes.join("a.yml"), scope("a")).unwrap();
+    std::fs::write(scopes.join("note.txt"), "not a scope").unwrap();
+    let config = Config::load(&path).unwrap();
+    let ids: Vec<_> = config.scopes.iter().map(|scope| scope.client_id.as_str()).collect();
+    assert_eq!(ids, ["a", "b"]);
+}
+
+#[test]
+fn a_key_that_stands_twice_and_text_that_is_no_yaml_are_refused() {
+    let folder = tempfile::tempdir().unwrap();
+    for text in ["version: 1\nversion: 1\n", "a: [", "- 1\n"] {
+        let path = folder.path().join("placet.yaml");
+        std::fs::write(&path, text).unwrap();
+        let errors = errors(&path);
+        assert_eq!(errors.len(), 1, "{text}: {errors:?}");
+        assert!(errors[0].contains("placet.yaml"), "{}", errors[0]);
+    }
+    let missing = errors(&folder.path().join("missing.yaml"));
+    assert!(missing[0].contains("can't be read"), "{missing:?}");
+}
+
+/// Every key of `example` stands in the schema: both were derived from the same structs, and this
+/// holds the contract's example to them.
+#[test]
+fn the_schema_knows_every_key_of_the_contract_s_example() {
+    let schema = serde_json::to_value(config::schema()).unwrap();
+    let text = std::fs::read_to_string(fixture("contract.yaml")).unwrap();
+    let example: Value = yaml_serde::from_str(&text).unwrap();
+    let mut checked = 0;
+    check_keys(&schema, &schema, &example, "", &mut checked);
+    assert!(checked > 90, "only {checked} keys were compared");
+}
+
+fn check_keys(root: &Value, schema: &Value, example: &Value, path: &str, checked: &mut usize) {
+    let forms = forms(root, schema);
+    match example {
+        Value::Object(fields) => {
+            let known: Map<String, Value> = forms
+                .iter()
+                .filter_map(|form| form["properties"].as_object())
+                .flat_map(|properties| properties.clone())
+                .collect();
+            if known.is_empty() {
+                let is_open = forms.iter().any(|form| form["additionalProperties"].is_object());
+                assert!(is_open, "{path} is no map in the schema");
+                return;
+            }
+            for (name, value) in fields {
+                let path = format!("{path}.{name}");
+                let property =
+                    known.get(name).unwrap_or_else(|| panic!("{path} is not in the schema"));
+                *checked += 1;
+                check_keys(root, property, value, &path, checked);
+            }
+        }
+        Value::Array(items) => {
+            let list = forms.iter().find(|form| form["items"].is_object());
+            let list = list.unwrap_or_else(|| panic!("{path} is no list in the schema"));
+            items.iter().for_each(|item| check_keys(root, &list["items"], item, path, checked));
+        }
+        _ => {}
+    }
+}
+
+/// What `schema` may be, references and alternatives resolved.
+fn forms<'a>(root: &'a Value, schema: &'a Value) -> Vec<&'a Value> {
+    if let Some(reference) = schema["$ref"].as_str() {
+        return forms(root, root.pointer(reference.trim_start_matches('#')).unwrap());
+    }
+    match schema["anyOf"].as_array() {
+        Some(alternatives) => alternatives.iter().flat_map(|form| forms(root, form)).collect(),
+        None => vec![schema],
+    }
+}
