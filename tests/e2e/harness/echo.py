@@ -54,6 +54,8 @@ class Echo:
         return seen
 
     def stop(self):
+        # Closing alone leaves the port open for as long as the thread waits in accept.
+        self._listener.shutdown(socket.SHUT_RDWR)
         self._listener.close()
 
     def __enter__(self):

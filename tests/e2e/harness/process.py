@@ -106,7 +106,13 @@ class Process:
         return "\n".join([f"--- {self.name} (pid {self.popen and self.popen.pid})", *last])
 
     def __enter__(self):
-        return self if self.popen else self.start()
+        if self.popen:
+            return self
+        try:
+            return self.start()
+        except BaseException:
+            self.stop()
+            raise
 
     def __exit__(self, *_):
         self.stop()
