@@ -26,7 +26,7 @@ use crate::api;
 use crate::audit::{LogWriter, Recorder};
 use crate::clock::Clock;
 use crate::config::{Config, Listen};
-use crate::envoy::CheckService;
+use crate::envoy::{self, CheckService};
 use crate::metrics::Metrics;
 use crate::readiness::Needs;
 use crate::scope::Scopes;
@@ -108,7 +108,8 @@ impl App {
         let mut tasks = JoinSet::new();
         let grpc = tonic::transport::Server::builder()
             .add_service(health_service)
-            .add_service(reflection()?)
+            .add_service(reflection().build_v1()?)
+            .add_service(reflection().build_v1alpha()?)
             .add_service(check);
         let Listeners { addresses, grpc: grpc_listener, http, admin } = listeners;
         tracing::info!(grpc = %addresses.grpc, http = %addresses.http, admin = %addresses.admin, "listening");
@@ -260,16 +261,10 @@ fn spawn_http(
     });
 }
 
-/// Reflection of the health service; Envoy's own protos are not described.
-fn reflection() -> Result<
-    tonic_reflection::server::v1::ServerReflectionServer<
-        impl tonic_reflection::server::v1::ServerReflection,
-    >,
-> {
+fn reflection() -> tonic_reflection::server::Builder<'static> {
     tonic_reflection::server::Builder::configure()
+        .register_encoded_file_descriptor_set(envoy::DESCRIPTORS)
         .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
-        .build_v1()
-        .context("reflection can't be built")
 }
 
 impl Listeners {

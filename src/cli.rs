@@ -88,7 +88,7 @@ impl Command {
         match self {
             Self::Serve(settings) => serve::run(settings.config)?,
             Self::Validate(settings) => return validate::run(&settings.config),
-            Self::Check(check) => return check::run(&check),
+            Self::Check(check) => check::run(&check)?,
             Self::Test(test) => return test::run(&test),
             Self::Jwks(settings) => jwks::run(&settings.config)?,
             Self::Verify(verify) => verify::run(&verify, Clock::System.now())?,

@@ -110,6 +110,9 @@ impl NamedService for CheckService {
     const NAME: &'static str = "envoy.service.auth.v3.Authorization";
 }
 
+/// The serialised descriptors of the service, for gRPC reflection.
+pub const DESCRIPTORS: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/ext_authz.bin"));
+
 impl Service<http::Request<Body>> for CheckService {
     type Response = http::Response<Body>;
     type Error = Infallible;

@@ -8,13 +8,12 @@ use crate::authorizer::Authorizer;
 use crate::clock::Timestamp;
 use crate::entitlement::Catalogue;
 use crate::identity::{Identity, IdentitySettings, Principal, Require};
-use crate::keys::{Algorithm, KeyRing, KeySettings, Keys, SigningKey, generate};
+use crate::keys::{KeyRing, KeySettings, Keys, SigningKey};
 use crate::path::{Allowances, CanonicalPath};
 use crate::policy::{Cedar, CedarSources, Policy};
 use crate::request::{Host, Request};
 use crate::route::{Pattern, Route, Routes};
 use crate::scope::{DecisionHeader, DenyResponse, Scope};
-use crate::secrets::{KeyMaterial, Secret};
 use crate::token::{ClaimSettings, Items, Minter, Template};
 
 pub(crate) const NOW: Timestamp = Timestamp::from_seconds(1_800_000_000);
@@ -29,13 +28,6 @@ pub(crate) const POLICY: &str = r#"
 static KEY: LazyLock<Arc<SigningKey>> = LazyLock::new(|| Arc::new(signing_key("orders")));
 
 pub(crate) fn signing_key(client_id: &str) -> SigningKey {
-    let generated = generate(Algorithm::ES256, "test", NOW).unwrap();
-    let material = KeyMaterial {
-        bytes: Secret::new(generated.private_key_pem.expose().clone().into_bytes()),
-        certificate: None,
-        version: None,
-        created: None,
-    };
     let settings = KeySettings {
         client_id: client_id.to_owned(),
         algorithm: None,
@@ -43,7 +35,7 @@ pub(crate) fn signing_key(client_id: &str) -> SigningKey {
         certificate: None,
         token_type: "JWT".to_owned(),
     };
-    SigningKey::load(&material, &settings).unwrap()
+    SigningKey::throw_away(&settings, NOW).unwrap()
 }
 
 pub(crate) fn file(text: &str) -> tempfile::NamedTempFile {

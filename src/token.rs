@@ -12,6 +12,7 @@ use std::sync::Arc;
 
 use aws_lc_rs::rand;
 use base64::prelude::{BASE64_URL_SAFE_NO_PAD, Engine as _};
+use serde_json::{Map, Value};
 
 pub use claims::{ClaimSettings, Items, NEVER_CARRIED};
 pub use template::{Template, TemplateError};
@@ -95,6 +96,15 @@ impl Token {
     /// The compact serialisation, for the header.
     pub fn as_str(&self) -> &str {
         &self.jws
+    }
+
+    /// What it says, for tools that explain it.
+    pub fn claims(&self) -> Map<String, Value> {
+        let payload = self.jws.split('.').nth(1).and_then(|part| {
+            let json = BASE64_URL_SAFE_NO_PAD.decode(part).ok()?;
+            serde_json::from_slice(&json).ok()
+        });
+        payload.unwrap_or_default()
     }
 
     /// Its `jti`.

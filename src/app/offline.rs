@@ -13,9 +13,8 @@ use crate::clock::Timestamp;
 use crate::config::Config;
 use crate::identity::jwks::IssuerKeys;
 use crate::identity::{IssuerSettings, KeySet, KeySourceSettings};
-use crate::keys::{self, Algorithm, KeyRing, Keys, SigningKey};
+use crate::keys::{KeyRing, Keys, SigningKey};
 use crate::scope::Scopes;
-use crate::secrets::{KeyMaterial, Secret};
 
 /// Compiled scopes that need no store and no issuer.
 #[derive(Debug)]
@@ -29,18 +28,9 @@ impl Offline {
     /// them; without, only issuers with a `jwksFile` can be verified.
     pub fn new(config: Config, issuer_keys: Option<&IssuerKeys>, now: Timestamp) -> Result<Self> {
         let own_issuers = config.own_issuers();
-        let generated = keys::generate(Algorithm::ES256, "throw-away", now)?;
-        let material = KeyMaterial {
-            bytes: Secret::new(generated.private_key_pem.expose().clone().into_bytes()),
-            certificate: None,
-            version: None,
-            created: None,
-        };
         let mut scopes = Vec::new();
-        for mut scope in config.scopes {
-            scope.key.algorithm = None;
-            scope.key.certificate = None;
-            let key = SigningKey::load(&material, &scope.key)?;
+        for scope in config.scopes {
+            let key = SigningKey::throw_away(&scope.key, now)?;
             let ring = Keys::fixed(KeyRing::single(Arc::new(key)));
             let readers = scope
                 .identity

@@ -21,10 +21,9 @@ use crate::clock::{Clock, Timestamp};
 use crate::config::Config;
 use crate::identity::jwks::IssuerKeys;
 use crate::identity::{Audiences, KeySet};
-use crate::keys::{Algorithm, KeySettings, SigningKey, generate};
+use crate::keys::{KeySettings, SigningKey};
 use crate::request::{Headers, Host, Request, Source};
 use crate::scope::{SCOPE_EXTENSION, Scope};
-use crate::secrets::{KeyMaterial, Secret};
 
 /// The arguments of `placet test`.
 #[derive(Args, Debug)]
@@ -183,13 +182,6 @@ struct Issuer {
 
 impl Issuer {
     fn new(now: Timestamp) -> Result<Self> {
-        let generated = generate(Algorithm::ES256, "issuer", now)?;
-        let material = KeyMaterial {
-            bytes: Secret::new(generated.private_key_pem.expose().clone().into_bytes()),
-            certificate: None,
-            version: None,
-            created: None,
-        };
         let settings = KeySettings {
             client_id: "issuer".to_owned(),
             algorithm: None,
@@ -197,7 +189,7 @@ impl Issuer {
             certificate: None,
             token_type: "JWT".to_owned(),
         };
-        let key = SigningKey::load(&material, &settings)?;
+        let key = SigningKey::throw_away(&settings, now)?;
         let set = json!({ "keys": [key.jwk()] }).to_string();
         let keys = IssuerKeys::fixed(KeySet::parse(set.as_bytes())?);
         Ok(Self { key, keys })
@@ -274,7 +266,7 @@ fn differences(expected: &Expected, scope: Option<&Scope>, decision: &Decision) 
         compare("policies", &policies.clone().into(), &found.into());
     }
     let claims = match &decision.outcome {
-        Ok(Grant::Signed { token, .. }) => claims(token.as_str()).unwrap_or_default(),
+        Ok(Grant::Signed { token, .. }) => token.claims(),
         _ => Map::new(),
     };
     for (name, value) in &expected.claims {
@@ -284,11 +276,6 @@ fn differences(expected: &Expected, scope: Option<&Scope>, decision: &Decision) 
         differences.push(record.detail);
     }
     differences
-}
-
-fn claims(token: &str) -> Option<Map<String, Value>> {
-    let payload = BASE64_URL_SAFE_NO_PAD.decode(token.split('.').nth(1)?).ok()?;
-    serde_json::from_slice(&payload).ok()
 }
 
 fn text(results: &[CaseResult]) -> String {

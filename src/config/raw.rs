@@ -3,14 +3,15 @@
 //! Nothing is judged here beyond shape. Every field that the checks can miss is optional, so that
 //! one missing field does not hide the next error; [`super::check`] says what is required.
 
-use std::fmt;
+mod forms;
 
-use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
-use serde::de::value::{MapAccessDeserializer, SeqAccessDeserializer, StrDeserializer};
-use serde::de::{self, Deserializer, MapAccess, SeqAccess, Visitor};
+use schemars::{JsonSchema, Schema};
 use serde::{Deserialize, Serialize};
 
 use crate::keys::Algorithm;
+
+pub(super) use forms::{ListenerForm, OneOrMany, SinkForm};
+use forms::{ScopesForm, present};
 
 macro_rules! raw {
     ($(#[$meta:meta])* pub(super) struct $name:ident { $($body:tt)* }) => {
@@ -525,116 +526,7 @@ pub(super) enum ReadinessRule {
     All,
 }
 
-/// One text, or a list of them.
-#[derive(Clone, Debug, JsonSchema, Serialize)]
-#[serde(untagged)]
-pub(super) enum OneOrMany {
-    One(String),
-    Many(Vec<String>),
-}
-
-/// An address, or a map with one.
-#[derive(Clone, Debug, JsonSchema, Serialize)]
-#[serde(untagged)]
-pub(super) enum ListenerForm {
-    Address(String),
-    Listener(Listener),
-}
-
-/// A named sink, or a map with a file.
-#[derive(Clone, Debug, JsonSchema, Serialize)]
-#[serde(untagged)]
-pub(super) enum SinkForm {
-    Name(String),
-    File(SinkFile),
-}
-
-/// The schema of `scopes`: the loader has replaced a directory by its files' scopes before serde
-/// sees it.
-struct ScopesForm;
-
-impl JsonSchema for ScopesForm {
-    fn schema_name() -> std::borrow::Cow<'static, str> {
-        "Scopes".into()
-    }
-
-    fn json_schema(generator: &mut SchemaGenerator) -> Schema {
-        let list = generator.subschema_for::<Vec<Scope>>();
-        json_schema!({"anyOf": [list, {
-            "type": "object",
-            "properties": {"directory": {"type": "string"}},
-            "required": ["directory"],
-            "additionalProperties": false,
-        }]})
-    }
-}
-
 /// The JSON Schema of the settings.
 pub fn schema() -> Schema {
     schemars::schema_for!(Settings)
-}
-
-/// Tells `null` (`Some(None)`) from an absent field (`None`).
-fn present<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Option<String>>, D::Error> {
-    Option::deserialize(deserializer).map(Some)
-}
-
-// The forms below are read with visitors and not as untagged enums: those would lose the path of
-// an error within them.
-
-impl<'de> Deserialize<'de> for OneOrMany {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        struct Form;
-        impl<'de> Visitor<'de> for Form {
-            type Value = OneOrMany;
-            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str("a string or a list of strings")
-            }
-            fn visit_str<E: de::Error>(self, text: &str) -> Result<OneOrMany, E> {
-                Ok(OneOrMany::One(text.to_owned()))
-            }
-            fn visit_seq<A: SeqAccess<'de>>(self, items: A) -> Result<OneOrMany, A::Error> {
-                Vec::deserialize(SeqAccessDeserializer::new(items)).map(OneOrMany::Many)
-            }
-        }
-        deserializer.deserialize_any(Form)
-    }
-}
-
-impl<'de> Deserialize<'de> for ListenerForm {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        struct Form;
-        impl<'de> Visitor<'de> for Form {
-            type Value = ListenerForm;
-            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str("an address or a map with one")
-            }
-            fn visit_str<E: de::Error>(self, text: &str) -> Result<ListenerForm, E> {
-                Ok(ListenerForm::Address(text.to_owned()))
-            }
-            fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<ListenerForm, A::Error> {
-                Listener::deserialize(MapAccessDeserializer::new(map)).map(ListenerForm::Listener)
-            }
-        }
-        deserializer.deserialize_any(Form)
-    }
-}
-
-impl<'de> Deserialize<'de> for SinkForm {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        struct Form;
-        impl<'de> Visitor<'de> for Form {
-            type Value = SinkForm;
-            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str("`stdout`, `none` or a map with a file")
-            }
-            fn visit_str<E: de::Error>(self, text: &str) -> Result<SinkForm, E> {
-                String::deserialize(StrDeserializer::new(text)).map(SinkForm::Name)
-            }
-            fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<SinkForm, A::Error> {
-                SinkFile::deserialize(MapAccessDeserializer::new(map)).map(SinkForm::File)
-            }
-        }
-        deserializer.deserialize_any(Form)
-    }
 }

@@ -9,9 +9,9 @@ use serde_json::{Map, Value};
 use super::certificate::Certificate;
 use super::parse::{self, Parsed};
 use super::private_key::PrivateKey;
-use super::{Algorithm, KeyError, KeyIdTemplate, SignError, jwk};
+use super::{Algorithm, KeyError, KeyIdTemplate, SignError, generate, jwk};
 use crate::clock::Timestamp;
-use crate::secrets::KeyMaterial;
+use crate::secrets::{KeyMaterial, Secret};
 
 /// What a scope says about its key.
 #[derive(Clone, Debug)]
@@ -78,6 +78,22 @@ impl SigningKey {
             jwk,
             jws_header,
         })
+    }
+
+    /// A new key that no store holds and nobody trusts: to try settings out.
+    ///
+    /// # Errors
+    /// If the system can't make one.
+    pub fn throw_away(settings: &KeySettings, now: Timestamp) -> Result<Self, KeyError> {
+        let algorithm = settings.algorithm.unwrap_or(Algorithm::ES256);
+        let generated = generate(algorithm, "throw-away", now)?;
+        let material = KeyMaterial {
+            bytes: Secret::new(generated.private_key_pem.expose().as_bytes().to_vec()),
+            certificate: None,
+            version: None,
+            created: None,
+        };
+        Self::load(&material, &KeySettings { certificate: None, ..settings.clone() })
     }
 
     /// The key id.
