@@ -11,7 +11,7 @@ from cryptography.hazmat.primitives import serialization
 
 from harness.authz import call, check_request
 from harness.client import get
-from harness.placet import Placet, certificate, merged, new_private_key, pem, run, scope
+from harness.placet import REMOVED, Placet, certificate, merged, new_private_key, pem, run, scope
 from harness.verify import verified
 
 FIXTURES = Path(__file__).parents[1] / "fixtures"
@@ -114,6 +114,18 @@ def test_an_unclear_secret_store_is_an_error(directory, issuer, store):
     named = {"unknown": ("scopes[0].jwtSigning.secretStore: ", "`valt`"), "two-defaults": ("secretStores", "`more`"), "no-default": ("secretStores: ", "`more`")}
     for text in named[store]:
         assert text in result.stderr
+
+
+def test_peers_are_refused_where_any_local_process_could_claim_one(directory, issuer):
+    def over_tcp(settings):
+        settings["listen"]["grpc"] = "127.0.0.1:9191"
+        return settings
+
+    peers = {"identity": {"jwt": REMOVED, "peer": {"trustDomains": ["cluster.local"]}}}
+    assert run("validate", "--config", settings_file(directory, issuer, "socket", **peers)).returncode == 0, "control"
+    result = run("validate", "--config", settings_file(directory, issuer, "tcp", over_tcp, **peers))
+    assert result.returncode == 2
+    assert "scopes[0].identity.peer: " in result.stderr
 
 
 def test_settings_that_are_not_there_are_named(directory):
@@ -251,6 +263,12 @@ def test_the_schema_refuses_what_the_parser_refuses(schema, directory, issuer):
     good = yaml.safe_load(settings_file(directory, issuer, "schema").read_text())
     for change in ({"scopse": []}, {"version": "one"}, {"scopes": "orders"}, {"listen": {"grcp": "127.0.0.1:1"}}):
         assert not schema.is_valid(merged(good, change)), change
+
+
+def test_the_schema_accepts_the_example_of_every_setting(schema):
+    example = yaml.safe_load((FIXTURES / "contract.yaml").read_text())
+    example["scopes"][0]["deny"]["headers"] = {"x-why": "policy"}  # the example has an ellipsis there
+    schema.validate(example)
 
 
 def test_the_shipped_settings_are_good(schema):
