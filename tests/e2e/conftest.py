@@ -1,3 +1,4 @@
+import os
 import shutil
 import tempfile
 from pathlib import Path
@@ -7,6 +8,8 @@ import pytest
 from harness import process
 from harness.echo import Echo
 from harness.issuer import Issuer
+
+os.environ["no_proxy"] = "127.0.0.1"
 
 
 @pytest.fixture(scope="module")
