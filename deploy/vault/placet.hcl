@@ -1,20 +1,22 @@
-# What Placet may do in Vault or OpenBao: read the signing keys under one path, and keep its own token alive.
+# What Placet needs in Vault or OpenBao, and nothing more:
 #
 #   bao policy write placet deploy/vault/placet.hcl
 #   bao kv put secret/placet/keys orders=@orders.pem
 #
-# Change `secret` and `placet` where your KV mount and path are others. For a KV version 1 mount the
-# path has no `data/`, and the second block is not needed.
+# The paths fit `mount: secret` and a `pathToKey` or `defaultPath` under `placet/`. Give each Placet
+# only the keys of the scopes it serves: who can read a key can sign as that scope.
 
+# The keys (KV version 2). With KV version 1 the path is `secret/placet/*`.
 path "secret/data/placet/*" {
   capabilities = ["read"]
 }
 
-# The age of each key version, for rotation.
+# Their versions and ages, so that replicas and restarts agree on which key signs.
 path "secret/metadata/placet/*" {
   capabilities = ["read"]
 }
 
+# To keep its own login alive; the `default` policy allows this as well.
 path "auth/token/renew-self" {
   capabilities = ["update"]
 }
