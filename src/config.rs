@@ -5,6 +5,7 @@
 //! once, each with the path of its setting; with one error there is no [`Config`] at all.
 
 mod check;
+mod effective;
 mod load;
 mod raw;
 mod report;
@@ -44,8 +45,8 @@ pub struct Config {
     pub ready_needs_all: bool,
     /// What is allowed and worth a second look.
     pub warnings: Vec<String>,
-    /// The settings as written, with credentials taken out: for `/config`.
-    pub redacted: serde_json::Value,
+    /// The settings in force, without credentials: for `/config`.
+    pub effective: serde_json::Value,
 }
 
 /// Where to listen.

@@ -24,6 +24,7 @@ mod signing;
 mod test_keys;
 
 pub use algorithm::{Algorithm, UnknownAlgorithm};
+pub use certificate::Certificate;
 pub use error::{KeyError, SignError};
 pub use generate::{GeneratedKey, generate};
 pub use key_id::KeyIdTemplate;

@@ -11,7 +11,7 @@ use anyhow::Result;
 use super::print;
 use crate::clock::Clock;
 use crate::config::{Config, ScopeConfig};
-use crate::keys::LoadError;
+use crate::keys::{KeyError, LoadError};
 
 pub(super) fn run(path: &Path) -> Result<ExitCode> {
     let mut config = Config::load(path)?;
@@ -38,7 +38,13 @@ async fn check_keys(scopes: &[ScopeConfig], warnings: &mut Vec<String>) -> Vec<S
         let now = Clock::System.now();
         let ring = match scope.key_source().ring(now).await {
             Ok(ring) => ring,
-            Err(LoadError::Key(error)) => {
+            Err(LoadError::Key {
+                source: error @ KeyError::CertificateMismatch { .. }, ..
+            }) => {
+                errors.push(format!("scopes[{index}].jwtResponse.x509Certificate: {error}"));
+                continue;
+            }
+            Err(error @ LoadError::Key { .. }) => {
                 errors.push(line(&error));
                 continue;
             }

@@ -47,17 +47,16 @@ pub struct KeySource {
 }
 
 impl KeySource {
-    /// Reads the newest key as it is in the store now.
-    pub async fn read(&self) -> Result<SigningKey, LoadError> {
-        let material = self.store.read(&self.location).await?;
-        Ok(SigningKey::load(&material, &self.settings)?)
-    }
-
     /// The keys as a process that starts now would use them.
     pub async fn ring(&self, now: Timestamp) -> Result<KeyRing, LoadError> {
         let mut memory = Memory::new(self.timing());
         memory.look(self, now).await?;
         memory.ring(now, self.max_key_age).ok_or(LoadError::NoVersion)
+    }
+
+    fn unusable(&self, source: KeyError) -> LoadError {
+        let (store, name) = (self.store.id().to_owned(), self.location.name.clone());
+        LoadError::Key { store, name, source }
     }
 
     fn timing(&self) -> Timing {
@@ -76,8 +75,15 @@ pub enum LoadError {
     #[error(transparent)]
     Secret(#[from] SecretError),
     /// What was read can't be used.
-    #[error(transparent)]
-    Key(#[from] KeyError),
+    #[error("the key `{name}` in the store `{store}`: {source}")]
+    Key {
+        /// The store's id.
+        store: String,
+        /// The key's name.
+        name: String,
+        /// What is wrong with it.
+        source: KeyError,
+    },
     /// Every version is deleted or unusable.
     #[error("no version of the key can be used: write a new one to the store")]
     NoVersion,

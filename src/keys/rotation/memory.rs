@@ -63,7 +63,8 @@ impl Memory {
             Some(listed) => self.take_listed(source, &listed).await?,
             None => {
                 let material = source.store.read(&source.location).await?;
-                let (key, mismatch) = load(&material, &source.settings)?;
+                let loaded = load(&material, &source.settings);
+                let (key, mismatch) = loaded.map_err(|error| source.unusable(error))?;
                 self.take_current(key, now);
                 mismatch
             }
@@ -79,7 +80,7 @@ impl Memory {
         }
         self.last_success = Some(now);
         match problem {
-            Some(error) => Err(error.into()),
+            Some(error) => Err(source.unusable(error)),
             None if self.loaded.is_empty() => Err(LoadError::NoVersion),
             None => Ok(()),
         }

@@ -117,11 +117,15 @@ async fn a_certificate_may_belong_to_one_version_but_must_belong_to_one() {
     let folder = tempfile::tempdir().unwrap();
     let mut source = source(folder.path());
     let matching = generate(Algorithm::ES256, "k", START).unwrap();
-    source.settings.certificate = Some(matching.certificate_pem.clone());
+    source.settings.certificate =
+        Some(crate::keys::Certificate::parse(&matching.certificate_pem).unwrap());
     put(folder.path());
     let mut memory = Memory::new(source.timing());
     let error = memory.look(&source, at(0)).await.unwrap_err();
-    assert!(matches!(error, LoadError::Key(KeyError::CertificateMismatch { .. })), "{error}");
+    assert!(
+        matches!(error, LoadError::Key { source: KeyError::CertificateMismatch { .. }, .. }),
+        "{error}"
+    );
     assert!(memory.ring(at(0), source.max_key_age).is_none());
     put_again(folder.path(), matching.private_key_pem.expose());
     look(&mut memory, &source, at(1)).await;

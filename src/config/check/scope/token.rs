@@ -7,7 +7,7 @@ use super::{DEFAULT_CLAIM, DEFAULT_ISSUER, Shared, is_header_value};
 use crate::config::check::{duration, secs, texts};
 use crate::config::raw;
 use crate::config::report::Report;
-use crate::keys::{KeyIdTemplate, KeySettings};
+use crate::keys::{Certificate, KeyIdTemplate, KeySettings};
 use crate::scope::DecisionHeader;
 use crate::secrets::{KeyLocation, SecretStore};
 use crate::token::{ClaimSettings, Items, NEVER_CARRIED, Template};
@@ -59,6 +59,13 @@ pub(super) fn signing(
             Some(report.keep(format_args!("{path}.jwtResponse.keyId"), parsed)?)
         }
     };
+    let certificate = match &response.x509_certificate {
+        None => None,
+        Some(pem) => {
+            let parsed = Certificate::parse(pem);
+            Some(report.keep(format_args!("{path}.jwtResponse.x509Certificate"), parsed)?)
+        }
+    };
     let client_id = client_id?.to_owned();
     let location = KeyLocation {
         path: signing.path_to_key.clone(),
@@ -68,7 +75,7 @@ pub(super) fn signing(
         client_id,
         algorithm: signing.algorithm,
         key_id,
-        certificate: response.x509_certificate.clone(),
+        certificate,
         token_type: response.kind.clone().unwrap_or_else(|| "JWT".to_owned()),
     };
     let store = store?;
@@ -101,11 +108,11 @@ pub(super) fn claims(
         is_fine
     });
     let delimiter = custom.item_delimiter.clone().unwrap_or_else(|| Some(",".to_owned()));
+    if delimiter.as_deref() == Some("") {
+        report.error(path_of("itemDelimiter"), "is empty: give a character, or null for an array");
+    }
     let text = custom.template.as_deref().unwrap_or(DEFAULT_TEMPLATE);
-    let template = report.keep(
-        path_of(if delimiter.as_deref() == Some("") { "itemDelimiter" } else { "template" }),
-        Template::parse(text, delimiter.as_deref()),
-    );
+    let template = report.keep(path_of("template"), Template::parse(text, delimiter.as_deref()));
     let claim = custom.claim_attribute_name.as_deref().unwrap_or(DEFAULT_CLAIM);
     if claim.is_empty() || NEVER_CARRIED.contains(&claim) {
         let message = format!("`{claim}` has a meaning of its own in a token: choose another name");
