@@ -10,6 +10,9 @@ use crate::secrets::{
     VaultSettings, reference,
 };
 
+/// Where Kubernetes mounts a pod's token.
+const SERVICE_ACCOUNT_TOKEN: &str = "/var/run/secrets/kubernetes.io/serviceaccount/token";
+
 pub(super) fn check(
     stores: &[raw::Store],
     base: &Path,
@@ -170,6 +173,7 @@ fn check_address(address: &str, is_insecure_fine: bool) -> Result<(), String> {
 fn login(path: &str, auth: &raw::Auth, base: &Path, report: &mut Report) -> Option<VaultAuth> {
     let method = report.required(format_args!("{path}.method"), auth.method)?;
     refuse_foreign(path, &foreign_auth(method, auth), "this login method", report);
+    let mount = auth.mount.clone();
     match method {
         AuthMethod::Token => {
             let given = [
@@ -187,19 +191,55 @@ fn login(path: &str, auth: &raw::Auth, base: &Path, report: &mut Report) -> Opti
                 ("secretIdEnv", auth.secret_id_env.as_deref()),
             ];
             let secret_id = credential(path, given, base, report);
-            if auth.secret_id_wrapped == Some(true) {
-                report.error(
-                    format_args!("{path}.secretIdWrapped"),
-                    "response-wrapped secret ids are not in this version",
-                );
-            }
-            let mount = auth.mount.clone().unwrap_or_else(|| "approle".to_owned());
-            Some(VaultAuth::AppRole { role_id: role_id?, secret_id: secret_id?, mount })
+            let wrapped_for = wrapped_for(path, auth, report);
+            let mount = mount.unwrap_or_else(|| "approle".to_owned());
+            let (role_id, secret_id) = (role_id?, secret_id?);
+            Some(VaultAuth::AppRole { role_id, secret_id, wrapped_for: wrapped_for?, mount })
         }
-        AuthMethod::Kubernetes | AuthMethod::Jwt | AuthMethod::Cert => {
+        AuthMethod::Kubernetes => {
+            let role = report.required(format_args!("{path}.role"), auth.role.clone());
+            let file = auth.service_account_token_file.as_deref();
+            let token = Source::File(joined(base, file.unwrap_or(SERVICE_ACCOUNT_TOKEN)));
+            let mount = mount.unwrap_or_else(|| "kubernetes".to_owned());
+            Some(VaultAuth::Kubernetes { role: role?, token, mount })
+        }
+        AuthMethod::Jwt => {
+            let role = report.required(format_args!("{path}.role"), auth.role.clone());
+            let file = report.required(format_args!("{path}.jwtFile"), auth.jwt_file.as_deref());
+            let mount = mount.unwrap_or_else(|| "jwt".to_owned());
+            Some(VaultAuth::Jwt { role: role?, jwt: Source::File(joined(base, file?)), mount })
+        }
+        AuthMethod::Cert => {
+            let file = auth.certificate_file.as_deref();
+            let certificate = report.required(format_args!("{path}.certificateFile"), file);
+            let key = report.required(format_args!("{path}.keyFile"), auth.key_file.as_deref());
+            Some(VaultAuth::Cert {
+                role: auth.role.clone(),
+                certificate_file: joined(base, certificate?),
+                key_file: joined(base, key?),
+                mount: mount.unwrap_or_else(|| "cert".to_owned()),
+            })
+        }
+    }
+}
+
+/// The role that a wrapped secret id must be for: without it, whoever swaps the wrapping token
+/// chooses who we are. The outer `None`: a fault was reported.
+fn wrapped_for(path: &str, auth: &raw::Auth, report: &mut Report) -> Option<Option<String>> {
+    match (auth.secret_id_wrapped.unwrap_or(false), &auth.role) {
+        (false, None) => Some(None),
+        (true, Some(role)) => Some(Some(role.clone())),
+        (true, None) => {
             report.error(
-                format_args!("{path}.method"),
-                "this login method is not in this version: use token or appRole",
+                format_args!("{path}.role"),
+                "is required with `secretIdWrapped`: the name of the role whose secret id it is",
+            );
+            None
+        }
+        (false, Some(_)) => {
+            report.error(
+                format_args!("{path}.role"),
+                "only belongs to a wrapped secret id: remove it, or say `secretIdWrapped: true`",
             );
             None
         }
@@ -208,9 +248,9 @@ fn login(path: &str, auth: &raw::Auth, base: &Path, report: &mut Report) -> Opti
 
 fn foreign_auth(method: AuthMethod, auth: &raw::Auth) -> Vec<(&'static str, bool)> {
     use AuthMethod::{AppRole, Cert, Jwt, Kubernetes, Token};
-    let fields: [(&str, &[AuthMethod], bool); 14] = [
+    let fields: [(&str, &[AuthMethod], bool); 15] = [
         ("mount", &[AppRole, Kubernetes, Jwt, Cert], auth.mount.is_some()),
-        ("role", &[Kubernetes, Jwt, Cert], auth.role.is_some()),
+        ("role", &[AppRole, Kubernetes, Jwt, Cert], auth.role.is_some()),
         ("token", &[Token], auth.token.is_some()),
         ("tokenFile", &[Token], auth.token_file.is_some()),
         ("tokenEnv", &[Token], auth.token_env.is_some()),
@@ -219,6 +259,7 @@ fn foreign_auth(method: AuthMethod, auth: &raw::Auth) -> Vec<(&'static str, bool
         ("secretId", &[AppRole], auth.secret_id.is_some()),
         ("secretIdFile", &[AppRole], auth.secret_id_file.is_some()),
         ("secretIdEnv", &[AppRole], auth.secret_id_env.is_some()),
+        ("secretIdWrapped", &[AppRole], auth.secret_id_wrapped.is_some()),
         ("serviceAccountTokenFile", &[Kubernetes], auth.service_account_token_file.is_some()),
         ("jwtFile", &[Jwt], auth.jwt_file.is_some()),
         ("certificateFile", &[Cert], auth.certificate_file.is_some()),
