@@ -196,7 +196,7 @@ pub(super) enum AuthMethod {
 raw! {
     /// Whom a store's client trusts.
     pub(super) struct StoreTls {
-        /// Certificate authorities, PEM, beside the system's.
+        /// Certificate authorities, PEM; only these are trusted. Default: the system's.
         pub(super) ca_file: Option<String>,
     }
 }

@@ -206,7 +206,7 @@ fn root_cause(error: &dyn std::error::Error) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::secrets::Source;
+    use crate::secrets::{KvVersion, Secret, Source, VaultAuth};
 
     fn settings(addresses: &[&str]) -> VaultSettings {
         VaultSettings {

@@ -322,3 +322,74 @@ fn credential(
 fn resolve(text: &str) -> Result<Secret<String>, reference::ReferenceError> {
     reference::resolve(text, &|name| std::env::var(name).ok())
 }
+
+#[cfg(test)]
+mod tests {
+    use serde_json::{Value, json};
+
+    use super::*;
+
+    fn checked(auth: Value) -> Result<VaultAuth, Vec<String>> {
+        let auth: raw::Auth = serde_json::from_value(auth).unwrap();
+        let mut report = Report::default();
+        let login = login("auth", &auth, Path::new("/etc/placet"), &mut report);
+        if report.errors.is_empty() { Ok(login.unwrap()) } else { Err(report.errors) }
+    }
+
+    #[test]
+    fn every_login_method_is_understood() {
+        let kubernetes = checked(json!({"method": "kubernetes", "role": "placet"})).unwrap();
+        let VaultAuth::Kubernetes { token: Source::File(file), mount, .. } = kubernetes else {
+            panic!("{kubernetes:?}")
+        };
+        assert_eq!((file.to_str(), mount.as_str()), (Some(SERVICE_ACCOUNT_TOKEN), "kubernetes"));
+        let jwt = checked(json!({"method": "jwt", "role": "r", "jwtFile": "t", "mount": "m"}));
+        let Ok(VaultAuth::Jwt { jwt: Source::File(file), mount, .. }) = jwt else {
+            panic!("{jwt:?}")
+        };
+        assert_eq!((file.to_str(), mount.as_str()), (Some("/etc/placet/t"), "m"));
+        let cert = json!({"method": "cert", "certificateFile": "c", "keyFile": "k"});
+        assert!(matches!(checked(cert), Ok(VaultAuth::Cert { role: None, .. })));
+        let wrapped = json!({
+            "method": "appRole", "roleId": "id", "secretIdFile": "s", "secretIdWrapped": true,
+            "role": "placet",
+        });
+        let wrapped = checked(wrapped).unwrap();
+        let VaultAuth::AppRole { wrapped_for, .. } = wrapped else { panic!("{wrapped:?}") };
+        assert_eq!(wrapped_for.as_deref(), Some("placet"));
+    }
+
+    #[test]
+    fn what_a_login_lacks_or_should_not_have_is_named() {
+        let app_role = json!({"method": "appRole", "roleId": "id", "secretIdFile": "s"});
+        let with = |name: &str, value: Value| {
+            let mut auth = app_role.clone();
+            auth[name] = value;
+            auth
+        };
+        for (auth, expected) in [
+            (json!({"method": "kubernetes"}), vec!["auth.role: is required"]),
+            (json!({"method": "jwt"}), vec!["auth.role: is required", "auth.jwtFile: is required"]),
+            (
+                json!({"method": "cert"}),
+                vec!["auth.certificateFile: is required", "auth.keyFile: is required"],
+            ),
+            (
+                json!({"method": "jwt", "role": "r", "jwtFile": "t", "keyFile": "k"}),
+                vec!["auth.keyFile: does not belong"],
+            ),
+            (
+                json!({"method": "kubernetes", "role": "r", "secretIdWrapped": false}),
+                vec!["auth.secretIdWrapped: does not belong"],
+            ),
+            (with("secretIdWrapped", true.into()), vec!["auth.role: is required with"]),
+            (with("role", "r".into()), vec!["auth.role: only belongs to a wrapped"]),
+        ] {
+            let errors = checked(auth.clone()).unwrap_err();
+            assert_eq!(errors.len(), expected.len(), "{auth}: {errors:?}");
+            for (error, expected) in errors.iter().zip(expected) {
+                assert!(error.starts_with(expected), "{auth}: {error}");
+            }
+        }
+    }
+}

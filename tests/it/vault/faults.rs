@@ -73,8 +73,10 @@ async fn what_passes_is_asked_again() {
 
         let never = Fake::start(move |_, _| answer(status, r#"{"errors":[]}"#)).await;
         let timeout = Duration::from_millis(300);
-        let quick =
-            VaultSettings { timeout, ..settings(&[never.address.clone()], token("s.token")) };
+        let quick = VaultSettings {
+            timeout,
+            ..settings(std::slice::from_ref(&never.address), token("s.token"))
+        };
         let error = read(quick, "orders", "orders").await.unwrap_err();
         let SecretError::Failing { status: said, .. } = error else { panic!("{error}") };
         assert_eq!(said, status);
@@ -98,7 +100,7 @@ async fn rubbish_is_an_error_that_quotes_none_of_it() {
 async fn a_refused_login_waits_and_a_failed_one_does_not() {
     let refusing = Fake::start(|_, _| answer(400, r#"{"errors":["canary"]}"#)).await;
     let role = app_role(&("role".to_owned(), "secret".to_owned()));
-    let stores = open(settings(&[refusing.address.clone()], role.clone()));
+    let stores = open(settings(std::slice::from_ref(&refusing.address), role.clone()));
     for _ in 0..4 {
         let error = stores.choose(None).unwrap().read(&at("a", "b")).await.unwrap_err();
         assert!(matches!(error, SecretError::LoginRefused { status: 400, .. }), "{error}");
@@ -106,7 +108,7 @@ async fn a_refused_login_waits_and_a_failed_one_does_not() {
     assert_eq!(refusing.asked().len(), 1);
 
     let sealed = Fake::start(|_, _| answer(503, r#"{"errors":["Vault is sealed"]}"#)).await;
-    let stores = open(settings(&[sealed.address.clone()], role));
+    let stores = open(settings(std::slice::from_ref(&sealed.address), role));
     for _ in 0..4 {
         let error = stores.choose(None).unwrap().read(&at("a", "b")).await.unwrap_err();
         assert!(matches!(error, SecretError::Sealed { .. }), "{error}");
