@@ -117,6 +117,34 @@ async fn a_refused_login_waits_and_a_failed_one_does_not() {
 }
 
 #[tokio::test]
+async fn a_login_that_can_t_be_renewed_is_used_to_its_end() {
+    let granted = r#"{"auth":{"client_token":"s.role","lease_duration":3,"renewable":true}}"#;
+    let failing = Fake::start(move |_, path| match path {
+        "/v1/auth/approle/login" => ok(granted),
+        "/v1/auth/token/renew-self" => answer(503, "{}"),
+        _ => ok(SECRET),
+    });
+    let failing = failing.await;
+    let settings = VaultSettings {
+        refresh_interval: Duration::from_millis(100),
+        ..settings(
+            std::slice::from_ref(&failing.address),
+            app_role(&("role".to_owned(), "secret".to_owned())),
+        )
+    };
+    let stores = open(settings);
+    let count = |path: &str| failing.asked().iter().filter(|asked| asked.ends_with(path)).count();
+    let started = Instant::now();
+    while count("/login") < 2 {
+        assert!(started.elapsed() < Duration::from_secs(20), "no new login in time");
+        stores.choose(None).unwrap().read(&at("orders", "orders")).await.unwrap();
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    assert!(started.elapsed() > Duration::from_millis(2900), "the lease was not used to its end");
+    assert!((1..12).contains(&count("/renew-self")), "{}", count("/renew-self"));
+}
+
+#[tokio::test]
 async fn a_wrapped_answer_is_asked_for_once() {
     let failing = Fake::start(|_, path| match path {
         "/v1/sys/wrapping/unwrap" => answer(500, "{}"),

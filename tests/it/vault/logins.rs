@@ -178,6 +178,24 @@ async fn a_wrapped_secret_id_is_looked_at_and_opened_once() {
     let error = read(bao.settings(login()), "apps/orders", "orders").await.unwrap_err();
     assert!(matches!(error, SecretError::WrappedSecretId { .. }), "a used one: {error}");
     assert!(error.to_string().contains("ALARM"), "{error}");
+    a_namespace_is_no_part_of_the_creation_path(&bao).await;
+}
+
+async fn a_namespace_is_no_part_of_the_creation_path(bao: &Bao) {
+    bao.put("sys/namespaces/team", Value::Null).await;
+    bao.put("team/sys/auth/approle", json!({"type": "approle"})).await;
+    bao.put("team/auth/approle/role/placet", json!({"token_policies": ["default"]})).await;
+    let role_id = bao.ask("GET", "team/auth/approle/role/placet/role-id", Value::Null).await;
+    let wrapped = bao.wrapped("team/auth/approle/role/placet/secret-id", Value::Null).await;
+    let auth = VaultAuth::AppRole {
+        role_id: literal(role_id["data"]["role_id"].as_str().unwrap()),
+        secret_id: literal(&wrapped),
+        wrapped_for: Some("placet".to_owned()),
+        mount: "approle".to_owned(),
+    };
+    let settings = VaultSettings { namespace: Some("team".to_owned()), ..bao.settings(auth) };
+    let error = read(settings, "apps/orders", "orders").await.unwrap_err();
+    assert!(matches!(error, SecretError::PermissionDenied { .. }), "logged in: {error}");
 }
 
 #[tokio::test]
