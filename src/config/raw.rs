@@ -150,7 +150,8 @@ raw! {
         pub(super) method: Option<AuthMethod>,
         /// The auth method's mount. Default: the method's name.
         pub(super) mount: Option<String>,
-        /// kubernetes, jwt: the role.
+        /// kubernetes, jwt: the role. cert: the role, if not any. appRole: the name of the role whose
+        /// wrapped secret id it is.
         pub(super) role: Option<String>,
         /// token: as a reference `{{storeId=ENV_VAR,key=…}}`.
         pub(super) token: Option<String>,
@@ -168,9 +169,9 @@ raw! {
         pub(super) secret_id_file: Option<String>,
         /// appRole: an environment variable that holds the secret id.
         pub(super) secret_id_env: Option<String>,
-        /// appRole: the secret id is response-wrapped.
+        /// appRole: the secret id is response-wrapped; needs `role`.
         pub(super) secret_id_wrapped: Option<bool>,
-        /// kubernetes: the projected token.
+        /// kubernetes: the projected token. Default: where Kubernetes mounts it.
         pub(super) service_account_token_file: Option<String>,
         /// jwt: the token.
         pub(super) jwt_file: Option<String>,
@@ -195,7 +196,7 @@ pub(super) enum AuthMethod {
 raw! {
     /// Whom a store's client trusts.
     pub(super) struct StoreTls {
-        /// Certificate authorities, PEM, beside the system's.
+        /// Certificate authorities, PEM; only these are trusted. Default: the system's.
         pub(super) ca_file: Option<String>,
     }
 }

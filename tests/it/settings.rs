@@ -59,7 +59,6 @@ fn the_contract_s_example_has_no_unknown_key() {
     // What remains are files that are not here, an elided address, and what this version lacks.
     let expected = [
         "scopes[0].deny.headers.…:",
-        "secretStores[0].details.auth.method: this login method is not in this version",
         "secretStores[3].type: this type of store is not in this version",
         "secretStores[4].type: this type of store is not in this version",
         "scopes[0].identity.peer: any local process could claim to be a peer",
