@@ -1,9 +1,10 @@
-"""Real OpenBao in development mode, and its HTTP API."""
+"""Real OpenBao, in development mode or on disk, and its HTTP API."""
 
 import json
 import os
 import urllib.error
 import urllib.request
+from pathlib import Path
 
 from .process import Process, free_port
 
@@ -68,3 +69,49 @@ class Bao(Process):
         role_id = self.must("GET", f"auth/approle/role/{name}/role-id")["data"]["role_id"]
         secret_id = self.must("POST", f"auth/approle/role/{name}/secret-id", {})["data"]["secret_id"]
         return role_id, secret_id
+
+
+class RaftBao(Bao):
+    """A server that keeps everything on disk: killed and started again, it is unsealed and goes on."""
+
+    def __init__(self, directory):
+        super().__init__(directory)
+        data, cluster = Path(directory) / "raft", free_port()
+        data.mkdir()
+        config = Path(directory) / "bao.hcl"
+        config.write_text(f'''
+            storage "raft" {{
+              path = "{data}"
+              node_id = "one"
+              performance_multiplier = "1"
+            }}
+            listener "tcp" {{
+              address = "127.0.0.1:{self.port}"
+              tls_disable = true
+            }}
+            api_addr = "{self.address}"
+            cluster_addr = "https://127.0.0.1:{cluster}"
+        ''')
+        self.argv = [os.environ["PLACET_TEST_BAO"], "server", f"-config={config}"]
+        self._unseal_key = None
+
+    def start(self):
+        Process.start(self)
+        self.wait_until(lambda: self.status("sys/health"), "OpenBao listens")
+        if self._unseal_key:
+            self.unseal()
+        else:
+            self._initialize()
+        return self
+
+    def unseal(self):
+        self.must("PUT", "sys/unseal", {"key": self._unseal_key})
+        self.wait_until(lambda: self.status("sys/health") == 200, "OpenBao is unsealed")
+
+    def _initialize(self):
+        answer = self.must("PUT", "sys/init", {"secret_shares": 1, "secret_threshold": 1})
+        self._unseal_key = answer["keys"][0]
+        self.unseal()
+        self.must("POST", "auth/token/create", {"id": "root", "policies": ["root"]}, token=answer["root_token"])
+        self.must("POST", "sys/mounts/secret", {"type": "kv", "options": {"version": "2"}})
+        self.wait_until(lambda: self.status("sys/internal/ui/mounts/secret") == 200, "KV is mounted")
