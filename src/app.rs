@@ -77,7 +77,7 @@ impl App {
         let metrics = Metrics::new();
         let (recorder, log) = Recorder::open(&config.decision_log, metrics.clone())
             .context("the decision log can't be opened")?;
-        let generation = Generation::start(config, clock)?;
+        let generation = Generation::start(config, clock, &[])?;
         let live = Live {
             scopes: Arc::new(ArcSwap::new(Arc::clone(&generation.scopes))),
             needs: Arc::new(ArcSwap::from_pointee(generation.needs.clone())),
@@ -203,7 +203,7 @@ impl Keeper {
         if config.listen != self.addresses {
             tracing::warn!("listen: a change of addresses takes a restart");
         }
-        let next = Generation::start(config, self.clock)?;
+        let next = Generation::start(config, self.clock, &current.needs)?;
         if current.is_complete() {
             let grace = next.startup_grace;
             tokio::time::timeout(grace, next.complete()).await.map_err(|_| {
@@ -236,7 +236,8 @@ async fn report_health(
         }
         tokio::select! {
             () = shutdown.cancelled() => {}
-            changed = ready.changed() => changed.context("readiness has no writer")?,
+            // Its writer ends at shutdown too, and may be first.
+            changed = ready.changed() => if changed.is_err() { shutdown.cancelled().await },
         }
     }
 }

@@ -36,15 +36,16 @@ pub(super) struct Generation {
 }
 
 impl Generation {
-    /// Compiles `config` and starts to load its keys.
-    pub(super) fn start(config: Config, clock: Clock) -> Result<Self> {
+    /// Compiles `config` and starts to load its keys; `earlier` is what the generation before it
+    /// needed, whose keys are not forgotten.
+    pub(super) fn start(config: Config, clock: Clock, earlier: &[Needs]) -> Result<Self> {
         let end = CancellationToken::new();
         let mut tasks = JoinSet::new();
         let own_issuers = config.own_issuers();
         let mut scopes = Vec::new();
         let mut needs = Vec::new();
         for scope in config.scopes {
-            let (selectable, need) = build(scope, &own_issuers, clock, &mut tasks, &end)?;
+            let (selectable, need) = build(scope, &own_issuers, clock, earlier, &mut tasks, &end)?;
             scopes.push(selectable);
             needs.push(need);
         }
@@ -92,10 +93,13 @@ fn build(
     config: ScopeConfig,
     own_issuers: &[String],
     clock: Clock,
+    earlier: &[Needs],
     tasks: &mut JoinSet<()>,
     end: &CancellationToken,
 ) -> Result<(Selectable, Needs)> {
-    let (key_task, keys) = KeyTask::new(config.key_source(), clock);
+    let earlier = earlier.iter().find(|needs| needs.client_id == config.client_id);
+    let (key_task, keys) =
+        KeyTask::new(config.key_source(), clock, earlier.map(|needs| &needs.keys));
     tasks.spawn(key_task.run(end.child_token()));
     let mut issuers = Vec::new();
     for issuer in &config.identity.issuers {

@@ -87,7 +87,7 @@ async fn without_a_key_nothing_is_granted() {
         token_lifetime: std::time::Duration::ZERO,
         max_key_age: std::time::Duration::ZERO,
     };
-    let (_task, keys) = crate::keys::KeyTask::new(source, crate::clock::Clock::Fixed(NOW));
+    let (_task, keys) = crate::keys::KeyTask::new(source, crate::clock::Clock::Fixed(NOW), None);
     let minter = Minter::new(fixture::claim_settings(), keys);
     let keyless = Authorizer { minter, ..fixture::authorizer() };
     assert_eq!(reason(&keyless, &request("GET", "/accounts/1")).await, Reason::KeyUnavailable);

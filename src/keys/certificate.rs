@@ -14,7 +14,7 @@ use super::KeyError;
 use crate::clock::Timestamp;
 
 /// A PEM chain, the key's own certificate first.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Eq, PartialEq)]
 pub struct Certificate {
     chain: Vec<Link>,
     /// The leaf's `SubjectPublicKeyInfo`, DER.
@@ -22,7 +22,7 @@ pub struct Certificate {
     thumbprint: String,
 }
 
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Eq, PartialEq)]
 struct Link {
     der: Vec<u8>,
     subject: String,

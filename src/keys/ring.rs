@@ -60,7 +60,12 @@ impl KeyRing {
     /// Every key a verifier may need: the active one first, since two versions may share a `kid`
     /// and verifiers take the first, then the next ones, then the retired ones.
     pub fn published(&self) -> impl Iterator<Item = &Arc<SigningKey>> {
-        iter::once(&self.active).chain(&self.next).chain(&self.retired)
+        let mut seen = HashSet::new();
+        iter::once(&self.active)
+            .chain(&self.next)
+            .chain(&self.retired)
+            // One key may come back as a later version.
+            .filter(move |key| seen.insert((key.kid(), key.thumbprint())))
     }
 
     /// Key ids that more than one of the published keys has.

@@ -16,7 +16,7 @@ mod plan;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::sync::watch;
+use tokio::sync::{Mutex, watch};
 use tokio_util::sync::CancellationToken;
 
 use self::memory::Memory;
@@ -49,9 +49,17 @@ pub struct KeySource {
 impl KeySource {
     /// The keys as a process that starts now would use them.
     pub async fn ring(&self, now: Timestamp) -> Result<KeyRing, LoadError> {
-        let mut memory = Memory::new(self.timing());
+        let mut memory = Memory::default();
         memory.look(self, now).await?;
-        memory.ring(now, self.max_key_age).ok_or(LoadError::NoVersion)
+        memory.ring(self, now).ok_or(LoadError::NoVersion)
+    }
+
+    /// Whether the keys of `other` are this one's too, so that what is known of them still holds.
+    fn is_of_the_same_key(&self, other: &Self) -> bool {
+        self.store.id() == other.store.id()
+            && self.store.kind() == other.store.kind()
+            && self.location == other.location
+            && self.settings == other.settings
     }
 
     fn unusable(&self, source: KeyError) -> LoadError {
@@ -112,6 +120,14 @@ pub struct Keys {
     ring: watch::Receiver<Option<Arc<KeyRing>>>,
     problem: watch::Receiver<Option<String>>,
     valid_until: watch::Receiver<Option<Timestamp>>,
+    origin: Option<Origin>,
+}
+
+/// Where keys come from and what is known of them, for the next reading of the settings.
+#[derive(Clone, Debug)]
+struct Origin {
+    source: Arc<KeySource>,
+    memory: Arc<Mutex<Memory>>,
 }
 
 impl Keys {
@@ -143,14 +159,14 @@ impl Keys {
         let (_, ring) = watch::channel(Some(Arc::new(ring)));
         let (_, problem) = watch::channel(None);
         let (_, valid_until) = watch::channel(None);
-        Self { ring, problem, valid_until }
+        Self { ring, problem, valid_until, origin: None }
     }
 }
 
 /// Keeps one scope's [`Keys`] up to date.
 #[derive(Debug)]
 pub struct KeyTask {
-    source: KeySource,
+    origin: Origin,
     clock: Clock,
     ring: watch::Sender<Option<Arc<KeyRing>>>,
     problem: watch::Sender<Option<String>>,
@@ -158,14 +174,25 @@ pub struct KeyTask {
 }
 
 impl KeyTask {
-    /// The task, to be run by the caller, and the keys it will fill.
-    pub fn new(source: KeySource, clock: Clock) -> (Self, Keys) {
+    /// The task, to be run by the caller, and the keys it will fill. `earlier` are the scope's keys
+    /// under the settings before: of the same key, what is known goes on being known.
+    pub fn new(source: KeySource, clock: Clock, earlier: Option<&Keys>) -> (Self, Keys) {
+        let earlier = earlier.and_then(|keys| keys.origin.as_ref());
+        let memory = match earlier {
+            Some(origin) if origin.source.is_of_the_same_key(&source) => Arc::clone(&origin.memory),
+            _ => Arc::default(),
+        };
+        let origin = Origin { source: Arc::new(source), memory };
         let (ring, ring_reader) = watch::channel(None);
         let (problem, problem_reader) = watch::channel(None);
         let (valid_until, valid_until_reader) = watch::channel(None);
-        let keys =
-            Keys { ring: ring_reader, problem: problem_reader, valid_until: valid_until_reader };
-        (Self { source, clock, ring, problem, valid_until }, keys)
+        let keys = Keys {
+            ring: ring_reader,
+            problem: problem_reader,
+            valid_until: valid_until_reader,
+            origin: Some(origin.clone()),
+        };
+        (Self { origin, clock, ring, problem, valid_until }, keys)
     }
 
     /// Looks for the key, and for new ones, until `shutdown`.
@@ -174,35 +201,41 @@ impl KeyTask {
     }
 
     async fn watch_store(self) {
-        let mut memory = Memory::new(self.source.timing());
+        let Origin { source, memory } = &self.origin;
         let mut retry = FIRST_RETRY;
         loop {
-            let looked = memory.look(&self.source, self.clock.now()).await;
+            let mut memory = memory.lock().await;
+            let looked = memory.look(source, self.clock.now()).await;
             let now = self.clock.now();
             self.note(looked.err(), memory.last_success(), now);
-            let pause = match memory.ring(now, self.source.max_key_age) {
-                Some(ring) => {
-                    self.publish(ring);
-                    self.source.store.refresh_interval()
-                }
-                None => {
-                    retry = (retry * 2).min(LAST_RETRY);
-                    retry
-                }
+            let ring = memory.ring(source, now);
+            drop(memory);
+            let pause = if ring.is_some() {
+                retry = FIRST_RETRY;
+                source.store.refresh_interval()
+            } else {
+                retry = (retry * 2).min(LAST_RETRY);
+                retry
             };
+            self.publish(ring);
             tokio::time::sleep(pause).await;
         }
     }
 
-    fn publish(&self, ring: KeyRing) {
-        let scope = &self.source.settings.client_id;
-        let is_new = match self.ring.borrow().as_deref() {
-            None => true,
-            Some(known) => !known.is_same(&ring),
+    fn publish(&self, ring: Option<KeyRing>) {
+        let scope = &self.origin.source.settings.client_id;
+        let is_known = match (self.ring.borrow().as_deref(), &ring) {
+            (Some(known), Some(ring)) => known.is_same(ring),
+            (known, ring) => known.is_none() && ring.is_none(),
         };
-        if !is_new {
+        if is_known {
             return;
         }
+        let Some(ring) = ring else {
+            tracing::warn!(scope, "every version of the key was withdrawn: nothing is signed");
+            self.ring.send_replace(None);
+            return;
+        };
         let kids = |keys: &[Arc<SigningKey>]| {
             keys.iter().map(|key| key.kid().to_owned()).collect::<Vec<_>>().join(" ")
         };
@@ -219,13 +252,14 @@ impl KeyTask {
 
     /// Says what a look failed with, and how long what was loaded may still sign.
     fn note(&self, error: Option<LoadError>, last_success: Option<Timestamp>, now: Timestamp) {
-        let scope = &self.source.settings.client_id;
+        let source = &self.origin.source;
+        let scope = &source.settings.client_id;
         let text = error.map(|error| error.to_string());
         if text.is_some() && text != *self.problem.borrow() {
             let text = text.as_deref().unwrap_or_default();
             tracing::warn!(scope, "the signing key can't be read: {text}");
         }
-        let valid_until = last_success.map(|success| success.after(self.source.max_key_age));
+        let valid_until = last_success.map(|success| success.after(source.max_key_age));
         self.valid_until.send_replace(valid_until);
         if let (Some(_), Some(end)) = (&text, valid_until) {
             let seconds_left = end.since(now).as_secs();

@@ -14,7 +14,7 @@ use crate::clock::Timestamp;
 use crate::secrets::{KeyMaterial, Secret};
 
 /// What a scope says about its key.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Eq, PartialEq)]
 pub struct KeySettings {
     /// The scope's client ID; also the key id when there is no template.
     pub client_id: String,

@@ -2,9 +2,8 @@
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
-use std::time::Duration;
 
-use super::plan::{Plan, Timing, Version};
+use super::plan::{Plan, Version};
 use super::{KeySource, LoadError};
 use crate::clock::Timestamp;
 use crate::keys::{KeyError, KeyRing, KeySettings, SigningKey};
@@ -14,15 +13,14 @@ use crate::secrets::{KeyMaterial, Version as Listed};
 const MAX_VERSIONS: usize = 20;
 
 /// The loaded versions of one key.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(super) struct Memory {
-    timing: Timing,
     /// In ascending order of their numbers.
     loaded: Vec<Loaded>,
     /// Versions that are of no use: no longer needed, or the bytes of an earlier one.
     passed_over: BTreeSet<u64>,
     /// The newest version a look has shown.
-    newest: u64,
+    newest: Option<Version>,
     signing: Option<u64>,
     /// Versions that were seen to stop signing, and when.
     stopped: Vec<(u64, Timestamp)>,
@@ -45,18 +43,6 @@ struct Loaded {
 }
 
 impl Memory {
-    pub(super) fn new(timing: Timing) -> Self {
-        Self {
-            timing,
-            loaded: Vec::new(),
-            passed_over: BTreeSet::new(),
-            newest: 0,
-            signing: None,
-            stopped: Vec::new(),
-            last_success: None,
-        }
-    }
-
     /// When a look last succeeded.
     pub(super) fn last_success(&self) -> Option<Timestamp> {
         self.last_success
@@ -95,12 +81,13 @@ impl Memory {
         }
     }
 
-    /// The stages at `now`; `None` before the first key. Past `max_key_age` without a look that
+    /// The stages at `now`; `None` while there is no key. Past `maxKeyAge` without a look that
     /// succeeded the ring signs nothing.
-    pub(super) fn ring(&mut self, now: Timestamp, max_key_age: Duration) -> Option<KeyRing> {
+    pub(super) fn ring(&mut self, source: &KeySource, now: Timestamp) -> Option<KeyRing> {
         let versions: Vec<Version> = self.loaded.iter().map(|loaded| loaded.version).collect();
-        let plan = Plan::new(&versions, self.signing, &self.stopped, &self.timing, now)?;
+        let plan = Plan::new(&versions, self.signing, &self.stopped, &source.timing(), now)?;
         if let Some(before) = self.signing.filter(|before| *before != plan.active) {
+            self.stopped.retain(|(number, _)| *number != before);
             self.stopped.push((before, now));
         }
         self.signing = Some(plan.active);
@@ -108,7 +95,8 @@ impl Memory {
         let active = self.key(plan.active)?;
         let keys =
             |numbers: &[u64]| numbers.iter().filter_map(|number| self.key(*number)).collect();
-        let is_current = self.last_success.is_some_and(|success| now.since(success) <= max_key_age);
+        let is_current =
+            self.last_success.is_some_and(|success| now.since(success) <= source.max_key_age);
         Some(KeyRing::new(keys(&plan.next), active, keys(&plan.retired), is_current))
     }
 
@@ -123,14 +111,23 @@ impl Memory {
         source: &KeySource,
         listed: &[Listed],
     ) -> Result<Faults, LoadError> {
-        let newest = listed.iter().map(|version| version.number).max().unwrap_or_default();
-        if newest < self.newest {
-            // A node that lags behind: never go back.
+        let newest = listed.last().map(version_of);
+        if let (Some(newest), Some(known)) = (newest, self.newest)
+            && newest.number < known.number
+            && newest.created <= known.created
+        {
+            // A node that lags behind: never go back. With a later creation the secret was removed
+            // with its history, and written anew.
             return Ok(Faults::default());
         }
         self.newest = newest;
         let live: Vec<&Listed> = listed.iter().filter(|version| version.is_live).collect();
-        self.loaded.retain(|known| live.iter().any(|live| live.number == known.version.number));
+        let before = self.loaded.len();
+        self.loaded.retain(|known| live.iter().any(|live| version_of(live) == known.version));
+        if self.loaded.len() < before {
+            // With a version withdrawn, another one may be of use again.
+            self.passed_over.clear();
+        }
         let mut faults = Faults::default();
         for version in live.iter().rev().take(MAX_VERSIONS).rev() {
             let is_known = self.passed_over.contains(&version.number)
@@ -154,13 +151,14 @@ impl Memory {
     }
 
     fn keep(&mut self, listed: &Listed, key: SigningKey) {
-        if self.loaded.iter().any(|known| known.key.thumbprint() == key.thumbprint()) {
+        let mut newest_first = self.loaded.iter().rev();
+        let before = newest_first.find(|known| known.version.number < listed.number);
+        if before.is_some_and(|known| known.key.thumbprint() == key.thumbprint()) {
             // Bytes that did not change are not a new version.
             self.passed_over.insert(listed.number);
             return;
         }
-        let version = Version { number: listed.number, created: listed.created };
-        self.loaded.push(Loaded { version, key: Arc::new(key) });
+        self.loaded.push(Loaded { version: version_of(listed), key: Arc::new(key) });
         self.loaded.sort_by_key(|known| known.version.number);
     }
 
@@ -177,9 +175,10 @@ impl Memory {
             self.loaded.retain(|known| Some(known.version.number) <= signing);
             return;
         }
-        self.newest += 1;
+        let number = self.newest.map_or(1, |newest| newest.number + 1);
         let created = if self.loaded.is_empty() { Timestamp::from_millis(0) } else { now };
-        let version = Version { number: self.newest, created };
+        let version = Version { number, created };
+        self.newest = Some(version);
         self.loaded.push(Loaded { version, key: Arc::new(key) });
     }
 
@@ -193,6 +192,10 @@ impl Memory {
         self.loaded.retain(|known| is_needed(known.version.number));
         self.stopped.retain(|(number, _)| is_needed(*number));
     }
+}
+
+fn version_of(listed: &Listed) -> Version {
+    Version { number: listed.number, created: listed.created }
 }
 
 /// Loads a version; without the settings' certificate if that is another version's, in which case

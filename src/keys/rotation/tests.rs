@@ -47,7 +47,7 @@ fn put_again(folder: &Path, pem: &str) {
 /// Looks at `now`, and returns the thumbprints of active, next and retired keys.
 async fn look(memory: &mut Memory, source: &KeySource, now: Timestamp) -> [Vec<String>; 3] {
     memory.look(source, now).await.unwrap();
-    stages(&memory.ring(now, source.max_key_age).unwrap())
+    stages(&memory.ring(source, now).unwrap())
 }
 
 fn stages(ring: &KeyRing) -> [Vec<String>; 3] {
@@ -61,7 +61,7 @@ fn stages(ring: &KeyRing) -> [Vec<String>; 3] {
 async fn a_file_that_changes_is_published_first_and_then_signs() {
     let folder = tempfile::tempdir().unwrap();
     let source = source(folder.path());
-    let mut memory = Memory::new(source.timing());
+    let mut memory = Memory::default();
     put(folder.path());
     let [a, next, _] = look(&mut memory, &source, at(0)).await;
     assert!(next.is_empty());
@@ -83,7 +83,7 @@ async fn a_file_that_changes_is_published_first_and_then_signs() {
 async fn a_key_that_is_taken_back_before_its_time_never_signs() {
     let folder = tempfile::tempdir().unwrap();
     let source = source(folder.path());
-    let mut memory = Memory::new(source.timing());
+    let mut memory = Memory::default();
     let first = put(folder.path());
     let [a, ..] = look(&mut memory, &source, at(0)).await;
     put(folder.path());
@@ -97,19 +97,19 @@ async fn a_key_that_is_taken_back_before_its_time_never_signs() {
 async fn while_the_store_is_away_the_keys_go_on_for_max_key_age() {
     let folder = tempfile::tempdir().unwrap();
     let source = source(folder.path());
-    let mut memory = Memory::new(source.timing());
+    let mut memory = Memory::default();
     put(folder.path());
     let known = look(&mut memory, &source, at(0)).await;
     std::fs::write(folder.path().join("orders.pem"), "no key").unwrap();
     assert!(memory.look(&source, at(100)).await.is_err());
     for (now, signs) in [(100, true), (7200, true), (7201, false)] {
-        let ring = memory.ring(at(now), source.max_key_age).unwrap();
+        let ring = memory.ring(&source, at(now)).unwrap();
         assert_eq!(ring.signer().is_some(), signs, "at {now}");
         assert_eq!(stages(&ring), known, "published all the same");
     }
     put(folder.path());
     look(&mut memory, &source, at(7300)).await;
-    assert!(memory.ring(at(7300), source.max_key_age).unwrap().signer().is_some());
+    assert!(memory.ring(&source, at(7300)).unwrap().signer().is_some());
 }
 
 #[tokio::test]
@@ -120,18 +120,18 @@ async fn a_certificate_may_belong_to_one_version_but_must_belong_to_one() {
     source.settings.certificate =
         Some(crate::keys::Certificate::parse(&matching.certificate_pem).unwrap());
     put(folder.path());
-    let mut memory = Memory::new(source.timing());
+    let mut memory = Memory::default();
     let error = memory.look(&source, at(0)).await.unwrap_err();
     assert!(
         matches!(error, LoadError::Key { source: KeyError::CertificateMismatch { .. }, .. }),
         "{error}"
     );
-    assert!(memory.ring(at(0), source.max_key_age).is_none());
+    assert!(memory.ring(&source, at(0)).is_none());
     put_again(folder.path(), matching.private_key_pem.expose());
     look(&mut memory, &source, at(1)).await;
     put(folder.path());
     look(&mut memory, &source, at(2)).await;
-    let ring = memory.ring(at(2), source.max_key_age).unwrap();
+    let ring = memory.ring(&source, at(2)).unwrap();
     let with: Vec<bool> = ring.published().map(|key| key.has_certificate()).collect();
     assert_eq!(with, [true, false]);
 }
@@ -139,7 +139,7 @@ async fn a_certificate_may_belong_to_one_version_but_must_belong_to_one() {
 #[tokio::test(start_paused = true)]
 async fn the_task_loads_the_key_when_it_appears_and_says_why_it_waits() {
     let folder = tempfile::tempdir().unwrap();
-    let (task, mut keys) = KeyTask::new(source(folder.path()), Clock::Fixed(START));
+    let (task, mut keys) = KeyTask::new(source(folder.path()), Clock::Fixed(START), None);
     let shutdown = CancellationToken::new();
     let running = tokio::spawn(task.run(shutdown.clone()));
     while keys.problem().is_none() {
