@@ -243,7 +243,7 @@ impl From<Refusal> for Denial {
 impl From<MintError> for Denial {
     fn from(error: MintError) -> Self {
         let reason = match error {
-            MintError::NoKey | MintError::Sign(_) => Reason::KeyUnavailable,
+            MintError::NoKey | MintError::Stale | MintError::Sign(_) => Reason::KeyUnavailable,
             MintError::Expired => Reason::BadToken,
             MintError::TooLong(_) | MintError::Claims(_) | MintError::Random => Reason::Internal,
         };

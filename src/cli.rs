@@ -90,7 +90,7 @@ impl Command {
             Self::Validate(settings) => return validate::run(&settings.config),
             Self::Check(check) => check::run(&check)?,
             Self::Test(test) => return test::run(&test),
-            Self::Jwks(settings) => jwks::run(&settings.config)?,
+            Self::Jwks(settings) => jwks::run(&settings.config, Clock::System.now())?,
             Self::Verify(verify) => verify::run(&verify, Clock::System.now())?,
             Self::Keygen(keygen) => keygen::run(&keygen, Clock::System.now())?,
             Self::Schema => print(&serde_json::to_string_pretty(&config::schema())?)?,

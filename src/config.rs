@@ -5,6 +5,7 @@
 //! once, each with the path of its setting; with one error there is no [`Config`] at all.
 
 mod check;
+mod effective;
 mod load;
 mod raw;
 mod report;
@@ -44,8 +45,8 @@ pub struct Config {
     pub ready_needs_all: bool,
     /// What is allowed and worth a second look.
     pub warnings: Vec<String>,
-    /// The settings as written, with credentials taken out: for `/config`.
-    pub redacted: serde_json::Value,
+    /// The settings in force, without credentials: for `/config`.
+    pub effective: serde_json::Value,
 }
 
 /// Where to listen.
@@ -104,6 +105,8 @@ pub struct ScopeConfig {
     pub key: KeySettings,
     /// A new key is published this long before it signs.
     pub publish_before: Duration,
+    /// With the store away longer than this, nothing is signed.
+    pub max_key_age: Duration,
     /// What its tokens say.
     pub claims: ClaimSettings,
     /// The header that carries them.
@@ -122,6 +125,7 @@ impl ScopeConfig {
             location: self.location.clone(),
             settings: self.key.clone(),
             publish_before: self.publish_before,
+            max_key_age: self.max_key_age,
             token_lifetime: Duration::from_secs(self.claims.lifetime),
         }
     }

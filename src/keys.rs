@@ -24,9 +24,10 @@ mod signing;
 mod test_keys;
 
 pub use algorithm::{Algorithm, UnknownAlgorithm};
+pub use certificate::Certificate;
 pub use error::{KeyError, SignError};
 pub use generate::{GeneratedKey, generate};
 pub use key_id::KeyIdTemplate;
 pub use ring::KeyRing;
-pub use rotation::{KeySource, KeyTask, Keys, LoadError, Rotation};
+pub use rotation::{KeySource, KeyTask, Keys, LoadError};
 pub use signing::{KeySettings, SigningKey};

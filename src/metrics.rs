@@ -30,6 +30,7 @@ struct Inner {
     reload_failures: Counter,
     log_dropped: Counter,
     key_age: Family<ScopeLabel, Gauge<i64, AtomicI64>>,
+    key_left: Family<ScopeLabel, Gauge<i64, AtomicI64>>,
 }
 
 #[derive(Clone, Debug, EncodeLabelSet, Eq, Hash, PartialEq)]
@@ -54,6 +55,7 @@ impl Metrics {
             reload_failures: Counter::<u64, AtomicU64>::default(),
             log_dropped: Counter::default(),
             key_age: Family::default(),
+            key_left: Family::default(),
         };
         Self(Arc::new(inner.registered()))
     }
@@ -83,9 +85,12 @@ impl Metrics {
 
     /// Notes how old a scope's signing key is.
     pub fn signing_key_age(&self, scope: &str, age: Duration) {
-        let seconds = i64::try_from(age.as_secs()).unwrap_or(i64::MAX);
-        let label = ScopeLabel { scope: scope.to_owned() };
-        self.0.key_age.get_or_create(&label).set(seconds);
+        set_seconds(&self.0.key_age, scope, age);
+    }
+
+    /// Notes how long a scope's keys may go on signing without their store.
+    pub fn signing_key_left(&self, scope: &str, left: Duration) {
+        set_seconds(&self.0.key_left, scope, left);
     }
 
     /// The Prometheus text exposition.
@@ -99,6 +104,15 @@ impl Metrics {
             }
         }
     }
+}
+
+fn set_seconds(
+    family: &Family<ScopeLabel, Gauge<i64, AtomicI64>>,
+    scope: &str,
+    duration: Duration,
+) {
+    let seconds = i64::try_from(duration.as_secs()).unwrap_or(i64::MAX);
+    family.get_or_create(&ScopeLabel { scope: scope.to_owned() }).set(seconds);
 }
 
 impl Default for Metrics {
@@ -134,6 +148,11 @@ impl Inner {
             "signing_key_age_seconds",
             "Age of a scope's signing key, from its creation in the secret store where known",
             self.key_age.clone(),
+        );
+        registry.register(
+            "signing_key_seconds_left",
+            "How long a scope's loaded keys may go on signing while the secret store is away",
+            self.key_left.clone(),
         );
         self
     }

@@ -72,6 +72,17 @@ pub struct KeyMaterial {
     pub created: Option<Timestamp>,
 }
 
+/// One version of a secret, as its store lists it.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct Version {
+    /// Its number; a store counts up.
+    pub number: u64,
+    /// When the store says it was made.
+    pub created: Timestamp,
+    /// Whether it can be read: neither deleted nor destroyed.
+    pub is_live: bool,
+}
+
 /// One opened store.
 #[expect(clippy::large_enum_variant, reason = "a handful of values, made once at start")]
 #[derive(Debug)]
@@ -143,6 +154,36 @@ impl SecretStore {
             Self::Vault(store) => store.read(at).await,
             Self::File(store) => store.read(&at.name).await,
             Self::Env(store) => store.read(&at.name),
+        }
+    }
+
+    /// The versions the store has of what is at a location, oldest first. `None`: it keeps no
+    /// history (KV version 1, file, env), or doesn't let us see it.
+    ///
+    /// # Errors
+    /// If the store can't be reached or refuses, or there is nothing there.
+    pub async fn versions(&self, at: &KeyLocation) -> Result<Option<Vec<Version>>, SecretError> {
+        match self {
+            Self::Vault(store) => store.versions(at).await,
+            Self::File(_) | Self::Env(_) => Ok(None),
+        }
+    }
+
+    /// Reads one version of what is at a location.
+    ///
+    /// # Errors
+    /// As [`Self::read`]; if that version is deleted, destroyed or unknown; if the store keeps no
+    /// history.
+    pub async fn read_version(
+        &self,
+        at: &KeyLocation,
+        number: u64,
+    ) -> Result<KeyMaterial, SecretError> {
+        match self {
+            Self::Vault(store) => store.read_version(at, number).await,
+            Self::File(_) | Self::Env(_) => {
+                Err(SecretError::NoHistory { store: self.id().to_owned() })
+            }
         }
     }
 }

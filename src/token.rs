@@ -58,7 +58,7 @@ impl Minter {
         id: &TokenId,
     ) -> Result<Token, MintError> {
         let ring = self.keys.ring().ok_or(MintError::NoKey)?;
-        let key = ring.active();
+        let key = ring.signer().ok_or(MintError::Stale)?;
         let claims = self.settings.claims(permit, items, request, now, id)?;
         let claims = serde_json::to_vec(&claims).map_err(MintError::Claims)?;
         let mut jws = String::with_capacity(claims.len() * 2);
@@ -144,6 +144,9 @@ pub enum MintError {
     /// The scope's key has not been loaded.
     #[error("there is no signing key yet: see /readyz for what its secret store says")]
     NoKey,
+    /// The key's store has been away for longer than `maxKeyAge`.
+    #[error("the key's secret store has been away for longer than maxKeyAge: see /readyz")]
+    Stale,
     /// The key refused.
     #[error(transparent)]
     Sign(#[from] SignError),

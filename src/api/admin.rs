@@ -64,6 +64,9 @@ async fn metrics(State(shown): State<Shown>) -> Response {
         if let Some(created) = needs.keys.ring().and_then(|ring| ring.active().created()) {
             shown.metrics.signing_key_age(&needs.client_id, now.since(created));
         }
+        if let Some(end) = needs.keys.valid_until() {
+            shown.metrics.signing_key_left(&needs.client_id, end.since(now));
+        }
     }
     let format = "application/openmetrics-text; version=1.0.0; charset=utf-8";
     ([(header::CONTENT_TYPE, format)], shown.metrics.exposition()).into_response()

@@ -51,7 +51,7 @@ impl Generation {
         Ok(Self {
             scopes: Arc::new(Scopes::new(scopes)),
             needs,
-            settings: config.redacted,
+            settings: config.effective,
             startup_grace: config.startup_grace,
             ready_needs_all: config.ready_needs_all,
             started: Instant::now(),

@@ -79,6 +79,7 @@ async fn without_a_key_nothing_is_granted() {
         },
         publish_before: std::time::Duration::ZERO,
         token_lifetime: std::time::Duration::ZERO,
+        max_key_age: std::time::Duration::ZERO,
     };
     let (_task, keys) = crate::keys::KeyTask::new(source, crate::clock::Clock::Fixed(NOW));
     let minter = Minter::new(fixture::claim_settings(), keys);

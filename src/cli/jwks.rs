@@ -6,17 +6,18 @@ use anyhow::{Context, Result};
 use serde_json::json;
 
 use super::print;
+use crate::clock::Timestamp;
 use crate::config::Config;
 
-pub(super) fn run(path: &Path) -> Result<()> {
+pub(super) fn run(path: &Path, now: Timestamp) -> Result<()> {
     let config = Config::load(path)?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let keys = runtime.block_on(async {
         let mut keys = Vec::new();
         for scope in &config.scopes {
-            let key = scope.key_source().read().await;
-            let key = key.with_context(|| format!("the key of scope `{}`", scope.client_id))?;
-            keys.push(key.jwk().clone());
+            let ring = scope.key_source().ring(now).await;
+            let ring = ring.with_context(|| format!("the key of scope `{}`", scope.client_id))?;
+            keys.extend(ring.published().map(|key| key.jwk().clone()));
         }
         anyhow::Ok(keys)
     })?;

@@ -3,6 +3,9 @@
 use std::path::PathBuf;
 
 use anyhow::{Context, Result};
+use rustix::process::{
+    DumpableBehavior, Resource, Rlimit, set_dumpable_behavior, setrlimit,
+};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
@@ -12,6 +15,7 @@ use crate::clock::Clock;
 
 pub(super) fn run(config: PathBuf) -> Result<()> {
     log_panics();
+    forbid_core_dumps();
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
     runtime.block_on(async {
         let shutdown = CancellationToken::new();
@@ -35,6 +39,16 @@ pub(super) fn run(config: PathBuf) -> Result<()> {
         signals.abort();
         outcome
     })
+}
+
+/// A core dump would hold the private keys; nor may another process of this user read the memory.
+fn forbid_core_dumps() {
+    let limit = Rlimit { current: Some(0), maximum: Some(0) };
+    let limited = setrlimit(Resource::Core, limit);
+    let closed = set_dumpable_behavior(DumpableBehavior::NotDumpable);
+    if let Err(error) = limited.and(closed) {
+        tracing::warn!(%error, "core dumps can't be forbidden");
+    }
 }
 
 /// A panic answers its request with a denial; its place is logged, its message is not: that could

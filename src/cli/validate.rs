@@ -11,7 +11,7 @@ use anyhow::Result;
 use super::print;
 use crate::clock::Clock;
 use crate::config::{Config, ScopeConfig};
-use crate::keys::LoadError;
+use crate::keys::{KeyError, LoadError};
 
 pub(super) fn run(path: &Path) -> Result<ExitCode> {
     let mut config = Config::load(path)?;
@@ -35,14 +35,31 @@ async fn check_keys(scopes: &[ScopeConfig], warnings: &mut Vec<String>) -> Vec<S
     let mut errors = Vec::new();
     for (index, scope) in scopes.iter().enumerate() {
         let line = |error: &dyn std::fmt::Display| format!("scopes[{index}].jwtSigning: {error}");
-        match scope.key_source().read().await {
-            Ok(key) => {
-                warnings.extend(key.warnings(Clock::System.now()).iter().map(|warning| {
-                    format!("scopes[{index}].jwtResponse.x509Certificate: {warning}")
-                }))
+        let now = Clock::System.now();
+        let ring = match scope.key_source().ring(now).await {
+            Ok(ring) => ring,
+            Err(LoadError::Key {
+                source: error @ KeyError::CertificateMismatch { .. }, ..
+            }) => {
+                errors.push(format!("scopes[{index}].jwtResponse.x509Certificate: {error}"));
+                continue;
             }
-            Err(LoadError::Secret(error)) => warnings.push(line(&error)),
-            Err(LoadError::Key(error)) => errors.push(line(&error)),
+            Err(error @ LoadError::Key { .. }) => {
+                errors.push(line(&error));
+                continue;
+            }
+            Err(error) => {
+                warnings.push(line(&error));
+                continue;
+            }
+        };
+        for warning in ring.published().flat_map(|key| key.warnings(now)) {
+            warnings.push(format!("scopes[{index}].jwtResponse.x509Certificate: {warning}"));
+        }
+        for kid in ring.shared_kids() {
+            warnings.push(format!(
+                "scopes[{index}].jwtResponse.keyId: two live versions of the key have the key id `{kid}`: use {{{{key_version}}}} or {{{{thumbprint}}}}"
+            ));
         }
     }
     errors

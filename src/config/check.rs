@@ -9,11 +9,9 @@ use std::fmt::Display;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use serde_json::Value;
-
 use super::load::Loaded;
 use super::report::Report;
-use super::{Config, ScopeConfig, raw};
+use super::{Config, ScopeConfig, effective, raw};
 use crate::audit::Sink;
 
 /// The checked settings; `None`, or any error in `report`, means they can't be used.
@@ -41,15 +39,17 @@ pub(super) fn check(loaded: Loaded, report: &mut Report) -> Option<Config> {
     let decision_log = sink(settings.decision_log.sink.as_ref(), &loaded, report);
     let startup_grace =
         duration("startupGrace", settings.startup_grace.as_deref(), secs(30), report);
-    let redacted = redact(serde_json::to_value(settings).unwrap_or_default());
+    let listen = listen?;
+    let scopes: Vec<ScopeConfig> = scopes.into_iter().collect::<Option<_>>()?;
+    let effective = effective::settings(settings, &listen, &scopes);
     Some(Config {
-        listen: listen?,
-        scopes: scopes.into_iter().collect::<Option<_>>()?,
+        listen,
+        scopes,
         decision_log: decision_log?,
         startup_grace: startup_grace?,
         ready_needs_all: settings.readiness == Some(raw::ReadinessRule::All),
         warnings: Vec::new(),
-        redacted,
+        effective,
     })
 }
 
@@ -161,38 +161,6 @@ fn refuse_foreign(path: &str, fields: &[(&str, bool)], owner: &str, report: &mut
     for (name, _) in fields.iter().filter(|(_, is_set)| *is_set) {
         report
             .error(format!("{path}.{name}"), format_args!("does not belong to {owner}: remove it"));
-    }
-}
-
-/// Takes out what may be a credential; the rest of the settings is no secret.
-fn redact(mut settings: Value) -> Value {
-    redact_in(&mut settings);
-    settings
-}
-
-fn redact_in(value: &mut Value) {
-    match value {
-        Value::Object(fields) => {
-            fields.retain(|_, value| !is_unset(value));
-            for (name, value) in fields {
-                if matches!(name.as_str(), "token" | "secretId") {
-                    *value = "redacted".into();
-                } else {
-                    redact_in(value);
-                }
-            }
-        }
-        Value::Array(items) => items.iter_mut().for_each(redact_in),
-        _ => {}
-    }
-}
-
-fn is_unset(value: &Value) -> bool {
-    match value {
-        Value::Null => true,
-        Value::Array(items) => items.is_empty(),
-        Value::Object(fields) => fields.values().all(is_unset),
-        _ => false,
     }
 }
 

@@ -14,11 +14,15 @@ use super::KeyError;
 use crate::clock::Timestamp;
 
 /// A PEM chain, the key's own certificate first.
-pub(super) struct Certificate {
+#[derive(Clone, Debug)]
+pub struct Certificate {
     chain: Vec<Link>,
+    /// The leaf's `SubjectPublicKeyInfo`, DER.
+    public_key: Vec<u8>,
     thumbprint: String,
 }
 
+#[derive(Clone, Debug)]
 struct Link {
     der: Vec<u8>,
     subject: String,
@@ -27,25 +31,18 @@ struct Link {
 }
 
 impl Certificate {
-    /// Reads `pem` and holds its first certificate against the public key `key_info`
-    /// (`SubjectPublicKeyInfo` DER).
+    /// Reads `pem`.
     ///
     /// # Errors
-    /// If it isn't a chain of certificates in order, or the first is for another key.
-    pub(super) fn load(pem: &str, key_info: &[u8]) -> Result<Self, KeyError> {
+    /// If it isn't a chain of certificates in order.
+    pub fn parse(pem: &str) -> Result<Self, KeyError> {
         let blocks = blocks(pem)?;
         let parsed: Vec<X509Certificate<'_>> =
             blocks.iter().map(|der| certificate(der)).collect::<Result<_, _>>()?;
         let (leaf, leaf_der) =
             parsed.first().zip(blocks.first()).ok_or(KeyError::MalformedCertificate)?;
-        let public_key = leaf.tbs_certificate.subject_pki.raw;
-        if public_key != key_info {
-            return Err(KeyError::CertificateMismatch {
-                certificate: fingerprint(public_key),
-                key: fingerprint(key_info),
-            });
-        }
         check_order(&parsed)?;
+        let public_key = leaf.tbs_certificate.subject_pki.raw.to_vec();
         let thumbprint = URL_SAFE_NO_PAD.encode(digest(&SHA256, leaf_der));
         let chain = parsed
             .iter()
@@ -57,7 +54,21 @@ impl Certificate {
                 not_after: certificate.validity().not_after.timestamp(),
             })
             .collect();
-        Ok(Self { chain, thumbprint })
+        Ok(Self { chain, public_key, thumbprint })
+    }
+
+    /// Holds the first certificate against the public key `key_info` (`SubjectPublicKeyInfo` DER).
+    ///
+    /// # Errors
+    /// If it is for another key.
+    pub(super) fn check_key(&self, key_info: &[u8]) -> Result<(), KeyError> {
+        if self.public_key == key_info {
+            return Ok(());
+        }
+        Err(KeyError::CertificateMismatch {
+            certificate: fingerprint(&self.public_key),
+            key: fingerprint(key_info),
+        })
     }
 
     /// `x5c`: each certificate in standard base64 (RFC 7517 section 4.7).

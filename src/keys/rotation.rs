@@ -1,10 +1,17 @@
 //! A scope's key from store to ring, for life.
 //!
-//! [`Rotation`] is the plan, without clock or store: what was seen when, and what follows. A new key
-//! is published first and signs only after `publish_before`, since verifiers cache what they
-//! fetched; a key that no longer signs stays published until its last token has expired.
-//! [`KeyTask`] is the loop around it: it looks into the store, and keeps what it has when the store
-//! is away.
+//! [`plan`] says which version of the key is in which stage; [`KeyTask`] is the loop around it. It
+//! looks into the store every refresh interval and loads versions it has not seen. A look that
+//! fails changes nothing: what was loaded goes on signing, for `maxKeyAge` at most, and stays
+//! published. A look that shows less than an earlier one comes from a node that lags behind and
+//! is passed over.
+//!
+//! Stores without history (KV v1, file, env) show one key at a time. Their versions are counted here
+//! as they are seen, so a restart in the middle of a rotation forgets the older key and lets the
+//! newer one sign at once.
+
+mod memory;
+mod plan;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -12,74 +19,15 @@ use std::time::Duration;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
+use self::memory::Memory;
+use self::plan::Timing;
 use super::{KeyError, KeyRing, KeySettings, SigningKey};
 use crate::clock::{Clock, Timestamp};
 use crate::secrets::{KeyLocation, SecretError, SecretStore};
 
-/// How far verifiers' clocks may be off.
-const SKEW: Duration = Duration::from_secs(60);
-
 /// Pauses between attempts while there is no key at all.
 const FIRST_RETRY: Duration = Duration::from_millis(200);
 const LAST_RETRY: Duration = Duration::from_secs(5);
-
-/// Which keys there are, and since when.
-#[derive(Debug)]
-pub struct Rotation {
-    publish_before: Duration,
-    token_lifetime: Duration,
-    active: Arc<SigningKey>,
-    /// Published, waiting to sign since this time.
-    next: Option<(Arc<SigningKey>, Timestamp)>,
-    /// No longer signing since this time; latest first.
-    retired: Vec<(Arc<SigningKey>, Timestamp)>,
-}
-
-impl Rotation {
-    /// Begins with the first key seen, which signs at once.
-    pub fn begin(key: SigningKey, publish_before: Duration, token_lifetime: Duration) -> Self {
-        let active = Arc::new(key);
-        Self { publish_before, token_lifetime, active, next: None, retired: Vec::new() }
-    }
-
-    /// Takes note of the key that is in the store at `now`. A key that is already known, by its
-    /// thumbprint, is not a new version.
-    pub fn observe(&mut self, key: SigningKey, now: Timestamp) {
-        let is_next = self.next.as_ref().is_some_and(|(next, _)| is_same(next, &key));
-        if is_same(&self.active, &key) {
-            self.next = None;
-        } else if !is_next {
-            self.next = Some((Arc::new(key), now));
-        }
-        self.advance(now);
-    }
-
-    /// Does what is due at `now`.
-    pub fn advance(&mut self, now: Timestamp) {
-        if let Some((_, since)) = &self.next
-            && now.since(*since) >= self.publish_before
-            && let Some((next, _)) = self.next.take()
-        {
-            let old = std::mem::replace(&mut self.active, next);
-            self.retired.insert(0, (old, now));
-        }
-        let keep = self.token_lifetime + SKEW;
-        self.retired.retain(|(_, since)| now.since(*since) < keep);
-    }
-
-    /// The keys by life stage.
-    pub fn ring(&self) -> KeyRing {
-        KeyRing::new(
-            self.next.iter().map(|(key, _)| Arc::clone(key)).collect(),
-            Arc::clone(&self.active),
-            self.retired.iter().map(|(key, _)| Arc::clone(key)).collect(),
-        )
-    }
-}
-
-fn is_same(known: &SigningKey, key: &SigningKey) -> bool {
-    known.thumbprint() == key.thumbprint() && known.kid() == key.kid()
-}
 
 /// What one scope's key is loaded by.
 #[derive(Debug)]
@@ -94,13 +42,29 @@ pub struct KeySource {
     pub publish_before: Duration,
     /// The longest life of a token.
     pub token_lifetime: Duration,
+    /// With the store away longer than this, nothing is signed.
+    pub max_key_age: Duration,
 }
 
 impl KeySource {
-    /// Reads the key as it is in the store now.
-    pub async fn read(&self) -> Result<SigningKey, LoadError> {
-        let material = self.store.read(&self.location).await?;
-        Ok(SigningKey::load(&material, &self.settings)?)
+    /// The keys as a process that starts now would use them.
+    pub async fn ring(&self, now: Timestamp) -> Result<KeyRing, LoadError> {
+        let mut memory = Memory::new(self.timing());
+        memory.look(self, now).await?;
+        memory.ring(now, self.max_key_age).ok_or(LoadError::NoVersion)
+    }
+
+    fn unusable(&self, source: KeyError) -> LoadError {
+        let (store, name) = (self.store.id().to_owned(), self.location.name.clone());
+        LoadError::Key { store, name, source }
+    }
+
+    fn timing(&self) -> Timing {
+        Timing {
+            publish_before: self.publish_before,
+            token_lifetime: self.token_lifetime,
+            refresh_interval: self.store.refresh_interval(),
+        }
     }
 }
 
@@ -111,8 +75,18 @@ pub enum LoadError {
     #[error(transparent)]
     Secret(#[from] SecretError),
     /// What was read can't be used.
-    #[error(transparent)]
-    Key(#[from] KeyError),
+    #[error("the key `{name}` in the store `{store}`: {source}")]
+    Key {
+        /// The store's id.
+        store: String,
+        /// The key's name.
+        name: String,
+        /// What is wrong with it.
+        source: KeyError,
+    },
+    /// Every version is deleted or unusable.
+    #[error("no version of the key can be used: write a new one to the store")]
+    NoVersion,
 }
 
 /// A scope's keys, for readers.
@@ -120,6 +94,7 @@ pub enum LoadError {
 pub struct Keys {
     ring: watch::Receiver<Option<Arc<KeyRing>>>,
     problem: watch::Receiver<Option<String>>,
+    valid_until: watch::Receiver<Option<Timestamp>>,
 }
 
 impl Keys {
@@ -131,6 +106,11 @@ impl Keys {
     /// What the last look into the store failed with.
     pub fn problem(&self) -> Option<String> {
         self.problem.borrow().clone()
+    }
+
+    /// Until when what is loaded may sign without another look that succeeds.
+    pub fn valid_until(&self) -> Option<Timestamp> {
+        *self.valid_until.borrow()
     }
 
     /// Waits for the first key.
@@ -145,7 +125,8 @@ impl Keys {
     pub fn fixed(ring: KeyRing) -> Self {
         let (_, ring) = watch::channel(Some(Arc::new(ring)));
         let (_, problem) = watch::channel(None);
-        Self { ring, problem }
+        let (_, valid_until) = watch::channel(None);
+        Self { ring, problem, valid_until }
     }
 }
 
@@ -156,6 +137,7 @@ pub struct KeyTask {
     clock: Clock,
     ring: watch::Sender<Option<Arc<KeyRing>>>,
     problem: watch::Sender<Option<String>>,
+    valid_until: watch::Sender<Option<Timestamp>>,
 }
 
 impl KeyTask {
@@ -163,8 +145,10 @@ impl KeyTask {
     pub fn new(source: KeySource, clock: Clock) -> (Self, Keys) {
         let (ring, ring_reader) = watch::channel(None);
         let (problem, problem_reader) = watch::channel(None);
-        let keys = Keys { ring: ring_reader, problem: problem_reader };
-        (Self { source, clock, ring, problem }, keys)
+        let (valid_until, valid_until_reader) = watch::channel(None);
+        let keys =
+            Keys { ring: ring_reader, problem: problem_reader, valid_until: valid_until_reader };
+        (Self { source, clock, ring, problem, valid_until }, keys)
     }
 
     /// Looks for the key, and for new ones, until `shutdown`.
@@ -173,18 +157,15 @@ impl KeyTask {
     }
 
     async fn watch_store(self) {
-        let mut rotation = None;
+        let mut memory = Memory::new(self.source.timing());
         let mut retry = FIRST_RETRY;
         loop {
+            let looked = memory.look(&self.source, self.clock.now()).await;
             let now = self.clock.now();
-            match self.source.read().await {
-                Ok(key) => self.publish(&mut rotation, key, now),
-                Err(error) => self.note(&error),
-            }
-            let pause = match &mut rotation {
-                Some(rotation) => {
-                    Rotation::advance(rotation, now);
-                    self.ring.send_replace(Some(Arc::new(rotation.ring())));
+            self.note(looked.err(), memory.last_success(), now);
+            let pause = match memory.ring(now, self.source.max_key_age) {
+                Some(ring) => {
+                    self.publish(ring);
                     self.source.store.refresh_interval()
                 }
                 None => {
@@ -196,30 +177,44 @@ impl KeyTask {
         }
     }
 
-    fn publish(&self, rotation: &mut Option<Rotation>, key: SigningKey, now: Timestamp) {
-        self.problem.send_replace(None);
-        let client_id = &self.source.settings.client_id;
-        match rotation {
-            Some(rotation) => rotation.observe(key, now),
-            None => {
-                for warning in key.warnings(now) {
-                    tracing::warn!(scope = client_id, "{warning}");
-                }
-                tracing::info!(scope = client_id, kid = key.kid(), "the signing key is loaded");
-                let KeySource { publish_before, token_lifetime, .. } = self.source;
-                *rotation = Some(Rotation::begin(key, publish_before, token_lifetime));
-            }
+    fn publish(&self, ring: KeyRing) {
+        let scope = &self.source.settings.client_id;
+        let is_new = match self.ring.borrow().as_deref() {
+            None => true,
+            Some(known) => !known.is_same(&ring),
+        };
+        if !is_new {
+            return;
         }
+        let kids = |keys: &[Arc<SigningKey>]| {
+            keys.iter().map(|key| key.kid().to_owned()).collect::<Vec<_>>().join(" ")
+        };
+        let (next, retired) = (kids(ring.next()), kids(ring.retired()));
+        tracing::info!(scope, active = ring.active().kid(), next, retired, "the signing keys");
+        for kid in ring.shared_kids() {
+            tracing::warn!(
+                scope,
+                "two live versions of the key have the key id `{kid}`: put {{{{key_version}}}} or {{{{thumbprint}}}} into keyId"
+            );
+        }
+        self.ring.send_replace(Some(Arc::new(ring)));
     }
 
-    fn note(&self, error: &LoadError) {
-        let text = error.to_string();
-        let is_new = self.problem.borrow().as_ref() != Some(&text);
-        if is_new {
-            let client_id = &self.source.settings.client_id;
-            tracing::warn!(scope = client_id, "the signing key can't be read: {text}");
-            self.problem.send_replace(Some(text));
+    /// Says what a look failed with, and how long what was loaded may still sign.
+    fn note(&self, error: Option<LoadError>, last_success: Option<Timestamp>, now: Timestamp) {
+        let scope = &self.source.settings.client_id;
+        let text = error.map(|error| error.to_string());
+        if text.is_some() && text != *self.problem.borrow() {
+            let text = text.as_deref().unwrap_or_default();
+            tracing::warn!(scope, "the signing key can't be read: {text}");
         }
+        let valid_until = last_success.map(|success| success.after(self.source.max_key_age));
+        self.valid_until.send_replace(valid_until);
+        if let (Some(_), Some(end)) = (&text, valid_until) {
+            let seconds_left = end.since(now).as_secs();
+            tracing::warn!(scope, seconds_left, "the loaded keys go on signing");
+        }
+        self.problem.send_replace(text);
     }
 }
 

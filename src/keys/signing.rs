@@ -23,7 +23,7 @@ pub struct KeySettings {
     /// The template of `kid`; `None`: the client ID.
     pub key_id: Option<KeyIdTemplate>,
     /// A PEM chain for the key, leaf first (`x509Certificate`).
-    pub certificate: Option<String>,
+    pub certificate: Option<Certificate>,
     /// The JWS header's `typ`.
     pub token_type: String,
 }
@@ -52,12 +52,14 @@ impl SigningKey {
         let parsed = parse::parse(material.bytes.expose())?;
         let algorithm = choose_algorithm(&parsed, settings.algorithm)?;
         let key = parsed.key;
-        let certificate = settings
-            .certificate
-            .as_deref()
-            .or(material.certificate.as_deref())
-            .map(|pem| Certificate::load(pem, &public_key_info(&key)?))
-            .transpose()?;
+        let certificate = match (&settings.certificate, &material.certificate) {
+            (Some(certificate), _) => Some(certificate.clone()),
+            (None, Some(pem)) => Some(Certificate::parse(pem)?),
+            (None, None) => None,
+        };
+        if let Some(certificate) = &certificate {
+            certificate.check_key(&public_key_info(&key)?)?;
+        }
         let members = jwk::public_members(&key)?;
         let thumbprint = jwk::thumbprint(&members);
         let version = version(material.version, &thumbprint);
@@ -94,6 +96,11 @@ impl SigningKey {
             created: None,
         };
         Self::load(&material, &KeySettings { certificate: None, ..settings.clone() })
+    }
+
+    /// Whether a certificate is published with it.
+    pub fn has_certificate(&self) -> bool {
+        self.certificate.is_some()
     }
 
     /// The key id.

@@ -114,6 +114,15 @@ pub enum SecretError {
         /// Gone for good.
         destroyed: bool,
     },
+    /// A version was asked for where none are kept.
+    #[error(
+        "secret store `{store}` keeps no versions: read the newest, or keep the key in a KV \
+         version 2 mount"
+    )]
+    NoHistory {
+        /// The store.
+        store: String,
+    },
     /// 503.
     #[error("secret store `{store}`: Vault at `{address}` is sealed: unseal it")]
     Sealed {

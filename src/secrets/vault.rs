@@ -10,6 +10,7 @@
 
 mod node;
 
+use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -24,8 +25,10 @@ use vaultrs::api::EndpointMiddleware;
 use vaultrs::client::{VaultClient, VaultClientSettings};
 use zeroize::Zeroize as _;
 
-use super::{KeyLocation, KeyMaterial, KvVersion, Secret, SecretError, VaultAuth, VaultSettings};
-use node::{Fault, Fetched, app_role_login, deleted_version, read_v1, read_v2};
+use super::{
+    KeyLocation, KeyMaterial, KvVersion, Secret, SecretError, VaultAuth, VaultSettings, Version,
+};
+use node::{Fault, Fetched, app_role_login, deleted_version, list_v2, read_v1, read_v2};
 
 /// One Vault cluster, one KV mount.
 pub struct VaultStore {
@@ -33,6 +36,8 @@ pub struct VaultStore {
     settings: VaultSettings,
     nodes: Vec<Url>,
     session: Mutex<Option<Arc<Session>>>,
+    /// The paths whose metadata we may not see; each was warned of.
+    hidden: Mutex<HashSet<String>>,
 }
 
 impl std::fmt::Debug for VaultStore {
@@ -63,7 +68,7 @@ impl VaultStore {
                            correct it, or leave it out";
             return Err(unusable(problem.to_owned()));
         }
-        Ok(Self { id, settings, nodes, session: Mutex::default() })
+        Ok(Self { id, settings, nodes, session: Mutex::default(), hidden: Mutex::default() })
     }
 
     pub(super) fn id(&self) -> &str {
@@ -84,19 +89,88 @@ impl VaultStore {
     /// Reads the key at a location, logging in when needed.
     pub(super) async fn read(&self, at: &KeyLocation) -> Result<KeyMaterial, SecretError> {
         let path = self.path(at)?;
+        self.material(self.fetched(path, None).await?, path, &at.name)
+    }
+
+    /// Reads one version of the key at a location.
+    pub(super) async fn read_version(
+        &self,
+        at: &KeyLocation,
+        number: u64,
+    ) -> Result<KeyMaterial, SecretError> {
+        let path = self.path(at)?;
+        if self.settings.kv_version == KvVersion::V1 {
+            return Err(SecretError::NoHistory { store: self.id.clone() });
+        }
+        let fetched = self.fetched(path, Some(number)).await?;
+        if fetched.version != Some(number) {
+            let (store, path) = (self.id.clone(), self.full_path(path));
+            return Err(SecretError::UnreadableAnswer { store, path });
+        }
+        self.material(fetched, path, &at.name)
+    }
+
+    /// The versions at a location, oldest first; `None` where there are none to see.
+    ///
+    /// A policy may allow the secret and not its metadata. That is no reason to stop signing, so
+    /// it is warned of once and taken for no history. Logging in again on such a 403, at every
+    /// look, would use up a secret id: reading the secret itself tells an old token from a policy.
+    pub(super) async fn versions(
+        &self,
+        at: &KeyLocation,
+    ) -> Result<Option<Vec<Version>>, SecretError> {
+        let path = self.path(at)?;
+        if self.settings.kv_version == KvVersion::V1 {
+            return Ok(None);
+        }
+        let mut answer = self.list(path).await;
+        if matches!(answer, Err(SecretError::PermissionDenied { .. })) {
+            if self.hidden.lock().await.contains(path) {
+                return Ok(None);
+            }
+            self.fetched(path, None).await?;
+            answer = self.list(path).await;
+        }
+        match answer {
+            Ok(versions) => {
+                self.hidden.lock().await.remove(path);
+                Ok(Some(versions))
+            }
+            Err(SecretError::PermissionDenied { .. }) => {
+                self.hidden.lock().await.insert(path.to_owned());
+                let metadata = format!("{}/metadata/{path}", self.mount());
+                tracing::warn!(
+                    store = self.id,
+                    "the versions of `{path}` can't be seen, so a restart in mid-rotation loses \
+                     the earlier key: add `path \"{metadata}\" {{ capabilities = [\"read\"] }}` \
+                     to the policy"
+                );
+                Ok(None)
+            }
+            Err(error) => Err(error),
+        }
+    }
+
+    async fn list(&self, path: &str) -> Result<Vec<Version>, SecretError> {
         let session = self.session(None).await?;
-        let answer = match self.fetch(&session, path).await {
+        let answer = self.ask(&session, |node| list_v2(node, self.mount(), path)).await;
+        answer.map_err(|(fault, address)| self.read_refused(fault, address, path))
+    }
+
+    /// A secret as it is, or as it was in `version`; a 403 is asked again after a new login.
+    async fn fetched(&self, path: &str, version: Option<u64>) -> Result<Fetched, SecretError> {
+        let session = self.session(None).await?;
+        match self.fetch(&session, path, version).await {
             Err(SecretError::PermissionDenied { .. }) => {
                 let session = self.session(Some(&session)).await?;
-                self.fetch(&session, path).await
+                self.fetch(&session, path, version).await
             }
             Err(error @ SecretError::Unreachable { .. }) => {
                 *self.session.lock().await = None;
                 Err(error)
             }
             answer => answer,
-        };
-        self.material(answer?, path, &at.name)
+        }
     }
 
     /// The session to use; a new one if there is none or it is the `refused` one. Readers that
@@ -198,11 +272,16 @@ impl VaultStore {
         }
     }
 
-    async fn fetch(&self, session: &Session, path: &str) -> Result<Fetched, SecretError> {
-        let mount = self.settings.mount.trim_matches('/');
+    async fn fetch(
+        &self,
+        session: &Session,
+        path: &str,
+        version: Option<u64>,
+    ) -> Result<Fetched, SecretError> {
+        let mount = self.mount();
         let answer = match self.settings.kv_version {
             KvVersion::V1 => self.ask(session, |node| read_v1(node, mount, path)).await,
-            KvVersion::V2 => self.ask(session, |node| read_v2(node, mount, path)).await,
+            KvVersion::V2 => self.ask(session, |node| read_v2(node, mount, path, version)).await,
         };
         answer.map_err(|(fault, address)| self.read_refused(fault, address, path))
     }
@@ -271,7 +350,11 @@ impl VaultStore {
     }
 
     fn full_path(&self, path: &str) -> String {
-        format!("{}/{path}", self.settings.mount.trim_matches('/'))
+        format!("{}/{path}", self.mount())
+    }
+
+    fn mount(&self) -> &str {
+        self.settings.mount.trim_matches('/')
     }
 
     fn material(

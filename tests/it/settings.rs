@@ -67,6 +67,7 @@ fn the_contract_s_example_has_no_unknown_key() {
         "scopes[0].policy: can't read",
         "scopes[0].policy: can't read",
         "scopes[0].policy: can't read",
+        "scopes[0].jwtResponse.x509Certificate: the certificate can't be read",
     ];
     let errors = errors(&fixture("contract.yaml"));
     assert_eq!(errors.len(), expected.len(), "{errors:#?}");
@@ -111,6 +112,7 @@ fn every_error_is_reported_at_once_with_its_path() {
             "scopes[0].jwtResponse.keyId",
             "scopes[0].jwtResponse.tokenLifetimeSeconds",
             "scopes[0].jwtCustomization.itemDelimiter",
+            "scopes[0].jwtCustomization.template",
             "scopes[0].jwtCustomization.claimAttributeName",
             "scopes[0].jwtResponse.header",
             "scopes[0].jwtResponse.removeHeaders",

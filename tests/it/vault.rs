@@ -27,6 +27,8 @@ async fn the_vault_store_against_a_real_server() {
     the_certificate_stands_beside_the_key(&bao).await;
     what_is_missing_is_named(&bao).await;
     deleted_and_destroyed_versions(&bao).await;
+    versions_are_listed_oldest_first(&bao).await;
+    hidden_metadata_is_no_history(&bao).await;
     a_token_file_is_read_again(&bao).await;
     an_app_role_logs_in_again(&bao).await;
     refused_logins(&bao).await;
@@ -147,6 +149,64 @@ async fn deleted_and_destroyed_versions(bao: &Bao) {
         matches!(error, SecretError::VersionDeleted { version: 1, destroyed: true, .. }),
         "{error}"
     );
+}
+
+async fn versions_are_listed_oldest_first(bao: &Bao) {
+    let stores = open(bao.settings(root()));
+    let store = stores.choose(None).unwrap();
+    let here = at("listed", "orders");
+    let error = store.versions(&here).await.unwrap_err();
+    assert!(matches!(error, SecretError::NothingThere { .. }), "{error}");
+    for number in 1..=11 {
+        bao.put("secret/data/listed", json!({"data": {"orders": number.to_string()}})).await;
+    }
+    bao.put("secret/delete/listed", json!({"versions": [3, 11]})).await;
+    bao.put("secret/destroy/listed", json!({"versions": [4]})).await;
+    let versions = store.versions(&here).await.unwrap().expect("a history");
+    // KV v2 keeps ten.
+    assert_eq!(versions.iter().map(|v| v.number).collect::<Vec<_>>(), (2..=11).collect::<Vec<_>>());
+    let dead: Vec<u64> = versions.iter().filter(|v| !v.is_live).map(|v| v.number).collect();
+    assert_eq!(dead, [3, 4, 11]);
+    assert!(versions.is_sorted_by_key(|version| version.created));
+
+    let material = store.read_version(&here, 2).await.unwrap();
+    assert_eq!((material.bytes.expose().as_slice(), material.version), (&b"2"[..], Some(2)));
+    assert_eq!(material.created, versions.first().map(|version| version.created));
+    let error = store.read_version(&here, 3).await.unwrap_err();
+    assert!(matches!(error, SecretError::VersionDeleted { version: 3, .. }), "{error}");
+    let error = store.read_version(&here, 4).await.unwrap_err();
+    assert!(matches!(error, SecretError::VersionDeleted { destroyed: true, .. }), "{error}");
+    let error = store.read_version(&here, 99).await.unwrap_err();
+    assert!(matches!(error, SecretError::NothingThere { .. }), "{error}");
+    let error = store.read_version(&here, 0).await.unwrap_err();
+    assert!(!error.to_string().is_empty(), "0 would mean the newest");
+
+    bao.put("secret/metadata/later", json!({"delete_version_after": "1h"})).await;
+    bao.put("secret/data/later", json!({"data": {"orders": KEY}})).await;
+    let versions = store.versions(&at("later", "orders")).await.unwrap().unwrap();
+    assert!(matches!(versions.as_slice(), [version] if version.is_live), "{versions:?}");
+
+    let v1 =
+        VaultSettings { kv_version: KvVersion::V1, mount: "kv1".into(), ..bao.settings(root()) };
+    let stores = open(v1);
+    let store = stores.choose(None).unwrap();
+    assert!(store.versions(&at("apps/orders", "orders")).await.unwrap().is_none());
+    let error = store.read_version(&at("apps/orders", "orders"), 1).await.unwrap_err();
+    assert!(matches!(error, SecretError::NoHistory { .. }), "{error}");
+}
+
+async fn hidden_metadata_is_no_history(bao: &Bao) {
+    bao.policy("orders", "secret/data/apps/*").await;
+    let stores = open(bao.settings(token(&bao.token("orders").await)));
+    let store = stores.choose(None).unwrap();
+    let here = at("apps/orders", "orders");
+    for _ in 0..2 {
+        assert!(store.versions(&here).await.unwrap().is_none());
+    }
+    let error = store.versions(&at("certified", "orders")).await.unwrap_err();
+    assert!(matches!(error, SecretError::PermissionDenied { .. }), "{error}");
+    bao.policy("orders", "secret/+/apps/*").await;
+    assert_eq!(store.versions(&here).await.unwrap().map(|versions| versions.len()), Some(2));
 }
 
 async fn a_token_file_is_read_again(bao: &Bao) {

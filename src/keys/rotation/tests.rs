@@ -1,88 +1,23 @@
+use std::path::Path;
+
 use super::*;
-use crate::fixture::signing_key;
+use crate::keys::{Algorithm, generate};
+use crate::secrets::{SecretStores, StoreKind, StoreSettings};
 
 const START: Timestamp = Timestamp::from_seconds(1_800_000_000);
-const PUBLISH: Duration = Duration::from_secs(1200);
-const LIFETIME: Duration = Duration::from_secs(60);
+const PUBLISH: u64 = 1200;
+/// Token life, skew and refresh interval.
+const KEPT: u64 = 60 + 60 + 30;
 
 fn at(seconds: u64) -> Timestamp {
     Timestamp::from_seconds(START.seconds() + seconds)
 }
 
-fn stages(rotation: &Rotation) -> (String, Vec<String>) {
-    let ring = rotation.ring();
-    let published = ring.published().map(|key| key.thumbprint().to_owned()).collect();
-    (ring.active().thumbprint().to_owned(), published)
-}
-
-#[test]
-fn a_new_key_is_published_first_then_signs_and_the_old_one_stays_as_long_as_its_tokens() {
-    let (old, new) = (signing_key("orders"), signing_key("orders"));
-    let (a, b) = (old.thumbprint().to_owned(), new.thumbprint().to_owned());
-    let mut rotation = Rotation::begin(old, PUBLISH, LIFETIME);
-    assert_eq!(stages(&rotation), (a.clone(), vec![a.clone()]));
-    rotation.observe(new, at(0));
-    assert_eq!(stages(&rotation), (a.clone(), vec![a.clone(), b.clone()]));
-    rotation.advance(at(1199));
-    assert_eq!(stages(&rotation).0, a);
-    rotation.advance(at(1200));
-    assert_eq!(stages(&rotation), (b.clone(), vec![b.clone(), a.clone()]));
-    rotation.advance(at(1200 + 119));
-    assert_eq!(stages(&rotation).1.len(), 2);
-    rotation.advance(at(1200 + 120));
-    assert_eq!(stages(&rotation), (b.clone(), vec![b]));
-}
-
-#[test]
-fn the_same_key_again_is_no_new_version() {
-    let generated = crate::keys::generate(crate::keys::Algorithm::ES256, "k", START).unwrap();
-    let load = || {
-        let material = crate::secrets::KeyMaterial {
-            bytes: crate::secrets::Secret::new(
-                generated.private_key_pem.expose().clone().into_bytes(),
-            ),
-            certificate: None,
-            version: None,
-            created: None,
-        };
-        let settings = KeySettings {
-            client_id: "orders".to_owned(),
-            algorithm: None,
-            key_id: None,
-            certificate: None,
-            token_type: "JWT".to_owned(),
-        };
-        SigningKey::load(&material, &settings).unwrap()
-    };
-    let mut rotation = Rotation::begin(load(), PUBLISH, LIFETIME);
-    rotation.observe(load(), at(5));
-    rotation.observe(load(), at(5000));
-    assert_eq!(stages(&rotation).1.len(), 1);
-}
-
-#[test]
-fn a_next_key_that_goes_back_before_its_time_never_signs() {
-    let (first, second) = (signing_key("orders"), signing_key("orders"));
-    let (a, b) = (first.thumbprint().to_owned(), second.thumbprint().to_owned());
-    let mut rotation = Rotation::begin(first, PUBLISH, LIFETIME);
-    rotation.observe(second, at(0));
-    let third = signing_key("orders");
-    let c = third.thumbprint().to_owned();
-    rotation.observe(third, at(600));
-    rotation.advance(at(1201));
-    assert_eq!(stages(&rotation), (a, vec![stages(&rotation).0, c.clone()]), "the clock restarts");
-    rotation.advance(at(1800));
-    assert_eq!(stages(&rotation).0, c);
-    assert!(!stages(&rotation).1.contains(&b));
-}
-
-#[tokio::test(start_paused = true)]
-async fn the_task_loads_the_key_when_it_appears_and_says_why_it_waits() {
-    let folder = tempfile::tempdir().unwrap();
-    let kind = crate::secrets::StoreKind::File { directory: folder.path().to_owned() };
-    let settings = crate::secrets::StoreSettings { id: "f".to_owned(), default: true, kind };
-    let stores = crate::secrets::SecretStores::open(vec![settings]).unwrap();
-    let source = KeySource {
+fn source(folder: &Path) -> KeySource {
+    let kind = StoreKind::File { directory: folder.to_owned() };
+    let settings = StoreSettings { id: "files".to_owned(), default: true, kind };
+    let stores = SecretStores::open(vec![settings]).unwrap();
+    KeySource {
         store: Arc::clone(stores.choose(None).unwrap()),
         location: KeyLocation { path: None, name: "orders".to_owned() },
         settings: KeySettings {
@@ -92,18 +27,126 @@ async fn the_task_loads_the_key_when_it_appears_and_says_why_it_waits() {
             certificate: None,
             token_type: "JWT".to_owned(),
         },
-        publish_before: PUBLISH,
-        token_lifetime: LIFETIME,
+        publish_before: Duration::from_secs(PUBLISH),
+        token_lifetime: Duration::from_secs(60),
+        max_key_age: Duration::from_secs(7200),
+    }
+}
+
+/// Puts a new key into the folder; its PEM is returned.
+fn put(folder: &Path) -> String {
+    let pem = generate(Algorithm::ES256, "k", START).unwrap().private_key_pem.expose().clone();
+    put_again(folder, &pem);
+    pem
+}
+
+fn put_again(folder: &Path, pem: &str) {
+    std::fs::write(folder.join("orders.pem"), pem).unwrap();
+}
+
+/// Looks at `now`, and returns the thumbprints of active, next and retired keys.
+async fn look(memory: &mut Memory, source: &KeySource, now: Timestamp) -> [Vec<String>; 3] {
+    memory.look(source, now).await.unwrap();
+    stages(&memory.ring(now, source.max_key_age).unwrap())
+}
+
+fn stages(ring: &KeyRing) -> [Vec<String>; 3] {
+    let prints = |keys: &[Arc<SigningKey>]| {
+        keys.iter().map(|key| key.thumbprint().to_owned()).collect::<Vec<_>>()
     };
-    let (task, mut keys) = KeyTask::new(source, Clock::Fixed(START));
+    [prints(std::slice::from_ref(ring.active())), prints(ring.next()), prints(ring.retired())]
+}
+
+#[tokio::test]
+async fn a_file_that_changes_is_published_first_and_then_signs() {
+    let folder = tempfile::tempdir().unwrap();
+    let source = source(folder.path());
+    let mut memory = Memory::new(source.timing());
+    put(folder.path());
+    let [a, next, _] = look(&mut memory, &source, at(0)).await;
+    assert!(next.is_empty());
+    let pem = put(folder.path());
+    let [active, b, _] = look(&mut memory, &source, at(100)).await;
+    assert_eq!((&active, b.len()), (&a, 1));
+    put_again(folder.path(), &pem);
+    assert_eq!(
+        look(&mut memory, &source, at(100 + PUBLISH - 1)).await,
+        [a.clone(), b.clone(), vec![]]
+    );
+    assert_eq!(look(&mut memory, &source, at(100 + PUBLISH)).await, [b.clone(), vec![], a.clone()]);
+    let last = 100 + PUBLISH + KEPT;
+    assert_eq!(look(&mut memory, &source, at(last - 1)).await, [b.clone(), vec![], a]);
+    assert_eq!(look(&mut memory, &source, at(last)).await, [b, vec![], vec![]]);
+}
+
+#[tokio::test]
+async fn a_key_that_is_taken_back_before_its_time_never_signs() {
+    let folder = tempfile::tempdir().unwrap();
+    let source = source(folder.path());
+    let mut memory = Memory::new(source.timing());
+    let first = put(folder.path());
+    let [a, ..] = look(&mut memory, &source, at(0)).await;
+    put(folder.path());
+    look(&mut memory, &source, at(100)).await;
+    put_again(folder.path(), &first);
+    assert_eq!(look(&mut memory, &source, at(200)).await, [a.clone(), vec![], vec![]]);
+    assert_eq!(look(&mut memory, &source, at(5000)).await, [a, vec![], vec![]]);
+}
+
+#[tokio::test]
+async fn while_the_store_is_away_the_keys_go_on_for_max_key_age() {
+    let folder = tempfile::tempdir().unwrap();
+    let source = source(folder.path());
+    let mut memory = Memory::new(source.timing());
+    put(folder.path());
+    let known = look(&mut memory, &source, at(0)).await;
+    std::fs::write(folder.path().join("orders.pem"), "no key").unwrap();
+    assert!(memory.look(&source, at(100)).await.is_err());
+    for (now, signs) in [(100, true), (7200, true), (7201, false)] {
+        let ring = memory.ring(at(now), source.max_key_age).unwrap();
+        assert_eq!(ring.signer().is_some(), signs, "at {now}");
+        assert_eq!(stages(&ring), known, "published all the same");
+    }
+    put(folder.path());
+    look(&mut memory, &source, at(7300)).await;
+    assert!(memory.ring(at(7300), source.max_key_age).unwrap().signer().is_some());
+}
+
+#[tokio::test]
+async fn a_certificate_may_belong_to_one_version_but_must_belong_to_one() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut source = source(folder.path());
+    let matching = generate(Algorithm::ES256, "k", START).unwrap();
+    source.settings.certificate =
+        Some(crate::keys::Certificate::parse(&matching.certificate_pem).unwrap());
+    put(folder.path());
+    let mut memory = Memory::new(source.timing());
+    let error = memory.look(&source, at(0)).await.unwrap_err();
+    assert!(
+        matches!(error, LoadError::Key { source: KeyError::CertificateMismatch { .. }, .. }),
+        "{error}"
+    );
+    assert!(memory.ring(at(0), source.max_key_age).is_none());
+    put_again(folder.path(), matching.private_key_pem.expose());
+    look(&mut memory, &source, at(1)).await;
+    put(folder.path());
+    look(&mut memory, &source, at(2)).await;
+    let ring = memory.ring(at(2), source.max_key_age).unwrap();
+    let with: Vec<bool> = ring.published().map(|key| key.has_certificate()).collect();
+    assert_eq!(with, [true, false]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_task_loads_the_key_when_it_appears_and_says_why_it_waits() {
+    let folder = tempfile::tempdir().unwrap();
+    let (task, mut keys) = KeyTask::new(source(folder.path()), Clock::Fixed(START));
     let shutdown = CancellationToken::new();
     let running = tokio::spawn(task.run(shutdown.clone()));
     while keys.problem().is_none() {
         tokio::time::sleep(Duration::from_millis(10)).await;
     }
     assert!(keys.ring().is_none());
-    let generated = crate::keys::generate(crate::keys::Algorithm::ES256, "k", START).unwrap();
-    std::fs::write(folder.path().join("orders.pem"), generated.private_key_pem.expose()).unwrap();
+    put(folder.path());
     keys.loaded().await;
     assert!(keys.ring().is_some() && keys.problem().is_none());
     shutdown.cancel();

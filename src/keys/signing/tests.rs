@@ -155,7 +155,10 @@ fn a_jwks_own_algorithm_counts() {
 #[test]
 fn the_jwk_is_public_and_complete() {
     let with_certificate = |text: &str, certificate: Option<&str>| {
-        let settings = KeySettings { certificate: certificate.map(str::to_owned), ..settings() };
+        let settings = KeySettings {
+            certificate: certificate.map(|pem| Certificate::parse(pem).unwrap()),
+            ..settings()
+        };
         let key = SigningKey::load(&material(text), &settings).unwrap();
         key.jwk().keys().map(String::as_str).collect::<Vec<_>>().join(" ")
     };
@@ -192,7 +195,10 @@ fn coordinates_keep_their_leading_zeros() {
 
 #[test]
 fn a_certificate_must_be_for_the_key() {
-    let settings = KeySettings { certificate: Some(P256_CERTIFICATE.to_owned()), ..settings() };
+    let settings = KeySettings {
+        certificate: Some(Certificate::parse(P256_CERTIFICATE).unwrap()),
+        ..settings()
+    };
     let key = SigningKey::load(&material(P256_PKCS8), &settings).unwrap();
     let x5c = key.jwk()["x5c"].as_array().unwrap();
     assert_eq!(x5c.len(), 1);
@@ -215,7 +221,10 @@ fn the_certificate_in_the_settings_wins_over_the_stores() {
     };
     let stored = SigningKey::load(&beside(P256_CERTIFICATE), &settings()).unwrap();
     assert!(stored.jwk().contains_key("x5c"));
-    let configured = KeySettings { certificate: Some(P256_CERTIFICATE.to_owned()), ..settings() };
+    let configured = KeySettings {
+        certificate: Some(Certificate::parse(P256_CERTIFICATE).unwrap()),
+        ..settings()
+    };
     assert!(SigningKey::load(&beside("not looked at"), &configured).is_ok());
 }
 
@@ -230,8 +239,7 @@ fn what_is_not_a_chain_of_certificates_is_refused() {
         &format!("{P256_CERTIFICATE}-----BEGIN CERTIFICATE-----\n"),
         "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n",
     ] {
-        let settings = KeySettings { certificate: Some(pem.to_owned()), ..settings() };
-        let error = SigningKey::load(&material(P256_PKCS8), &settings).unwrap_err();
+        let error = Certificate::parse(pem).unwrap_err();
         assert!(matches!(error, KeyError::MalformedCertificate), "{pem}: {error}");
     }
 }
@@ -242,20 +250,23 @@ fn a_chain_follows_from_its_leaf() {
     let other = super::super::generate(Algorithm::ES256, "other", now).unwrap().certificate_pem;
     let twice = format!("{P256_CERTIFICATE}{P256_CERTIFICATE}");
     let chain = |pem: String| {
-        let settings = KeySettings { certificate: Some(pem), ..settings() };
+        let settings = KeySettings { certificate: Some(Certificate::parse(&pem)?), ..settings() };
         SigningKey::load(&material(P256_PKCS8), &settings)
     };
     // The test certificate issued itself, so it is its own next.
     assert_eq!(chain(twice).unwrap().jwk()["x5c"].as_array().unwrap().len(), 2);
     let error = chain(format!("{P256_CERTIFICATE}{other}")).unwrap_err();
     assert!(matches!(&error, KeyError::CertificateOrder { next, .. } if next == "CN=other"));
-    let error = chain(format!("{other}{P256_CERTIFICATE}")).unwrap_err();
+    let error = chain(other).unwrap_err();
     assert!(matches!(error, KeyError::CertificateMismatch { .. }), "{error}");
 }
 
 #[test]
 fn a_certificate_outside_its_validity_is_a_warning() {
-    let settings = KeySettings { certificate: Some(P256_CERTIFICATE.to_owned()), ..settings() };
+    let settings = KeySettings {
+        certificate: Some(Certificate::parse(P256_CERTIFICATE).unwrap()),
+        ..settings()
+    };
     let key = SigningKey::load(&material(P256_PKCS8), &settings).unwrap();
     let warnings = |seconds| key.warnings(Timestamp::from_seconds(seconds));
     assert_eq!(

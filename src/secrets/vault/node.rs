@@ -5,12 +5,13 @@ use serde_json::Value;
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 use vaultrs::api::kv2::requests::ReadSecretRequest;
+use vaultrs::api::kv2::responses::SecretMetadata;
 use vaultrs::client::VaultClient;
 use vaultrs::error::ClientError;
 use zeroize::Zeroize as _;
 
-use crate::clock::Timestamp;
-use crate::secrets::Secret;
+use crate::clock::{Clock, Timestamp};
+use crate::secrets::{Secret, Version};
 
 /// The token of an `AppRole` login.
 pub(super) async fn app_role_login(
@@ -55,16 +56,45 @@ pub(super) async fn read_v2(
     client: &VaultClient,
     mount: &str,
     path: &str,
+    version: Option<u64>,
 ) -> Result<Fetched, Fault> {
     // The library's own reading function drops the metadata.
-    let request = ReadSecretRequest::builder().mount(mount).path(path).build();
-    let request = request.map_err(|_| Fault::Unreadable)?;
+    let mut request = ReadSecretRequest::builder();
+    request.mount(mount).path(path);
+    if let Some(version) = version {
+        request.version(version);
+    }
+    let request = request.build().map_err(|_| Fault::Unreadable)?;
     let secret = vaultrs::api::exec_with_result(client, request).await?;
     Ok(Fetched {
         data: secret.data,
         version: Some(secret.metadata.version),
         created: timestamp(&secret.metadata.created_time),
     })
+}
+
+/// The versions of a KV v2 secret, oldest first.
+pub(super) async fn list_v2(
+    client: &VaultClient,
+    mount: &str,
+    path: &str,
+) -> Result<Vec<Version>, Fault> {
+    let metadata = vaultrs::kv2::read_metadata(client, mount, path).await?;
+    let now = Clock::System.now();
+    let version = |(number, metadata): (&String, &SecretMetadata)| {
+        let number = number.parse().ok()?;
+        let created = timestamp(&metadata.created_time)?;
+        // `delete_version_after` sets a time that has yet to come.
+        let is_deleted = match metadata.deletion_time.as_str() {
+            "" => false,
+            time => timestamp(time)? <= now,
+        };
+        Some(Version { number, created, is_live: !metadata.destroyed && !is_deleted })
+    };
+    let versions: Option<Vec<_>> = metadata.versions.iter().map(version).collect();
+    let mut versions = versions.ok_or(Fault::Unreadable)?;
+    versions.sort_unstable_by_key(|version| version.number);
+    Ok(versions)
 }
 
 /// What went wrong with one question to one node. Holds no more of an answer than its status and,

@@ -7,7 +7,7 @@ use super::{DEFAULT_CLAIM, DEFAULT_ISSUER, Shared, is_header_value};
 use crate::config::check::{duration, secs, texts};
 use crate::config::raw;
 use crate::config::report::Report;
-use crate::keys::{KeyIdTemplate, KeySettings};
+use crate::keys::{Certificate, KeyIdTemplate, KeySettings};
 use crate::scope::DecisionHeader;
 use crate::secrets::{KeyLocation, SecretStore};
 use crate::token::{ClaimSettings, Items, NEVER_CARRIED, Template};
@@ -22,6 +22,7 @@ pub(super) struct Signing {
     pub(super) location: KeyLocation,
     pub(super) key: KeySettings,
     pub(super) publish_before: Duration,
+    pub(super) max_key_age: Duration,
 }
 
 pub(super) fn signing(
@@ -39,11 +40,7 @@ pub(super) fn signing(
     let publish_before = signing.publish_before.as_deref();
     let publish_before = duration(path_of("publishBefore"), publish_before, secs(20 * 60), report);
     let max_key_age = signing.max_key_age.as_deref();
-    duration(path_of("maxKeyAge"), max_key_age, secs(86_400), report);
-    if signing.max_key_age.is_some() {
-        report
-            .warning(path_of("maxKeyAge"), "is not in force in this version: a loaded key is kept");
-    }
+    let max_key_age = duration(path_of("maxKeyAge"), max_key_age, secs(86_400), report);
     let store = shared.stores.and_then(|stores| {
         let chosen = stores.choose(signing.secret_store.as_deref());
         report.keep(path_of("secretStore"), chosen).map(Arc::clone)
@@ -62,6 +59,13 @@ pub(super) fn signing(
             Some(report.keep(format_args!("{path}.jwtResponse.keyId"), parsed)?)
         }
     };
+    let certificate = match &response.x509_certificate {
+        None => None,
+        Some(pem) => {
+            let parsed = Certificate::parse(pem);
+            Some(report.keep(format_args!("{path}.jwtResponse.x509Certificate"), parsed)?)
+        }
+    };
     let client_id = client_id?.to_owned();
     let location = KeyLocation {
         path: signing.path_to_key.clone(),
@@ -71,12 +75,18 @@ pub(super) fn signing(
         client_id,
         algorithm: signing.algorithm,
         key_id,
-        certificate: response.x509_certificate.clone(),
+        certificate,
         token_type: response.kind.clone().unwrap_or_else(|| "JWT".to_owned()),
     };
     let store = store?;
     report.keep(path_of("pathToKey"), store.check(&location))?;
-    Some(Signing { store, location, key, publish_before: publish_before? })
+    Some(Signing {
+        store,
+        location,
+        key,
+        publish_before: publish_before?,
+        max_key_age: max_key_age?,
+    })
 }
 
 pub(super) fn claims(
@@ -98,11 +108,11 @@ pub(super) fn claims(
         is_fine
     });
     let delimiter = custom.item_delimiter.clone().unwrap_or_else(|| Some(",".to_owned()));
+    if delimiter.as_deref() == Some("") {
+        report.error(path_of("itemDelimiter"), "is empty: give a character, or null for an array");
+    }
     let text = custom.template.as_deref().unwrap_or(DEFAULT_TEMPLATE);
-    let template = report.keep(
-        path_of(if delimiter.as_deref() == Some("") { "itemDelimiter" } else { "template" }),
-        Template::parse(text, delimiter.as_deref()),
-    );
+    let template = report.keep(path_of("template"), Template::parse(text, delimiter.as_deref()));
     let claim = custom.claim_attribute_name.as_deref().unwrap_or(DEFAULT_CLAIM);
     if claim.is_empty() || NEVER_CARRIED.contains(&claim) {
         let message = format!("`{claim}` has a meaning of its own in a token: choose another name");

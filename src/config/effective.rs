@@ -1,0 +1,112 @@
+//! The settings in force, for `/config`: as written, with the defaults that took effect, and without
+//! credentials.
+
+use serde_json::{Value, json};
+
+use super::{Listen, ScopeConfig, raw};
+use crate::token::Items;
+
+pub(super) fn settings(written: &raw::Settings, listen: &Listen, scopes: &[ScopeConfig]) -> Value {
+    let mut settings = serde_json::to_value(written).unwrap_or_default();
+    redact(&mut settings);
+    let overlay = json!({
+        "version": 1,
+        "listen": {
+            "grpc": listen.grpc.to_string(),
+            "http": listen.http.to_string(),
+            "admin": listen.admin.to_string(),
+        },
+        "scopes": scopes.iter().map(scope).collect::<Vec<_>>(),
+    });
+    lay_over(&mut settings, overlay);
+    settings
+}
+
+fn scope(scope: &ScopeConfig) -> Value {
+    let claims = &scope.claims;
+    json!({
+        "jwtSigning": {
+            "secretStore": scope.store.id(),
+            "keyName": scope.location.name,
+            "publishBefore": seconds(scope.publish_before),
+            "maxKeyAge": seconds(scope.max_key_age),
+        },
+        "jwtResponse": {
+            "issuer": claims.issuer,
+            "tokenLifetimeSeconds": claims.lifetime,
+            "header": scope.header.name(),
+            "headerPrefix": scope.header.prefix,
+            "type": scope.key.token_type,
+            "bindRequest": claims.bind_request,
+        },
+        "jwtCustomization": {
+            "includeIncomingPayload": claims.include_incoming_payload,
+            "claimAttributeName": claims.decision_claim,
+            "template": claims.template.as_str(),
+            "itemDelimiter": claims.delimiter,
+            "items": match claims.items {
+                Items::Decision => "decision",
+                Items::Entitlements => "entitlements",
+            },
+        },
+        "identity": {
+            "anonymous": scope.identity.anonymous,
+            "jwt": scope.identity.issuers.iter().map(|issuer| json!({
+                "principalType": issuer.principal_type,
+                "groupPrefix": issuer.group_prefix,
+                "clockSkew": seconds(issuer.clock_skew),
+                "algorithms": issuer.algorithms,
+            })).collect::<Vec<_>>(),
+        },
+        "policy": {"engine": "cedar", "revision": scope.policy.revision()},
+        "deny": {"status": scope.deny.status},
+    })
+}
+
+fn seconds(duration: std::time::Duration) -> String {
+    humantime::format_duration(duration).to_string()
+}
+
+/// Puts `above` over `below`: maps and lists are merged, anything else is replaced.
+fn lay_over(below: &mut Value, above: Value) {
+    match (below, above) {
+        (Value::Object(below), Value::Object(above)) => {
+            for (name, value) in above {
+                lay_over(below.entry(name).or_insert(Value::Null), value);
+            }
+        }
+        (Value::Array(below), Value::Array(above)) => {
+            for (item, value) in below.iter_mut().zip(above) {
+                lay_over(item, value);
+            }
+        }
+        (below, above) => *below = above,
+    }
+}
+
+/// Takes out what may be a credential; the rest of the settings is no secret.
+fn redact(value: &mut Value) {
+    match value {
+        Value::Object(fields) => {
+            fields.retain(|_, value| !is_unset(value));
+            for (name, value) in fields {
+                if matches!(name.as_str(), "token" | "secretId") {
+                    *value = "redacted".into();
+                } else {
+                    redact(value);
+                }
+            }
+        }
+        Value::Array(items) => items.iter_mut().for_each(redact),
+        _ => {}
+    }
+}
+
+fn is_unset(value: &Value) -> bool {
+    match value {
+        Value::Null => true,
+        Value::Array(items) => items.is_empty(),
+        Value::Object(fields) => fields.values().all(is_unset),
+        _ => false,
+    }
+}
