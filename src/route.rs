@@ -387,6 +387,8 @@ mod tests {
         assert!(error("/{x*}/b").contains("must be the last"));
         assert!(error("/v{x}").contains("whole segment"));
         assert!(error("/{}").contains("letters"));
+        assert!(error("/{a-b}").contains("letters"));
+        assert!(Pattern::parse("/{a_B9}", Allowances::default()).is_ok());
         assert!(error("/{x}/{x}").contains("twice"));
         assert!(error("/a;b").contains("can never match"));
         assert!(error("/a//b").contains("can never match"));

@@ -10,6 +10,7 @@ mod error;
 mod file;
 pub mod reference;
 mod settings;
+mod transit;
 mod vault;
 
 use std::collections::HashSet;
@@ -17,12 +18,15 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
+use serde::{Deserialize, Deserializer};
 use zeroize::{Zeroize, Zeroizing};
 
 pub use error::SecretError;
 pub use settings::{KvVersion, Source, StoreKind, StoreSettings, VaultAuth, VaultSettings};
+pub use transit::{PublicKey, TransitKey, TransitKind, TransitVersion};
 
 use crate::clock::Timestamp;
+use crate::keys::Algorithm;
 use env::EnvStore;
 use file::FileStore;
 use vault::VaultStore;
@@ -47,6 +51,12 @@ impl<T: Zeroize> Secret<T> {
 impl<T: Zeroize> fmt::Debug for Secret<T> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("Secret")
+    }
+}
+
+impl<'de, T: Deserialize<'de> + Zeroize> Deserialize<'de> for Secret<T> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        T::deserialize(deserializer).map(Self::new)
     }
 }
 
@@ -185,6 +195,42 @@ impl SecretStore {
                 Err(SecretError::NoHistory { store: self.id().to_owned() })
             }
         }
+    }
+
+    /// Reads the public side of the Transit key `name`.
+    ///
+    /// # Errors
+    /// If this store doesn't sign by itself, can't be reached or refuses, or there is no such key
+    /// that signs a JWS.
+    pub async fn transit_key(&self, name: &str) -> Result<TransitKey, SecretError> {
+        match self {
+            Self::Vault(store) => store.transit_key(name).await,
+            Self::File(_) | Self::Env(_) => Err(self.no_transit()),
+        }
+    }
+
+    /// The signatures of `messages` by one version of the Transit key `name`, each the bytes that
+    /// a JWS of `algorithm` holds (RFC 7518 section 3), in the order of the messages; one request. That the key is of the
+    /// right [kind](TransitKind::can) is the caller's to know.
+    ///
+    /// # Errors
+    /// For all, if this store doesn't sign by itself, can't be reached or refuses; for one
+    /// message, if its signature was refused or is not of that version and algorithm.
+    pub async fn transit_sign(
+        &self,
+        name: &str,
+        version: u64,
+        algorithm: Algorithm,
+        messages: &[&[u8]],
+    ) -> Result<Vec<Result<Vec<u8>, SecretError>>, SecretError> {
+        match self {
+            Self::Vault(store) => store.transit_sign(name, version, algorithm, messages).await,
+            Self::File(_) | Self::Env(_) => Err(self.no_transit()),
+        }
+    }
+
+    fn no_transit(&self) -> SecretError {
+        SecretError::NoTransit { store: self.id().to_owned(), kind: self.kind() }
     }
 }
 

@@ -9,9 +9,19 @@ need() {
   exit 1
 }
 
+# rustup looks for its toolchains in HOME; with another HOME (a service account's, an empty one) they
+# are still beside the cargo that was found.
+find_toolchains() {
+  [ -n "${RUSTUP_HOME:-}" ] || [ -d "${HOME:-}/.rustup" ] && return
+  local beside
+  beside=$(dirname "$(dirname "$(dirname "$(command -v cargo)")")")/.rustup
+  if [ -d "$beside" ]; then export RUSTUP_HOME=$beside; fi
+}
+
 # What has to be on the machine already.
 need_tools() {
   need cargo "install Rust with rustup"
+  find_toolchains
   need cc "install a C compiler, gcc or clang"
   need python3 "install Python 3.10 or newer"
   if ! python3 -c 'import ensurepip, sys, venv; sys.exit(sys.version_info < (3, 10))' 2>/dev/null; then

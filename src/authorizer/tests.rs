@@ -49,6 +49,12 @@ async fn each_step_refuses_with_its_own_reason() {
 }
 
 #[tokio::test]
+async fn a_denial_says_what_was_wrong_for_the_log() {
+    let denial = decide(&fixture::authorizer(), &request("GET", "//")).await.unwrap_err();
+    assert_eq!(denial.detail(), "the path has an empty segment (`//`)");
+}
+
+#[tokio::test]
 async fn a_bypass_asks_nobody() {
     let closed = Authorizer { identity: fixture::identity(false), ..fixture::authorizer() };
     let grant = decide(&closed, &request("GET", "/healthz")).await.unwrap();

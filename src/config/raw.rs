@@ -5,8 +5,9 @@
 
 mod forms;
 
-use schemars::{JsonSchema, Schema};
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
 
 use crate::keys::Algorithm;
 
@@ -150,7 +151,8 @@ raw! {
         pub(super) method: Option<AuthMethod>,
         /// The auth method's mount. Default: the method's name.
         pub(super) mount: Option<String>,
-        /// kubernetes, jwt: the role.
+        /// kubernetes, jwt: the role. cert: the role, if not any. appRole: the name of the role whose
+        /// wrapped secret id it is.
         pub(super) role: Option<String>,
         /// token: as a reference `{{storeId=ENV_VAR,key=…}}`.
         pub(super) token: Option<String>,
@@ -168,9 +170,9 @@ raw! {
         pub(super) secret_id_file: Option<String>,
         /// appRole: an environment variable that holds the secret id.
         pub(super) secret_id_env: Option<String>,
-        /// appRole: the secret id is response-wrapped.
+        /// appRole: the secret id is response-wrapped; needs `role`.
         pub(super) secret_id_wrapped: Option<bool>,
-        /// kubernetes: the projected token.
+        /// kubernetes: the projected token. Default: where Kubernetes mounts it.
         pub(super) service_account_token_file: Option<String>,
         /// jwt: the token.
         pub(super) jwt_file: Option<String>,
@@ -195,7 +197,7 @@ pub(super) enum AuthMethod {
 raw! {
     /// Whom a store's client trusts.
     pub(super) struct StoreTls {
-        /// Certificate authorities, PEM, beside the system's.
+        /// Certificate authorities, PEM; only these are trusted. Default: the system's.
         pub(super) ca_file: Option<String>,
     }
 }
@@ -526,7 +528,48 @@ pub(super) enum ReadinessRule {
     All,
 }
 
+/// What must be written, by definition. The structs can't say so: to them every field is optional,
+/// so that one missing field does not hide the next error.
+const REQUIRED: [(&str, &[&str]); 9] = [
+    ("Store", &["id", "type"]),
+    ("Auth", &["method"]),
+    ("Scope", &["clientId", "policy", "jwtResponse"]),
+    ("Issuer", &["issuer", "audiences"]),
+    ("Peer", &["trustDomains"]),
+    ("Route", &["match"]),
+    ("RouteMatch", &["path"]),
+    ("Policy", &["files"]),
+    ("JwtResponse", &["tokenLifetimeSeconds"]),
+];
+
 /// The JSON Schema of the settings.
-pub fn schema() -> Schema {
-    schemars::schema_for!(Settings)
+pub fn schema() -> Value {
+    let mut schema = schemars::schema_for!(Settings).to_value();
+    drop_defaults(&mut schema);
+    if let Some(root) = schema.as_object_mut() {
+        root.insert("required".to_owned(), json!(["secretStores", "scopes"]));
+    }
+    for (name, required) in REQUIRED {
+        if let Some(Value::Object(definition)) = schema.pointer_mut(&format!("/$defs/{name}")) {
+            definition.insert("required".to_owned(), json!(required));
+        }
+    }
+    schema
+}
+
+/// The derived defaults only say "absent"; the descriptions say what takes effect.
+fn drop_defaults(schema: &mut Value) {
+    match schema {
+        Value::Object(fields) => {
+            fields.retain(|name, value| name != "default" || is_schema(value));
+            fields.values_mut().for_each(drop_defaults);
+        }
+        Value::Array(items) => items.iter_mut().for_each(drop_defaults),
+        _ => {}
+    }
+}
+
+/// A setting may be called `default` too: then a schema with a description stands there.
+fn is_schema(value: &Value) -> bool {
+    value.get("description").is_some()
 }

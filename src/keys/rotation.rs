@@ -89,6 +89,23 @@ pub enum LoadError {
     NoVersion,
 }
 
+impl LoadError {
+    /// Whether the store answered and what it holds is at fault: another version may be good.
+    fn is_about_content(&self) -> bool {
+        match self {
+            Self::Key { .. } | Self::NoVersion => true,
+            Self::Secret(error) => matches!(
+                error,
+                SecretError::MissingField { .. }
+                    | SecretError::FieldNotText { .. }
+                    | SecretError::NothingThere { .. }
+                    | SecretError::VersionDeleted { .. }
+                    | SecretError::NotUtf8 { .. }
+            ),
+        }
+    }
+}
+
 /// A scope's keys, for readers.
 #[derive(Clone, Debug)]
 pub struct Keys {

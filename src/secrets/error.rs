@@ -123,6 +123,27 @@ pub enum SecretError {
         /// The store.
         store: String,
     },
+    /// A signature was asked of a store that only keeps keys.
+    #[error(
+        "secret store `{store}` is of type {kind}, which does not sign: use `backend: kv`, or a \
+         store of type vault"
+    )]
+    NoTransit {
+        /// The store.
+        store: String,
+        /// Its type.
+        kind: &'static str,
+    },
+    /// A Transit key that can't be used, or a signature that isn't one.
+    #[error("secret store `{store}`: Transit key at `{path}`: {problem}")]
+    Transit {
+        /// The store.
+        store: String,
+        /// Mount and path.
+        path: String,
+        /// What is wrong, and what to do.
+        problem: String,
+    },
     /// 503.
     #[error("secret store `{store}`: Vault at `{address}` is sealed: unseal it")]
     Sealed {
@@ -155,6 +176,67 @@ pub enum SecretError {
         /// The HTTP status.
         status: u16,
     },
+    /// A response-wrapped secret id that doesn't open. To be alarmed on.
+    #[error(
+        "secret store `{store}`: ALARM: the wrapped secret id can't be unwrapped (status \
+         {status}): it has expired, or someone else has unwrapped it; find out which, destroy \
+         that secret id, and deliver a new one"
+    )]
+    WrappedSecretId {
+        /// The store.
+        store: String,
+        /// The HTTP status.
+        status: u16,
+    },
+    /// A response-wrapped secret id that is not our role's. To be alarmed on.
+    #[error(
+        "secret store `{store}`: ALARM: the wrapped secret id was made at `{}`, not at \
+         `{expected}`: someone may have swapped it; find out who delivered it, or correct \
+         `auth.role` and `auth.mount`",
+        found.escape_debug()
+    )]
+    ForeignSecretId {
+        /// The store.
+        store: String,
+        /// Where it was made.
+        found: String,
+        /// Where it should have been made.
+        expected: String,
+    },
+    /// A node that sends us elsewhere.
+    #[error(
+        "secret store `{store}`: Vault at `{from}` redirects to `{to}`, {}",
+        if *.is_known {
+            "and so on in a circle, or in another way than by status 307: check that the cluster \
+             has a leader, and each node's `api_addr`"
+        } else {
+            "which is not one of our addresses: add it to `address`, or correct the cluster's \
+             `api_addr`"
+        }
+    )]
+    Redirected {
+        /// The store.
+        store: String,
+        /// The node that redirects.
+        from: String,
+        /// Where to.
+        to: String,
+        /// Whether that is a configured address.
+        is_known: bool,
+    },
+    /// 429 or a 5xx, also when asked again.
+    #[error(
+        "secret store `{store}`: Vault at `{address}` can't answer (status {status}): {}",
+        if *.status == 429 { "raise its rate limit for us" } else { "look into its log" }
+    )]
+    Failing {
+        /// The store.
+        store: String,
+        /// The node.
+        address: String,
+        /// The HTTP status.
+        status: u16,
+    },
     /// No node answered.
     #[error(
         "secret store `{store}`: can't reach {}: {reason}; check `address`, \
@@ -182,9 +264,9 @@ pub enum SecretError {
         /// The HTTP status.
         status: u16,
     },
-    /// An answer that isn't what the KV engine sends.
+    /// An answer that isn't what Vault sends there.
     #[error(
-        "secret store `{store}`: the answer for `{path}` is not a KV secret: check `mount`, \
+        "secret store `{store}`: the answer for `{path}` is not what Vault sends: check `mount`, \
          `kvVersion` and `address`"
     )]
     UnreadableAnswer {

@@ -68,7 +68,7 @@ pub enum KvVersion {
     V2,
 }
 
-/// The ways to log in. More will come; each is re-done from its sources at every login.
+/// The ways to log in; each is re-done from its sources at every login.
 #[derive(Clone, Debug)]
 pub enum VaultAuth {
     /// A token made elsewhere.
@@ -77,9 +77,41 @@ pub enum VaultAuth {
     AppRole {
         /// The role's id.
         role_id: Source,
-        /// The secret id that goes with it.
+        /// The secret id that goes with it; or, where that is response-wrapped, the wrapping token.
         secret_id: Source,
+        /// The name of the role, if the secret id is response-wrapped: it must have been made at
+        /// `auth/<mount>/role/<role>/secret-id`.
+        wrapped_for: Option<String>,
         /// Where the method is mounted, by default `approle`.
+        mount: String,
+    },
+    /// The Kubernetes method: a pod's projected service account token.
+    Kubernetes {
+        /// The role to log in as.
+        role: String,
+        /// The token.
+        token: Source,
+        /// Where the method is mounted, by default `kubernetes`.
+        mount: String,
+    },
+    /// The JWT method.
+    Jwt {
+        /// The role to log in as.
+        role: String,
+        /// The token.
+        jwt: Source,
+        /// Where the method is mounted, by default `jwt`.
+        mount: String,
+    },
+    /// The TLS certificate method.
+    Cert {
+        /// The role to log in as. `None`: any that takes the certificate.
+        role: Option<String>,
+        /// The client certificate, leaf first, PEM.
+        certificate_file: PathBuf,
+        /// Its private key, PEM.
+        key_file: PathBuf,
+        /// Where the method is mounted, by default `cert`.
         mount: String,
     },
 }
@@ -90,6 +122,9 @@ impl VaultAuth {
         match self {
             Self::Token(_) => "token",
             Self::AppRole { .. } => "appRole",
+            Self::Kubernetes { .. } => "kubernetes",
+            Self::Jwt { .. } => "jwt",
+            Self::Cert { .. } => "cert",
         }
     }
 }

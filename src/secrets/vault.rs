@@ -1,43 +1,52 @@
-//! Keys in Vault or OpenBao: the field `<keyName>` of a KV secret, version 1 or 2.
+//! Keys in Vault or OpenBao: the field `<keyName>` of a KV secret, version 1 or 2, or a Transit key.
 //!
-//! The HTTP client and the login are made at the first read and kept. A 403 logs in once more (a
-//! token may have expired) before it counts; a cluster that no node answers for is begun anew at
-//! the next look, so that a replaced CA file or credential is picked up. Nodes are tried in order.
+//! The HTTP client and the login are made at the first question and kept; the login is renewed by
+//! the questions themselves, which come at every look. A 403 logs in once more (a token may have
+//! been revoked) before it counts, and again only after a growing wait: secret ids may be good for
+//! few logins. When no node can be reached the HTTP client is made anew for the next question, so
+//! that a replaced CA file is picked up.
 //!
 //! The connection is made from the settings alone: no `VAULT_*` variable, no proxy from the
-//! environment, no redirect followed with our token, and with a CA file no other authority.
-//! The HTTP library's own buffers are beyond us: what passes through them is not overwritten.
+//! environment, and with a CA file no other authority. Answers and tokens are overwritten when
+//! dropped; the HTTP library's own buffers are beyond us.
 
-mod node;
+mod cluster;
+mod kv;
+mod lease;
+mod login;
+mod session;
+mod transit;
 
-use std::collections::HashSet;
-use std::sync::Arc;
+use std::collections::{HashMap, HashSet};
+use std::sync::PoisonError;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
+use arc_swap::ArcSwapOption;
 use reqwest::Url;
-use reqwest::redirect::Policy;
-use rustify::clients::reqwest::Client as HttpClient;
-use serde_json::Value;
+use rustify::Endpoint;
 use tokio::sync::Mutex;
-use tracing::Dispatch;
-use tracing::instrument::WithSubscriber as _;
-use vaultrs::api::EndpointMiddleware;
-use vaultrs::client::{VaultClient, VaultClientSettings};
-use zeroize::Zeroize as _;
+use tokio::time::Instant;
 
-use super::{
-    KeyLocation, KeyMaterial, KvVersion, Secret, SecretError, VaultAuth, VaultSettings, Version,
-};
-use node::{Fault, Fetched, app_role_login, deleted_version, list_v2, read_v1, read_v2};
+use super::{KeyLocation, SecretError, VaultSettings};
+use cluster::{Answer, Fault, Refusal, is_of_the_server};
+use lease::Backoff;
+use session::{Door, Session};
 
-/// One Vault cluster, one KV mount.
+/// One Vault cluster: one KV mount, one Transit mount.
 pub struct VaultStore {
     id: String,
     settings: VaultSettings,
     nodes: Vec<Url>,
-    session: Mutex<Option<Arc<Session>>>,
+    session: ArcSwapOption<Session>,
+    /// Whether no node could be reached with the present session's HTTP client.
+    is_cut_off: AtomicBool,
+    /// Whoever holds it logs in; the others wait, or go on with the session there is.
+    door: Mutex<Door>,
+    /// What stays forbidden also after a new login.
+    forbidden: std::sync::Mutex<HashMap<String, Backoff>>,
     /// The paths whose metadata we may not see; each was warned of.
-    hidden: Mutex<HashSet<String>>,
+    hidden: std::sync::Mutex<HashSet<String>>,
 }
 
 impl std::fmt::Debug for VaultStore {
@@ -68,7 +77,16 @@ impl VaultStore {
                            correct it, or leave it out";
             return Err(unusable(problem.to_owned()));
         }
-        Ok(Self { id, settings, nodes, session: Mutex::default(), hidden: Mutex::default() })
+        Ok(Self {
+            id,
+            settings,
+            nodes,
+            session: ArcSwapOption::empty(),
+            is_cut_off: AtomicBool::new(false),
+            door: Mutex::default(),
+            forbidden: std::sync::Mutex::default(),
+            hidden: std::sync::Mutex::default(),
+        })
     }
 
     pub(super) fn id(&self) -> &str {
@@ -86,321 +104,75 @@ impl VaultStore {
         Ok(path.ok_or_else(none)?.trim_matches('/'))
     }
 
-    /// Reads the key at a location, logging in when needed.
-    pub(super) async fn read(&self, at: &KeyLocation) -> Result<KeyMaterial, SecretError> {
-        let path = self.path(at)?;
-        self.material(self.fetched(path, None).await?, path, &at.name)
-    }
-
-    /// Reads one version of the key at a location.
-    pub(super) async fn read_version(
-        &self,
-        at: &KeyLocation,
-        number: u64,
-    ) -> Result<KeyMaterial, SecretError> {
-        let path = self.path(at)?;
-        if self.settings.kv_version == KvVersion::V1 {
-            return Err(SecretError::NoHistory { store: self.id.clone() });
-        }
-        let fetched = self.fetched(path, Some(number)).await?;
-        if fetched.version != Some(number) {
-            let (store, path) = (self.id.clone(), self.full_path(path));
-            return Err(SecretError::UnreadableAnswer { store, path });
-        }
-        self.material(fetched, path, &at.name)
-    }
-
-    /// The versions at a location, oldest first; `None` where there are none to see.
-    ///
-    /// A policy may allow the secret and not its metadata. That is no reason to stop signing, so
-    /// it is warned of once and taken for no history. Logging in again on such a 403, at every
-    /// look, would use up a secret id: reading the secret itself tells an old token from a policy.
-    pub(super) async fn versions(
-        &self,
-        at: &KeyLocation,
-    ) -> Result<Option<Vec<Version>>, SecretError> {
-        let path = self.path(at)?;
-        if self.settings.kv_version == KvVersion::V1 {
-            return Ok(None);
-        }
-        let mut answer = self.list(path).await;
-        if matches!(answer, Err(SecretError::PermissionDenied { .. })) {
-            if self.hidden.lock().await.contains(path) {
-                return Ok(None);
+    /// The answer to a question about `path`, logging in when needed.
+    async fn ask<E: Endpoint>(&self, path: &str, question: &E) -> Result<Answer, SecretError> {
+        let session = self.session().await?;
+        let answer = session.ask(question).await;
+        if !matches!(&answer, Err(Refusal { fault: Fault::Status(403, _), .. })) {
+            if answer.is_ok() {
+                self.forbidden().remove(path);
             }
-            self.fetched(path, None).await?;
-            answer = self.list(path).await;
+            return answer.map_err(|refusal| self.refused(refusal, path));
         }
-        match answer {
-            Ok(versions) => {
-                self.hidden.lock().await.remove(path);
-                Ok(Some(versions))
-            }
-            Err(SecretError::PermissionDenied { .. }) => {
-                self.hidden.lock().await.insert(path.to_owned());
-                let metadata = format!("{}/metadata/{path}", self.mount());
-                tracing::warn!(
-                    store = self.id,
-                    "the versions of `{path}` can't be seen, so a restart in mid-rotation loses \
-                     the earlier key: add `path \"{metadata}\" {{ capabilities = [\"read\"] }}` \
-                     to the policy"
-                );
-                Ok(None)
-            }
-            Err(error) => Err(error),
-        }
-    }
-
-    async fn list(&self, path: &str) -> Result<Vec<Version>, SecretError> {
-        let session = self.session(None).await?;
-        let answer = self.ask(&session, |node| list_v2(node, self.mount(), path)).await;
-        answer.map_err(|(fault, address)| self.read_refused(fault, address, path))
-    }
-
-    /// A secret as it is, or as it was in `version`; a 403 is asked again after a new login.
-    async fn fetched(&self, path: &str, version: Option<u64>) -> Result<Fetched, SecretError> {
-        let session = self.session(None).await?;
-        match self.fetch(&session, path, version).await {
-            Err(SecretError::PermissionDenied { .. }) => {
-                let session = self.session(Some(&session)).await?;
-                self.fetch(&session, path, version).await
-            }
-            Err(error @ SecretError::Unreachable { .. }) => {
-                *self.session.lock().await = None;
-                Err(error)
-            }
-            answer => answer,
-        }
-    }
-
-    /// The session to use; a new one if there is none or it is the `refused` one. Readers that
-    /// were refused together log in once.
-    async fn session(&self, refused: Option<&Arc<Session>>) -> Result<Arc<Session>, SecretError> {
-        let mut current = self.session.lock().await;
-        if let Some(session) = &*current
-            && !refused.is_some_and(|refused| Arc::ptr_eq(refused, session))
-        {
-            return Ok(Arc::clone(session));
-        }
-        *current = None;
-        let session = Arc::new(self.log_in().await?);
-        *current = Some(Arc::clone(&session));
-        Ok(session)
-    }
-
-    async fn log_in(&self) -> Result<Session, SecretError> {
-        let http = self.http_client().await?;
-        let mut session = Session {
-            nodes: self.nodes.iter().map(|node| self.client(node, http.clone())).collect(),
+        let Some(session) = self.session_instead_of(&session, path).await? else {
+            return Err(self.forbidden_at(path));
         };
-        let token = match &self.settings.auth {
-            VaultAuth::Token(source) => source.read(&self.id, "token").await?,
-            VaultAuth::AppRole { role_id, secret_id, mount } => {
-                let role_id = role_id.read(&self.id, "role id").await?;
-                let secret_id = secret_id.read(&self.id, "secret id").await?;
-                let (role_id, secret_id) = (role_id.expose(), secret_id.expose());
-                let mount = mount.trim_matches('/');
-                self.ask(&session, |node| app_role_login(node, mount, role_id, secret_id))
-                    .await
-                    .map_err(|(fault, address)| self.login_refused(fault, address))?
-            }
-        };
-        if !is_header_text(token.expose()) {
-            return Err(self.login_refused(Fault::Unreadable, String::new()));
+        let answer = session.ask(question).await;
+        if matches!(&answer, Err(Refusal { fault: Fault::Status(403, _), .. })) {
+            let mut forbidden = self.forbidden();
+            let backoff = Backoff::after(forbidden.get(path).copied(), Instant::now());
+            forbidden.insert(path.to_owned(), backoff);
+        } else if answer.is_ok() {
+            self.forbidden().remove(path);
         }
-        for client in &mut session.nodes {
-            client.middle.token.clone_from(token.expose());
-        }
-        Ok(session)
+        answer.map_err(|refusal| self.refused(refusal, path))
     }
 
-    async fn http_client(&self) -> Result<reqwest::Client, SecretError> {
-        let mut builder = reqwest::Client::builder()
-            .tls_backend_rustls()
-            .timeout(self.settings.timeout)
-            .no_proxy()
-            .redirect(Policy::none());
-        if let Some(path) = &self.settings.ca_file {
-            let unusable = |problem: String| SecretError::UnusableCaFile {
-                store: self.id.clone(),
-                path: path.clone(),
-                problem,
-            };
-            let pem = tokio::fs::read(path).await.map_err(|error| unusable(error.to_string()))?;
-            let authorities = reqwest::Certificate::from_pem_bundle(&pem)
-                .ok()
-                .filter(|authorities| !authorities.is_empty())
-                .ok_or_else(|| unusable("no certificate in it can be read".to_owned()))?;
-            builder = builder.tls_certs_only(authorities);
-        } else if self.nodes.iter().all(|node| node.scheme() == "http") {
-            // Loading the platform's authorities fails where there are none, needed or not.
-            builder = builder.tls_certs_only([]);
-        }
-        builder.build().map_err(|error| SecretError::UnusableSetting {
-            store: self.id.clone(),
-            problem: format!(
-                "no TLS client can be made ({}): set `tls.caFile`, or install the system's \
-                 certificate authorities",
-                root_cause(&error)
-            ),
-        })
-    }
-
-    fn client(&self, node: &Url, http: reqwest::Client) -> VaultClient {
-        VaultClient {
-            http: HttpClient::new(node.as_str(), http),
-            middle: EndpointMiddleware {
-                token: String::new(),
-                version: "v1".to_owned(),
-                wrap: None,
-                namespace: self.settings.namespace.clone(),
-            },
-            // Not used by the requests themselves; written out so that nothing is taken from the
-            // environment. The token stays out of it, since its `Debug` prints it.
-            settings: VaultClientSettings {
-                address: node.clone(),
-                ca_certs: Vec::new(),
-                identity: None,
-                timeout: Some(self.settings.timeout),
-                token: String::new(),
-                verify: true,
-                version: 1,
-                wrapping: false,
-                namespace: self.settings.namespace.clone(),
-                proxy: None,
-            },
-        }
-    }
-
-    async fn fetch(
-        &self,
-        session: &Session,
-        path: &str,
-        version: Option<u64>,
-    ) -> Result<Fetched, SecretError> {
-        let mount = self.mount();
-        let answer = match self.settings.kv_version {
-            KvVersion::V1 => self.ask(session, |node| read_v1(node, mount, path)).await,
-            KvVersion::V2 => self.ask(session, |node| read_v2(node, mount, path, version)).await,
-        };
-        answer.map_err(|(fault, address)| self.read_refused(fault, address, path))
-    }
-
-    /// The answer of the first node that has one, or the last fault and the node it is of.
-    ///
-    /// The library logs every refusal as an error by itself; ours are typed, and logged once by
-    /// whoever handles them.
-    async fn ask<'s, T, F>(
-        &self,
-        session: &'s Session,
-        question: impl Fn(&'s VaultClient) -> F,
-    ) -> Result<T, (Fault, String)>
-    where
-        F: Future<Output = Result<T, Fault>>,
-    {
-        let mut worst = (Fault::Unreachable("no node".to_owned()), String::new());
-        for client in &session.nodes {
-            match question(client).with_subscriber(Dispatch::none()).await {
-                Err(fault) if fault.is_of_the_node() => {
-                    if !matches!(worst.0, Fault::Status(503, _)) {
-                        worst = (fault, client.http.base.clone());
-                    }
-                }
-                Err(fault) => return Err((fault, client.http.base.clone())),
-                Ok(answer) => return Ok(answer),
-            }
-        }
-        Err(worst)
-    }
-
-    fn login_refused(&self, fault: Fault, address: String) -> SecretError {
-        let store = self.id.clone();
-        let method = self.settings.auth.method();
+    fn refused(&self, Refusal { fault, address }: Refusal, path: &str) -> SecretError {
+        let (store, path) = (self.id.clone(), path.to_owned());
         match fault {
-            Fault::Status(503, _) => SecretError::Sealed { store, address },
-            Fault::Status(status, _) => SecretError::LoginRefused { store, method, status },
-            Fault::Unreachable(reason) => self.unreachable(reason),
-            Fault::Unreadable => {
-                SecretError::UnreadableAnswer { store, path: format!("the {method} login") }
-            }
-        }
-    }
-
-    fn read_refused(&self, fault: Fault, address: String, path: &str) -> SecretError {
-        let store = self.id.clone();
-        let path = self.full_path(path);
-        match fault {
-            Fault::Status(403, _) => SecretError::PermissionDenied { store, path },
-            Fault::Status(404, body) => match body.as_deref().and_then(deleted_version) {
+            Fault::Status(403, _) => self.forbidden_at(&path),
+            Fault::Status(404, body) => match body.as_deref().and_then(kv::deleted_version) {
                 Some((version, destroyed)) => {
                     SecretError::VersionDeleted { store, path, version, destroyed }
                 }
                 None => SecretError::NothingThere { store, path },
             },
-            Fault::Status(503, _) => SecretError::Sealed { store, address },
-            Fault::Status(status, _) => SecretError::UnexpectedStatus { store, path, status },
-            Fault::Unreachable(reason) => self.unreachable(reason),
+            Fault::Status(status, _) if !is_of_the_server(status) => {
+                SecretError::UnexpectedStatus { store, path, status }
+            }
             Fault::Unreadable => SecretError::UnreadableAnswer { store, path },
+            fault => self.away(fault, address),
         }
     }
 
-    fn unreachable(&self, reason: String) -> SecretError {
-        let addresses = self.settings.addresses.clone();
-        SecretError::Unreachable { store: self.id.clone(), addresses, reason }
-    }
-
-    fn full_path(&self, path: &str) -> String {
-        format!("{}/{path}", self.mount())
-    }
-
-    fn mount(&self) -> &str {
-        self.settings.mount.trim_matches('/')
-    }
-
-    fn material(
-        &self,
-        mut fetched: Fetched,
-        path: &str,
-        name: &str,
-    ) -> Result<KeyMaterial, SecretError> {
-        let (store, path) = (self.id.clone(), self.full_path(path));
-        let Value::Object(fields) = &mut fetched.data else {
-            return Err(SecretError::UnreadableAnswer { store, path });
-        };
-        let certificate = match fields.get(&format!("{name}.crt")) {
-            None => None,
-            Some(Value::String(pem)) => Some(pem.clone()),
-            Some(_) => {
-                let field = format!("{name}.crt");
-                return Err(SecretError::FieldNotText { store, path, field });
+    /// The error for a fault that is no answer to the question.
+    fn away(&self, fault: Fault, address: String) -> SecretError {
+        let store = self.id.clone();
+        match fault {
+            Fault::Status(503, _) => SecretError::Sealed { store, address },
+            Fault::Status(status, _) => SecretError::Failing { store, address, status },
+            Fault::Redirected { to, is_known } => {
+                SecretError::Redirected { store, from: address, to, is_known }
             }
-        };
-        let bytes = match fields.get_mut(name).map(Value::take) {
-            Some(Value::String(text)) => Secret::new(text.into_bytes()),
-            Some(_) => {
-                let field = name.to_owned();
-                return Err(SecretError::FieldNotText { store, path, field });
+            Fault::Unreachable { reason, .. } => {
+                self.is_cut_off.store(true, Ordering::Relaxed);
+                let addresses = self.settings.addresses.clone();
+                SecretError::Unreachable { store, addresses, reason }
             }
-            None => {
-                let present = fields.keys().cloned().collect();
-                let field = name.to_owned();
-                return Err(SecretError::MissingField { store, path, field, present });
+            Fault::Unreadable => {
+                let path = format!("the {} login", self.settings.auth.method());
+                SecretError::UnreadableAnswer { store, path }
             }
-        };
-        Ok(KeyMaterial { bytes, certificate, version: fetched.version, created: fetched.created })
-    }
-}
-
-/// A login: one client a node, all with its token.
-struct Session {
-    nodes: Vec<VaultClient>,
-}
-
-impl Drop for Session {
-    fn drop(&mut self) {
-        for client in &mut self.nodes {
-            client.middle.token.zeroize();
         }
+    }
+
+    fn forbidden_at(&self, path: &str) -> SecretError {
+        SecretError::PermissionDenied { store: self.id.clone(), path: path.to_owned() }
+    }
+
+    fn forbidden(&self) -> std::sync::MutexGuard<'_, HashMap<String, Backoff>> {
+        self.forbidden.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -434,7 +206,7 @@ fn root_cause(error: &dyn std::error::Error) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::secrets::Source;
+    use crate::secrets::{KvVersion, Secret, Source, VaultAuth};
 
     fn settings(addresses: &[&str]) -> VaultSettings {
         VaultSettings {

@@ -59,7 +59,6 @@ fn the_contract_s_example_has_no_unknown_key() {
     // What remains are files that are not here, an elided address, and what this version lacks.
     let expected = [
         "scopes[0].deny.headers.…:",
-        "secretStores[0].details.auth.method: this login method is not in this version",
         "secretStores[3].type: this type of store is not in this version",
         "secretStores[4].type: this type of store is not in this version",
         "scopes[0].identity.peer: any local process could claim to be a peer",
@@ -234,11 +233,50 @@ fn a_key_that_stands_twice_and_text_that_is_no_yaml_are_refused() {
     assert!(missing[0].contains("can't be read"), "{missing:?}");
 }
 
+/// What the schema requires, the parser requires, and nothing more.
+#[test]
+fn the_schema_and_the_parser_require_the_same() {
+    type Remove = (&'static str, &'static str);
+    let removals: [Remove; 12] = [
+        ("", "secretStores"),
+        ("", "scopes"),
+        ("/secretStores/0", "id"),
+        ("/secretStores/0", "type"),
+        ("/scopes/0", "clientId"),
+        ("/scopes/0", "policy"),
+        ("/scopes/0", "jwtResponse"),
+        ("/scopes/0/policy", "files"),
+        ("/scopes/0/jwtResponse", "tokenLifetimeSeconds"),
+        ("/scopes/0/identity/jwt/0", "issuer"),
+        ("/scopes/0/identity/jwt/0", "audiences"),
+        ("/scopes/0/routes/0", "match"),
+    ];
+    let full = |tree: &mut Value| {
+        tree["scopes"][0]["identity"] = serde_json::json!({"jwt": [
+            {"issuer": "https://idp.example/", "audiences": "any"}
+        ]});
+        tree["scopes"][0]["routes"] = serde_json::json!([{"match": {"path": "/"}, "bypass": true}]);
+    };
+    let (_folder, path) = settings(full);
+    assert!(errors(&path).is_empty());
+    for (pointer, key) in removals {
+        let (_folder, path) = settings(|tree| {
+            full(tree);
+            tree.pointer_mut(pointer).unwrap().as_object_mut().unwrap().remove(key);
+        });
+        assert!(!errors(&path).is_empty(), "{pointer}/{key} can be left out");
+    }
+    let text = config::schema().to_string();
+    let required = text.matches("\"required\":").count();
+    // The nine of the structs, the root, and the directory form of `scopes`.
+    assert_eq!(required, 11, "{text}");
+}
+
 /// Every key of `example` stands in the schema: both were derived from the same structs, and this
 /// holds the contract's example to them.
 #[test]
 fn the_schema_knows_every_key_of_the_contract_s_example() {
-    let schema = serde_json::to_value(config::schema()).unwrap();
+    let schema = config::schema();
     let text = std::fs::read_to_string(fixture("contract.yaml")).unwrap();
     let example: Value = yaml_serde::from_str(&text).unwrap();
     let mut checked = 0;

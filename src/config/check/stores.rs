@@ -10,6 +10,9 @@ use crate::secrets::{
     VaultSettings, reference,
 };
 
+/// Where Kubernetes mounts a pod's token.
+const SERVICE_ACCOUNT_TOKEN: &str = "/var/run/secrets/kubernetes.io/serviceaccount/token";
+
 pub(super) fn check(
     stores: &[raw::Store],
     base: &Path,
@@ -170,6 +173,7 @@ fn check_address(address: &str, is_insecure_fine: bool) -> Result<(), String> {
 fn login(path: &str, auth: &raw::Auth, base: &Path, report: &mut Report) -> Option<VaultAuth> {
     let method = report.required(format_args!("{path}.method"), auth.method)?;
     refuse_foreign(path, &foreign_auth(method, auth), "this login method", report);
+    let mount = auth.mount.clone();
     match method {
         AuthMethod::Token => {
             let given = [
@@ -187,19 +191,55 @@ fn login(path: &str, auth: &raw::Auth, base: &Path, report: &mut Report) -> Opti
                 ("secretIdEnv", auth.secret_id_env.as_deref()),
             ];
             let secret_id = credential(path, given, base, report);
-            if auth.secret_id_wrapped == Some(true) {
-                report.error(
-                    format_args!("{path}.secretIdWrapped"),
-                    "response-wrapped secret ids are not in this version",
-                );
-            }
-            let mount = auth.mount.clone().unwrap_or_else(|| "approle".to_owned());
-            Some(VaultAuth::AppRole { role_id: role_id?, secret_id: secret_id?, mount })
+            let wrapped_for = wrapped_for(path, auth, report);
+            let mount = mount.unwrap_or_else(|| "approle".to_owned());
+            let (role_id, secret_id) = (role_id?, secret_id?);
+            Some(VaultAuth::AppRole { role_id, secret_id, wrapped_for: wrapped_for?, mount })
         }
-        AuthMethod::Kubernetes | AuthMethod::Jwt | AuthMethod::Cert => {
+        AuthMethod::Kubernetes => {
+            let role = report.required(format_args!("{path}.role"), auth.role.clone());
+            let file = auth.service_account_token_file.as_deref();
+            let token = Source::File(joined(base, file.unwrap_or(SERVICE_ACCOUNT_TOKEN)));
+            let mount = mount.unwrap_or_else(|| "kubernetes".to_owned());
+            Some(VaultAuth::Kubernetes { role: role?, token, mount })
+        }
+        AuthMethod::Jwt => {
+            let role = report.required(format_args!("{path}.role"), auth.role.clone());
+            let file = report.required(format_args!("{path}.jwtFile"), auth.jwt_file.as_deref());
+            let mount = mount.unwrap_or_else(|| "jwt".to_owned());
+            Some(VaultAuth::Jwt { role: role?, jwt: Source::File(joined(base, file?)), mount })
+        }
+        AuthMethod::Cert => {
+            let file = auth.certificate_file.as_deref();
+            let certificate = report.required(format_args!("{path}.certificateFile"), file);
+            let key = report.required(format_args!("{path}.keyFile"), auth.key_file.as_deref());
+            Some(VaultAuth::Cert {
+                role: auth.role.clone(),
+                certificate_file: joined(base, certificate?),
+                key_file: joined(base, key?),
+                mount: mount.unwrap_or_else(|| "cert".to_owned()),
+            })
+        }
+    }
+}
+
+/// The role that a wrapped secret id must be for: without it, whoever swaps the wrapping token
+/// chooses who we are. The outer `None`: a fault was reported.
+fn wrapped_for(path: &str, auth: &raw::Auth, report: &mut Report) -> Option<Option<String>> {
+    match (auth.secret_id_wrapped.unwrap_or(false), &auth.role) {
+        (false, None) => Some(None),
+        (true, Some(role)) => Some(Some(role.clone())),
+        (true, None) => {
             report.error(
-                format_args!("{path}.method"),
-                "this login method is not in this version: use token or appRole",
+                format_args!("{path}.role"),
+                "is required with `secretIdWrapped`: the name of the role whose secret id it is",
+            );
+            None
+        }
+        (false, Some(_)) => {
+            report.error(
+                format_args!("{path}.role"),
+                "only belongs to a wrapped secret id: remove it, or say `secretIdWrapped: true`",
             );
             None
         }
@@ -208,9 +248,9 @@ fn login(path: &str, auth: &raw::Auth, base: &Path, report: &mut Report) -> Opti
 
 fn foreign_auth(method: AuthMethod, auth: &raw::Auth) -> Vec<(&'static str, bool)> {
     use AuthMethod::{AppRole, Cert, Jwt, Kubernetes, Token};
-    let fields: [(&str, &[AuthMethod], bool); 14] = [
+    let fields: [(&str, &[AuthMethod], bool); 15] = [
         ("mount", &[AppRole, Kubernetes, Jwt, Cert], auth.mount.is_some()),
-        ("role", &[Kubernetes, Jwt, Cert], auth.role.is_some()),
+        ("role", &[AppRole, Kubernetes, Jwt, Cert], auth.role.is_some()),
         ("token", &[Token], auth.token.is_some()),
         ("tokenFile", &[Token], auth.token_file.is_some()),
         ("tokenEnv", &[Token], auth.token_env.is_some()),
@@ -219,6 +259,7 @@ fn foreign_auth(method: AuthMethod, auth: &raw::Auth) -> Vec<(&'static str, bool
         ("secretId", &[AppRole], auth.secret_id.is_some()),
         ("secretIdFile", &[AppRole], auth.secret_id_file.is_some()),
         ("secretIdEnv", &[AppRole], auth.secret_id_env.is_some()),
+        ("secretIdWrapped", &[AppRole], auth.secret_id_wrapped.is_some()),
         ("serviceAccountTokenFile", &[Kubernetes], auth.service_account_token_file.is_some()),
         ("jwtFile", &[Jwt], auth.jwt_file.is_some()),
         ("certificateFile", &[Cert], auth.certificate_file.is_some()),
@@ -280,4 +321,75 @@ fn credential(
 
 fn resolve(text: &str) -> Result<Secret<String>, reference::ReferenceError> {
     reference::resolve(text, &|name| std::env::var(name).ok())
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::{Value, json};
+
+    use super::*;
+
+    fn checked(auth: Value) -> Result<VaultAuth, Vec<String>> {
+        let auth: raw::Auth = serde_json::from_value(auth).unwrap();
+        let mut report = Report::default();
+        let login = login("auth", &auth, Path::new("/etc/placet"), &mut report);
+        if report.errors.is_empty() { Ok(login.unwrap()) } else { Err(report.errors) }
+    }
+
+    #[test]
+    fn every_login_method_is_understood() {
+        let kubernetes = checked(json!({"method": "kubernetes", "role": "placet"})).unwrap();
+        let VaultAuth::Kubernetes { token: Source::File(file), mount, .. } = kubernetes else {
+            panic!("{kubernetes:?}")
+        };
+        assert_eq!((file.to_str(), mount.as_str()), (Some(SERVICE_ACCOUNT_TOKEN), "kubernetes"));
+        let jwt = checked(json!({"method": "jwt", "role": "r", "jwtFile": "t", "mount": "m"}));
+        let Ok(VaultAuth::Jwt { jwt: Source::File(file), mount, .. }) = jwt else {
+            panic!("{jwt:?}")
+        };
+        assert_eq!((file.to_str(), mount.as_str()), (Some("/etc/placet/t"), "m"));
+        let cert = json!({"method": "cert", "certificateFile": "c", "keyFile": "k"});
+        assert!(matches!(checked(cert), Ok(VaultAuth::Cert { role: None, .. })));
+        let wrapped = json!({
+            "method": "appRole", "roleId": "id", "secretIdFile": "s", "secretIdWrapped": true,
+            "role": "placet",
+        });
+        let wrapped = checked(wrapped).unwrap();
+        let VaultAuth::AppRole { wrapped_for, .. } = wrapped else { panic!("{wrapped:?}") };
+        assert_eq!(wrapped_for.as_deref(), Some("placet"));
+    }
+
+    #[test]
+    fn what_a_login_lacks_or_should_not_have_is_named() {
+        let app_role = json!({"method": "appRole", "roleId": "id", "secretIdFile": "s"});
+        let with = |name: &str, value: Value| {
+            let mut auth = app_role.clone();
+            auth[name] = value;
+            auth
+        };
+        for (auth, expected) in [
+            (json!({"method": "kubernetes"}), vec!["auth.role: is required"]),
+            (json!({"method": "jwt"}), vec!["auth.role: is required", "auth.jwtFile: is required"]),
+            (
+                json!({"method": "cert"}),
+                vec!["auth.certificateFile: is required", "auth.keyFile: is required"],
+            ),
+            (
+                json!({"method": "jwt", "role": "r", "jwtFile": "t", "keyFile": "k"}),
+                vec!["auth.keyFile: does not belong"],
+            ),
+            (
+                json!({"method": "kubernetes", "role": "r", "secretIdWrapped": false}),
+                vec!["auth.secretIdWrapped: does not belong"],
+            ),
+            (with("secretIdWrapped", true.into()), vec!["auth.role: is required with"]),
+            (with("role", "r".into()), vec!["auth.role: only belongs to a wrapped"]),
+        ] {
+            let errors = checked(auth.clone()).unwrap_err();
+            assert_eq!(errors.len(), expected.len(), "{auth}: {errors:?}");
+            for (error, expected) in errors.iter().zip(expected) {
+                assert!(error.starts_with(expected), "{auth}: {error}");
+            }
+        }
+    }
 }

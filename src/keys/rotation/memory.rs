@@ -8,7 +8,7 @@ use super::plan::{Plan, Timing, Version};
 use super::{KeySource, LoadError};
 use crate::clock::Timestamp;
 use crate::keys::{KeyError, KeyRing, KeySettings, SigningKey};
-use crate::secrets::{KeyMaterial, SecretError, Version as Listed};
+use crate::secrets::{KeyMaterial, Version as Listed};
 
 /// Only this many of the newest versions are looked at.
 const MAX_VERSIONS: usize = 20;
@@ -27,6 +27,15 @@ pub(super) struct Memory {
     /// Versions that were seen to stop signing, and when.
     stopped: Vec<(u64, Timestamp)>,
     last_success: Option<Timestamp>,
+}
+
+/// What a look found that does not stop the other versions.
+#[derive(Debug, Default)]
+struct Faults {
+    /// The certificate in the settings is for another version.
+    mismatch: Option<LoadError>,
+    /// The newest version holds no usable key.
+    unusable: Option<LoadError>,
 }
 
 #[derive(Clone, Debug)]
@@ -59,28 +68,28 @@ impl Memory {
         source: &KeySource,
         now: Timestamp,
     ) -> Result<(), LoadError> {
-        let mut problem = match source.store.versions(&source.location).await? {
+        let faults = match source.store.versions(&source.location).await? {
             Some(listed) => self.take_listed(source, &listed).await?,
             None => {
                 let material = source.store.read(&source.location).await?;
-                let loaded = load(&material, &source.settings);
-                let (key, mismatch) = loaded.map_err(|error| source.unusable(error))?;
+                let (key, mismatch) = load(&material, source)?;
                 self.take_current(key, now);
-                mismatch
+                Faults { mismatch, unusable: None }
             }
         };
-        if let Some(KeyError::CertificateMismatch { .. }) = problem {
-            let is_matched = self.loaded.iter().any(|known| known.key.has_certificate());
-            if self.last_success.is_none() && !is_matched {
-                self.loaded.clear();
-            } else {
-                // It belongs to one version only: the others are published without.
-                problem = None;
-            }
+        if let Some(mismatch) = faults.mismatch
+            && self.last_success.is_none()
+            && !self.loaded.iter().any(|known| known.key.has_certificate())
+        {
+            // It may belong to one version only, the others are published without; but to one.
+            self.loaded.clear();
+            return Err(mismatch);
         }
-        self.last_success = Some(now);
-        match problem {
-            Some(error) => Err(source.unusable(error)),
+        if !self.loaded.is_empty() {
+            self.last_success = Some(now);
+        }
+        match faults.unusable {
+            Some(error) => Err(error),
             None if self.loaded.is_empty() => Err(LoadError::NoVersion),
             None => Ok(()),
         }
@@ -108,43 +117,40 @@ impl Memory {
         Some(Arc::clone(&loaded.key))
     }
 
-    /// A store with history: loads each live version once. One whose key can't be used is left out
-    /// and its error returned; the others go on.
+    /// A store with history: loads each live version once, and says what was wrong with some.
     async fn take_listed(
         &mut self,
         source: &KeySource,
         listed: &[Listed],
-    ) -> Result<Option<KeyError>, LoadError> {
+    ) -> Result<Faults, LoadError> {
         let newest = listed.iter().map(|version| version.number).max().unwrap_or_default();
         if newest < self.newest {
             // A node that lags behind: never go back.
-            return Ok(None);
+            return Ok(Faults::default());
         }
         self.newest = newest;
         let live: Vec<&Listed> = listed.iter().filter(|version| version.is_live).collect();
         self.loaded.retain(|known| live.iter().any(|live| live.number == known.version.number));
-        let mut problem = None;
+        let mut faults = Faults::default();
         for version in live.iter().rev().take(MAX_VERSIONS).rev() {
             let is_known = self.passed_over.contains(&version.number)
                 || self.loaded.iter().any(|known| known.version.number == version.number);
             if is_known {
                 continue;
             }
-            let material = match source.store.read_version(&source.location, version.number).await {
-                Ok(material) => material,
-                // Deleted since it was listed.
-                Err(SecretError::VersionDeleted { .. }) => continue,
-                Err(error) => return Err(error.into()),
-            };
-            match load(&material, &source.settings) {
+            let read = source.store.read_version(&source.location, version.number).await;
+            let loaded = read.map_err(LoadError::from).and_then(|read| load(&read, source));
+            faults.unusable = match loaded {
                 Ok((key, mismatch)) => {
                     self.keep(version, key);
-                    problem = problem.or(mismatch);
+                    faults.mismatch = faults.mismatch.or(mismatch);
+                    None
                 }
-                Err(error) => problem = Some(error),
-            }
+                Err(error) if error.is_about_content() => Some(error),
+                Err(error) => return Err(error),
+            };
         }
-        Ok(problem)
+        Ok(faults)
     }
 
     fn keep(&mut self, listed: &Listed, key: SigningKey) {
@@ -193,13 +199,21 @@ impl Memory {
 /// the mismatch is returned too.
 fn load(
     material: &KeyMaterial,
-    settings: &KeySettings,
-) -> Result<(SigningKey, Option<KeyError>), KeyError> {
+    source: &KeySource,
+) -> Result<(SigningKey, Option<LoadError>), LoadError> {
+    let unusable = |error| source.unusable(error);
+    let settings = &source.settings;
     match SigningKey::load(material, settings) {
         Err(mismatch @ KeyError::CertificateMismatch { .. }) if settings.certificate.is_some() => {
             let bare = KeySettings { certificate: None, ..settings.clone() };
-            Ok((SigningKey::load(material, &bare)?, Some(mismatch)))
+            let key = SigningKey::load(material, &bare).map_err(unusable)?;
+            tracing::warn!(
+                scope = settings.client_id,
+                kid = key.kid(),
+                "x509Certificate is for another version of the key: this one is published without"
+            );
+            Ok((key, Some(unusable(mismatch))))
         }
-        loaded => Ok((loaded?, None)),
+        loaded => Ok((loaded.map_err(unusable)?, None)),
     }
 }
