@@ -43,7 +43,11 @@ impl CanonicalPath {
             canonical.push('/');
             let start = canonical.len();
             canonicalize(segment, allow, &mut canonical)?;
-            if has_dot_segment(canonical.get(start..).unwrap_or_default()) {
+            let written = canonical.get(start..).unwrap_or_default();
+            if has_escaped_escape(written) && !allow.double_encoding {
+                return Err(BadPath::DoubleEncoding);
+            }
+            if has_dot_segment(written) {
                 return Err(BadPath::DotSegment);
             }
         }
@@ -117,7 +121,7 @@ fn canonicalize(segment: &str, allow: Allowances, out: &mut String) -> Result<()
         match byte {
             b'%' => {
                 let [high, low, rest @ ..] = rest else { return Err(BadPath::BrokenEscape) };
-                push_escape(hex(*high)? << 4 | hex(*low)?, rest, allow, out)?;
+                push_escape(hex(*high)? << 4 | hex(*low)?, allow, out)?;
                 bytes = rest;
             }
             b'\\' => return Err(BadPath::Backslash),
@@ -130,14 +134,11 @@ fn canonicalize(segment: &str, allow: Allowances, out: &mut String) -> Result<()
     Ok(())
 }
 
-/// Writes the escaped byte `value`, which `rest` follows.
-fn push_escape(value: u8, rest: &[u8], allow: Allowances, out: &mut String) -> Result<(), BadPath> {
+/// Writes the escaped byte `value`.
+fn push_escape(value: u8, allow: Allowances, out: &mut String) -> Result<(), BadPath> {
     match value {
         b'/' if !allow.encoded_slash => return Err(BadPath::EncodedSlash),
         b'\\' => return Err(BadPath::Backslash),
-        b'%' if !allow.double_encoding && starts_with_two_digits(rest) => {
-            return Err(BadPath::DoubleEncoding);
-        }
         _ if !value.is_ascii() || value.is_ascii_control() => return Err(BadPath::NotPrintable),
         _ => {}
     }
@@ -159,8 +160,12 @@ fn hex(digit: u8) -> Result<u8, BadPath> {
         .ok_or(BadPath::BrokenEscape)
 }
 
-fn starts_with_two_digits(rest: &[u8]) -> bool {
-    matches!(rest, [high, low, ..] if high.is_ascii_hexdigit() && low.is_ascii_hexdigit())
+/// Whether decoding once leaves an escape. Asked of the canonical form: the digits behind a `%25`
+/// may have been escaped themselves.
+fn has_escaped_escape(canonical: &str) -> bool {
+    canonical.split("%25").skip(1).any(|rest| {
+        matches!(rest.as_bytes(), [high, low, ..] if high.is_ascii_hexdigit() && low.is_ascii_hexdigit())
+    })
 }
 
 /// RFC 3986 section 2.3.
@@ -228,6 +233,10 @@ mod tests {
             ("/a\\b", BadPath::Backslash),
             ("/a%5cb", BadPath::Backslash),
             ("/%252e", BadPath::DoubleEncoding),
+            ("/%25%32e", BadPath::DoubleEncoding),
+            ("/%252%65", BadPath::DoubleEncoding),
+            ("/%25%32%65%25%32%65/b", BadPath::DoubleEncoding),
+            ("/a%25%41%42", BadPath::DoubleEncoding),
             ("/a;x=1", BadPath::Semicolon),
             ("/..;/b", BadPath::Semicolon),
             ("/a#f", BadPath::Fragment),
@@ -281,7 +290,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn the_canonical_form_is_a_fixed_point(raw in "/[a-zA-Z0-9%./;\\\\]{0,24}") {
+        fn the_canonical_form_is_a_fixed_point(raw in "/([a-zA-Z0-9./;\\\\]|%25|%2[eEfF0]|%3[0-9]|%){0,12}") {
             for allow in [Allowances::default(), ALL] {
                 if let Ok(path) = CanonicalPath::parse(&raw, allow) {
                     prop_assert_eq!(&CanonicalPath::parse(path.as_str(), allow).unwrap(), &path);

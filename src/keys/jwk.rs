@@ -33,7 +33,7 @@ pub(super) fn parse(json: &str) -> Result<Parsed, KeyError> {
         Some("EC") => jwk.elliptic()?,
         Some("RSA") => jwk.rsa()?,
         Some("OKP") => jwk.ed25519()?,
-        Some(other) => return Err(KeyError::UnsupportedKind { kind: other.to_owned() }),
+        Some(other) => return Err(KeyError::UnsupportedKind { kind: name(other) }),
         None => return Err(KeyError::JwkMember { member: "kty", problem: "is missing: add it" }),
     };
     Ok(Parsed { key, declared })
@@ -170,7 +170,7 @@ impl Raw {
     fn ed25519(&self) -> Result<PrivateKey, KeyError> {
         match self.crv.as_deref() {
             Some("Ed25519") => {}
-            Some(other) => return Err(KeyError::UnsupportedKind { kind: other.to_owned() }),
+            Some(other) => return Err(KeyError::UnsupportedKind { kind: name(other) }),
             None => return Err(unsupported_curve(None)),
         }
         let d = fixed("d", self.private()?, 32)?;
@@ -200,8 +200,19 @@ fn fixed<'a>(member: &'static str, value: &'a [u8], width: usize) -> Result<&'a 
 
 fn unsupported_curve(name: Option<&str>) -> KeyError {
     name.map_or(KeyError::JwkMember { member: "crv", problem: "is missing: add it" }, |curve| {
-        KeyError::UnsupportedCurve { curve: curve.to_owned() }
+        KeyError::UnsupportedCurve { curve: self::name(curve) }
     })
+}
+
+/// What may be quoted of a JWK: a short plain name. Anything else could be key text in the wrong
+/// place.
+fn name(text: &str) -> String {
+    let is_name = |byte: u8| byte.is_ascii_alphanumeric() || byte == b'-';
+    if !text.is_empty() && text.len() <= 16 && text.bytes().all(is_name) {
+        text.to_owned()
+    } else {
+        "(no plain name)".to_owned()
+    }
 }
 
 /// A base64url member, decoded as it is read so that no copy of its text is kept.
