@@ -286,6 +286,13 @@ mod tests {
     }
 
     #[test]
+    fn each_issuer_has_its_own_cookie() {
+        let places = [vec![cookie("a")], vec![cookie("b")]];
+        assert_eq!(find(&places, &[("cookie", b"a=s")]), token("s", &[0]));
+        assert_eq!(find(&places, &[("cookie", b"b=s")]), token("s", &[1]));
+    }
+
+    #[test]
     fn issuers_share_places() {
         let places = [
             vec![header("authorization", "Bearer "), cookie("session")],
