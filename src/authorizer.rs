@@ -66,14 +66,14 @@ impl Authorizer {
             Denial::from(refusal)
         })?;
         facts.grounds = Some(permit.grounds().clone());
-        let token = self.mint(&permit, &question)?;
+        let token = self.mint(&permit, &question).await?;
         Ok(Grant::Signed { permit: Box::new(permit), token })
     }
 
-    fn mint(&self, permit: &Permit, question: &Question<'_>) -> Result<Token, Denial> {
+    async fn mint(&self, permit: &Permit, question: &Question<'_>) -> Result<Token, Denial> {
         let mut items = vec![permit.target()];
         if let Some(catalogue) = &self.catalogue {
-            let held = catalogue.held(&self.policy, question)?;
+            let held = catalogue.held(&self.policy, question).await?;
             items.retain(|target| !held.contains(target));
             items.extend(held);
         }

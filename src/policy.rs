@@ -83,22 +83,13 @@ impl Policy {
         }
     }
 
-    /// Which of `candidates` the principal of `question` may do, each decided like the question
-    /// itself, in the order given.
-    pub fn held<'t>(
-        &self,
-        question: &Question<'_>,
-        candidates: impl Iterator<Item = &'t Target>,
-    ) -> Result<Vec<&'t Target>, Refusal> {
-        let mut held = Vec::new();
-        for target in candidates {
-            match self.decide(&Question { target, ..*question }) {
-                Ok(_) => held.push(target),
-                Err(Refusal { kind: RefusalKind::Forbidden | RefusalKind::NoPermit, .. }) => {}
-                Err(fault) => return Err(fault),
-            }
+    /// Whether the principal of `question` may do `target`, decided like the question itself.
+    pub fn permits(&self, question: &Question<'_>, target: &Target) -> Result<bool, Refusal> {
+        match self.decide(&Question { target, ..*question }) {
+            Ok(_) => Ok(true),
+            Err(Refusal { kind: RefusalKind::Forbidden | RefusalKind::NoPermit, .. }) => Ok(false),
+            Err(fault) => Err(fault),
         }
-        Ok(held)
     }
 
     /// Every asset of one of `types` that the policies' entities know.

@@ -123,6 +123,20 @@ async fn entitlements_are_listed_completely_and_only_where_permitted() {
     assert_eq!(reason(&listing, &request("GET", "/accounts/9")).await, Reason::NoPermit);
 }
 
+/// A long list lets the deadline strike: the deadline's timer is past, and only a pause shows it.
+#[tokio::test]
+async fn a_long_list_of_entitlements_ends_at_the_deadline() {
+    let entities: Vec<_> = (0..2_000)
+        .map(|id| serde_json::json!({"uid": {"type": "Account", "id": id.to_string()}, "attrs": {}, "parents": []}))
+        .collect();
+    let entities = serde_json::to_string(&entities).unwrap();
+    let listing = fixture::listing_authorizer("permit(principal, action, resource);", &entities);
+    let asked = request("GET", "/accounts/1");
+    let deadline = std::time::Duration::from_millis(1);
+    let decision = tokio::time::timeout(deadline, listing.authorize(&asked, NOW)).await;
+    assert!(decision.is_err(), "the whole list was decided without a pause");
+}
+
 #[test]
 fn every_reason_denies_with_the_status_of_the_contract() {
     use Reason::*;

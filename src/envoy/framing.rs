@@ -2,7 +2,7 @@
 //! ([PROTOCOL-HTTP2](https://github.com/grpc/grpc/blob/master/doc/PROTOCOL-HTTP2.md)).
 //!
 //! Ready-made codecs answer a message they can't read with a gRPC error, which Envoy may be
-//! configured to treat as an allow. Here it is an [`FrameError`], for the caller to deny.
+//! configured to treat as an allow. Here it is a [`FrameError`], for the caller to deny.
 
 use std::time::Duration;
 
