@@ -31,7 +31,7 @@ use crate::metrics::Metrics;
 use crate::readiness::Needs;
 use crate::scope::Scopes;
 use generation::Generation;
-use listener::Listener;
+use listener::{ControlListener, Listener};
 
 pub use offline::Offline;
 
@@ -66,6 +66,7 @@ struct Listeners {
     grpc: Listener,
     http: Listener,
     admin: Listener,
+    control: Option<ControlListener>,
 }
 
 impl App {
@@ -111,7 +112,7 @@ impl App {
             .add_service(reflection().build_v1()?)
             .add_service(reflection().build_v1alpha()?)
             .add_service(check);
-        let Listeners { addresses, grpc: grpc_listener, http, admin } = listeners;
+        let Listeners { addresses, grpc: grpc_listener, http, admin, control } = listeners;
         tracing::info!(grpc = %addresses.grpc, http = %addresses.http, admin = %addresses.admin, "listening");
         let stop = shutdown.clone();
         tasks.spawn(async move {
@@ -122,6 +123,14 @@ impl App {
         });
         spawn_http(&mut tasks, http, api::jwks::router(Arc::clone(&live.scopes)), &shutdown);
         spawn_http(&mut tasks, admin, api::admin::router(shown), &shutdown);
+        if let Some(control) = control {
+            let routes = api::keys::control(Arc::clone(&live.needs));
+            let signal = shutdown.clone().cancelled_owned();
+            tasks.spawn(async move {
+                let served = axum::serve(control, routes).with_graceful_shutdown(signal).await;
+                served.context("the control socket failed")
+            });
+        }
         tasks.spawn(report_health(live.ready.subscribe(), health, shutdown.clone()));
         let keeper = Keeper { path, clock, live, addresses };
         tasks.spawn(keeper.run(generation, reload, shutdown.clone()));
@@ -274,6 +283,10 @@ impl Listeners {
             grpc: Listener::bind(&addresses.grpc).await?,
             http: Listener::bind(&addresses.http).await?,
             admin: Listener::bind(&addresses.admin).await?,
+            control: match &addresses.control {
+                Some(path) => Some(ControlListener::bind(path).await?),
+                None => None,
+            },
             addresses: addresses.clone(),
         })
     }

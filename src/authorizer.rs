@@ -81,7 +81,7 @@ impl Authorizer {
         let authority = request.host.authority(&request.scheme);
         let uri = format!("{}://{authority}{path}", request.scheme);
         let binding = Binding { method: &request.method, uri: &uri };
-        Ok(self.minter.mint(permit, &items, &binding, *now, &TokenId::random()?)?)
+        Ok(self.minter.mint(permit, &items, &binding, *now, &TokenId::random()?).await?)
     }
 }
 

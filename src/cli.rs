@@ -6,6 +6,7 @@
 mod check;
 mod jwks;
 mod keygen;
+mod keys;
 mod serve;
 mod test;
 mod validate;
@@ -57,6 +58,8 @@ enum Command {
     Keygen(keygen::Keygen),
     /// Print the JSON Schema of the settings.
     Schema,
+    /// Show, rotate, activate and withdraw signing keys.
+    Keys(keys::Keys),
     /// Print a shell's completion script.
     Completions {
         /// The shell.
@@ -93,6 +96,7 @@ impl Command {
             Self::Jwks(settings) => jwks::run(&settings.config, Clock::System.now())?,
             Self::Verify(verify) => verify::run(&verify, Clock::System.now())?,
             Self::Keygen(keygen) => keygen::run(&keygen, Clock::System.now())?,
+            Self::Keys(keys) => keys::run(&keys, Clock::System.now())?,
             Self::Schema => print(&serde_json::to_string_pretty(&config::schema())?)?,
             Self::Completions { shell } => {
                 let mut out = std::io::stdout();

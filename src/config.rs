@@ -19,7 +19,7 @@ use std::time::Duration;
 use crate::audit::Sink;
 use crate::entitlement::Catalogue;
 use crate::identity::IdentitySettings;
-use crate::keys::{KeySettings, KeySource};
+use crate::keys::{Backend, KeySettings, KeySource};
 use crate::path::Allowances;
 use crate::policy::Policy;
 use crate::route::Routes;
@@ -58,6 +58,8 @@ pub struct Listen {
     pub http: Address,
     /// Liveness, readiness, metrics and settings.
     pub admin: Address,
+    /// Orders of the operator: a Unix socket that only the process's own user can open, or none.
+    pub control: Option<PathBuf>,
 }
 
 /// The address of a listener.
@@ -101,6 +103,8 @@ pub struct ScopeConfig {
     pub store: Arc<SecretStore>,
     /// Where in the store.
     pub location: KeyLocation,
+    /// What signs with it.
+    pub backend: Backend,
     /// What its key must be.
     pub key: KeySettings,
     /// A new key is published this long before it signs.
@@ -123,6 +127,7 @@ impl ScopeConfig {
         KeySource {
             store: Arc::clone(&self.store),
             location: self.location.clone(),
+            backend: self.backend,
             settings: self.key.clone(),
             publish_before: self.publish_before,
             max_key_age: self.max_key_age,

@@ -17,17 +17,20 @@ mod jwk;
 mod key_id;
 mod parse;
 mod private_key;
+mod public_key;
 mod ring;
 mod rotation;
 mod signing;
 #[cfg(test)]
 mod test_keys;
+mod transit;
 
 pub use algorithm::{Algorithm, UnknownAlgorithm};
 pub use certificate::Certificate;
 pub use error::{KeyError, SignError};
 pub use generate::{GeneratedKey, generate};
 pub use key_id::KeyIdTemplate;
+pub use public_key::KeyKind;
 pub use ring::KeyRing;
-pub use rotation::{KeySource, KeyTask, Keys, LoadError};
+pub use rotation::{Backend, KeySource, KeyTask, Keys, LoadError, OrderError};
 pub use signing::{KeySettings, SigningKey};

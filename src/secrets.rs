@@ -23,7 +23,7 @@ use zeroize::{Zeroize, Zeroizing};
 
 pub use error::SecretError;
 pub use settings::{KvVersion, Source, StoreKind, StoreSettings, VaultAuth, VaultSettings};
-pub use transit::{PublicKey, TransitKey, TransitKind, TransitVersion};
+pub use transit::{PublicKey, TransitKey, TransitVersion};
 
 use crate::clock::Timestamp;
 use crate::keys::Algorithm;
@@ -80,6 +80,15 @@ pub struct KeyMaterial {
     pub version: Option<u64>,
     /// When the store says this version was made (KV v2).
     pub created: Option<Timestamp>,
+}
+
+/// A key to be written to a store.
+#[derive(Debug)]
+pub struct NewKey<'a> {
+    /// The private key, PEM.
+    pub pem: &'a Secret<String>,
+    /// Its certificate, PEM: written only where the key before it has one beside it.
+    pub certificate: &'a str,
 }
 
 /// One version of a secret, as its store lists it.
@@ -155,6 +164,17 @@ impl SecretStore {
         }
     }
 
+    /// Judges the name of a Transit key without looking for it.
+    ///
+    /// # Errors
+    /// If this store doesn't sign by itself, or no key can have that name.
+    pub fn check_transit(&self, name: &str) -> Result<(), SecretError> {
+        match self {
+            Self::Vault(store) => store.check_transit(name),
+            Self::File(_) | Self::Env(_) => Err(self.no_transit()),
+        }
+    }
+
     /// Reads what is at a location now.
     ///
     /// # Errors
@@ -211,7 +231,7 @@ impl SecretStore {
 
     /// The signatures of `messages` by one version of the Transit key `name`, each the bytes that
     /// a JWS of `algorithm` holds (RFC 7518 section 3), in the order of the messages; one request. That the key is of the
-    /// right [kind](TransitKind::can) is the caller's to know.
+    /// right [kind](crate::keys::KeyKind::fits) is the caller's to know.
     ///
     /// # Errors
     /// For all, if this store doesn't sign by itself, can't be reached or refuses; for one
@@ -225,6 +245,32 @@ impl SecretStore {
     ) -> Result<Vec<Result<Vec<u8>, SecretError>>, SecretError> {
         match self {
             Self::Vault(store) => store.transit_sign(name, version, algorithm, messages).await,
+            Self::File(_) | Self::Env(_) => Err(self.no_transit()),
+        }
+    }
+
+    /// Puts a new key where another is or will be, as the newest version where the store counts them.
+    /// What else is at the location stays as it is.
+    ///
+    /// # Errors
+    /// If the store can't be reached or refuses, or is one we don't write to.
+    pub async fn write(&self, at: &KeyLocation, key: &NewKey<'_>) -> Result<(), SecretError> {
+        match self {
+            Self::Vault(store) => store.write(at, key).await,
+            Self::File(store) => store.write(&at.name, key).await,
+            Self::Env(_) => {
+                Err(SecretError::ReadOnly { store: self.id().to_owned(), kind: self.kind() })
+            }
+        }
+    }
+
+    /// Makes the Transit key `name` sign with a new version.
+    ///
+    /// # Errors
+    /// If this store doesn't sign by itself, can't be reached or refuses.
+    pub async fn transit_rotate(&self, name: &str) -> Result<(), SecretError> {
+        match self {
+            Self::Vault(store) => store.transit_rotate(name).await,
             Self::File(_) | Self::Env(_) => Err(self.no_transit()),
         }
     }

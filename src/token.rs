@@ -48,8 +48,9 @@ impl Minter {
         self.keys.ring()
     }
 
-    /// Mints the token that says `permit`, listing `items`, bound to `request`.
-    pub fn mint(
+    /// Mints the token that says `permit`, listing `items`, bound to `request`. It awaits a key that
+    /// signs in its store, and nothing else.
+    pub async fn mint(
         &self,
         permit: &Permit,
         items: &[&Target],
@@ -65,7 +66,7 @@ impl Minter {
         jws.push_str(key.jws_header());
         jws.push('.');
         BASE64_URL_SAFE_NO_PAD.encode_string(claims, &mut jws);
-        let signature = key.sign(jws.as_bytes())?;
+        let signature = key.sign(jws.as_bytes()).await?;
         jws.push('.');
         BASE64_URL_SAFE_NO_PAD.encode_string(signature, &mut jws);
         if jws.len() > MAX_TOKEN_BYTES {

@@ -3,6 +3,7 @@
 //! - `GET /livez`: 200 while the process runs.
 //! - `GET /readyz`: 200 or 503, and what is still waited for, as JSON.
 //! - `GET /metrics`: Prometheus text.
+//! - `GET /keys`: each scope's signing keys by life stage.
 //! - `GET /config`: the settings in force, without credentials.
 
 use std::sync::Arc;
@@ -38,6 +39,9 @@ pub fn router(shown: Shown) -> Router {
         .route("/livez", get(|| async { "ok\n" }))
         .route("/readyz", get(readyz))
         .route("/metrics", get(metrics))
+        .route("/keys", get(|State(shown): State<Shown>| async move {
+            Json(super::keys::list(&shown.needs.load()))
+        }))
         .route("/config", get(|State(shown): State<Shown>| async move {
             Json(Value::clone(&shown.settings.load()))
         }))

@@ -61,6 +61,46 @@ impl Listener {
     }
 }
 
+/// The control socket: mode 0600, and only for processes of our own user or of root.
+#[derive(Debug)]
+pub(super) struct ControlListener {
+    listener: UnixListener,
+    _held_while_listening: SocketFile,
+}
+
+impl ControlListener {
+    pub(super) async fn bind(path: &Path) -> Result<Self> {
+        match Listener::bind(&Address::Unix(path.to_owned(), Some(0o600))).await? {
+            Listener::Unix(listener, file) => Ok(Self { listener, _held_while_listening: file }),
+            Listener::Tcp(_) => bail!("the control socket can't be a TCP address"),
+        }
+    }
+}
+
+impl axum::serve::Listener for ControlListener {
+    type Io = UnixStream;
+    type Addr = ();
+
+    /// Asks who connects: between binding and setting the mode anyone might have.
+    async fn accept(&mut self) -> (UnixStream, ()) {
+        loop {
+            let (stream, _) = axum::serve::Listener::accept(&mut self.listener).await;
+            let peer = stream.peer_cred().map(|peer| peer.uid()).ok();
+            if peer.is_some_and(|uid| uid == 0 || uid == rustix::process::geteuid().as_raw()) {
+                return (stream, ());
+            }
+            tracing::warn!(
+                uid = peer,
+                "another user's connection to the control socket was closed"
+            );
+        }
+    }
+
+    fn local_addr(&self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
 /// Removes the socket's file when listening ends.
 #[derive(Debug)]
 pub(super) struct SocketFile(PathBuf);

@@ -76,6 +76,7 @@ async fn without_a_key_nothing_is_granted() {
             .unwrap(),
         ),
         location: crate::secrets::KeyLocation { path: None, name: "none".to_owned() },
+        backend: crate::keys::Backend::Memory,
         settings: crate::keys::KeySettings {
             client_id: "orders".to_owned(),
             algorithm: None,

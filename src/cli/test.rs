@@ -122,7 +122,8 @@ pub(super) fn run(args: &Test) -> Result<ExitCode> {
         for case in file.cases {
             let scope = case.request.scope.as_deref();
             let standard = scope.and_then(|scope| issuers.get(scope)).or(issuers.values().next());
-            let request = request(&case, &issuer, standard, now)
+            let request = runtime
+                .block_on(request(&case, &issuer, standard, now))
                 .with_context(|| format!("`{}`: case `{}`", path.display(), case.name))?;
             let (scope, decision) = runtime.block_on(offline.scopes.decide(&request, now));
             let differences = differences(&case.expect, scope.as_deref(), &decision);
@@ -195,15 +196,15 @@ impl Issuer {
         Ok(Self { key, keys })
     }
 
-    fn sign(&self, claims: &Map<String, Value>) -> Result<String> {
+    async fn sign(&self, claims: &Map<String, Value>) -> Result<String> {
         let payload = BASE64_URL_SAFE_NO_PAD.encode(serde_json::to_vec(claims)?);
         let message = format!("{}.{payload}", self.key.jws_header());
-        let signature = BASE64_URL_SAFE_NO_PAD.encode(self.key.sign(message.as_bytes())?);
+        let signature = BASE64_URL_SAFE_NO_PAD.encode(self.key.sign(message.as_bytes()).await?);
         Ok(format!("{message}.{signature}"))
     }
 }
 
-fn request(
+async fn request(
     case: &Case,
     issuer: &Issuer,
     standard: Option<&(String, Option<String>)>,
@@ -224,7 +225,7 @@ fn request(
         claims.insert("exp".to_owned(), (now.seconds() + 300).into());
         claims.extend(token.clone());
         claims.retain(|_, value| !value.is_null());
-        headers.push("authorization", format!("Bearer {}", issuer.sign(&claims)?));
+        headers.push("authorization", format!("Bearer {}", issuer.sign(&claims).await?));
     }
     let scope = asked.scope.iter();
     Ok(Request {

@@ -15,6 +15,7 @@ pub(super) fn settings(written: &raw::Settings, listen: &Listen, scopes: &[Scope
             "grpc": listen.grpc.to_string(),
             "http": listen.http.to_string(),
             "admin": listen.admin.to_string(),
+            "control": listen.control.as_ref().map(|path| format!("unix:{}", path.display())),
         },
         "scopes": scopes.iter().map(scope).collect::<Vec<_>>(),
     });

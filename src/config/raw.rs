@@ -53,6 +53,9 @@ raw! {
         pub(super) http: Option<ListenerForm>,
         /// /livez, /readyz, /metrics and /config. Default: 127.0.0.1:9193.
         pub(super) admin: Option<ListenerForm>,
+        /// Where `placet keys activate` and `placet keys withdraw` reach this process: `unix:/PATH`,
+        /// mode 0600, never TCP. Default: nowhere.
+        pub(super) control: Option<String>,
     }
 }
 

@@ -1,6 +1,9 @@
 //! Why a key can't be used. Every text says what was found and what to do, and quotes no key.
 
+use std::sync::Arc;
+
 use super::Algorithm;
+use crate::secrets::SecretError;
 
 /// Why a private key, its certificate or its settings were refused.
 #[derive(Debug, thiserror::Error)]
@@ -104,6 +107,17 @@ pub enum KeyError {
     Damaged {
         /// What it claims to be.
         kind: &'static str,
+    },
+    /// A public key of Transit that is none.
+    #[error(
+        "version {version} of the Transit key has no {kind} public key that can be read: rotate \
+         the key, or look into Vault"
+    )]
+    DamagedPublic {
+        /// What it should be.
+        kind: &'static str,
+        /// The version.
+        version: u64,
     },
     /// Not a JWK at all.
     #[error(
@@ -222,10 +236,30 @@ pub enum KeyError {
 
 /// A loaded key that did not sign.
 #[derive(Debug, thiserror::Error)]
-#[error("signing with key `{kid}` ({algorithm}) failed: load the key again, or replace it")]
-pub struct SignError {
-    /// The key's id.
-    pub(super) kid: String,
-    /// What it signs with.
-    pub(super) algorithm: Algorithm,
+pub enum SignError {
+    /// The cryptographic library failed.
+    #[error("signing with key `{kid}` ({algorithm}) failed: load the key again, or replace it")]
+    Failed {
+        /// The key's id.
+        kid: String,
+        /// What it signs with.
+        algorithm: Algorithm,
+    },
+    /// The store that signs did not.
+    #[error("the key `{kid}` did not sign: {source}")]
+    Store {
+        /// The key's id.
+        kid: String,
+        /// What the store said.
+        source: Arc<SecretError>,
+    },
+    /// What was signed does not verify.
+    #[error(
+        "a signature of the key `{kid}` does not verify with the public key its store gave: look \
+         into Vault"
+    )]
+    Mismatch {
+        /// The key's id.
+        kid: String,
+    },
 }

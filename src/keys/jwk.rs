@@ -7,7 +7,7 @@ use std::fmt;
 
 use aws_lc_rs::digest::{SHA256, digest};
 use aws_lc_rs::rsa::{KeyPair as RsaKeyPair, KeyPairComponents, PublicKeyComponents};
-use aws_lc_rs::signature::{EcdsaKeyPair, Ed25519KeyPair, KeyPair as _};
+use aws_lc_rs::signature::{EcdsaKeyPair, Ed25519KeyPair};
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use serde::de::{Deserialize, Deserializer, IgnoredAny, Visitor};
@@ -18,7 +18,8 @@ use zeroize::Zeroizing;
 
 use super::parse::{Curve, Parsed, check_rsa_size, ec_pair};
 use super::private_key::PrivateKey;
-use super::{Algorithm, KeyError};
+use super::public_key::PublicKey;
+use super::{Algorithm, KeyError, KeyKind};
 
 /// Reads one private JWK. Members we don't know are ignored (RFC 7517 section 4); `kid` is too,
 /// since the settings name the key.
@@ -40,20 +41,20 @@ pub(super) fn parse(json: &str) -> Result<Parsed, KeyError> {
 }
 
 /// The members that make the public key, in the order they are published.
-pub(super) fn public_members(key: &PrivateKey) -> Result<Vec<(&'static str, String)>, KeyError> {
+pub(super) fn public_members(key: &PublicKey) -> Result<Vec<(&'static str, String)>, KeyError> {
     let text = |text: &str| text.to_owned();
-    match key {
-        PrivateKey::P256(pair) => point_members("P-256", pair, 32),
-        PrivateKey::P384(pair) => point_members("P-384", pair, 48),
-        PrivateKey::Rsa(pair) => {
-            let (_, public) = RSAPublicKey::from_der(pair.public_key().as_ref())
+    match key.kind() {
+        KeyKind::P256 => point_members("P-256", key.bits(), 32),
+        KeyKind::P384 => point_members("P-384", key.bits(), 48),
+        KeyKind::Rsa => {
+            let (_, public) = RSAPublicKey::from_der(key.bits())
                 .map_err(|_| KeyError::Damaged { kind: "RSA" })?;
             let n = URL_SAFE_NO_PAD.encode(without_leading_zeros(public.modulus));
             let e = URL_SAFE_NO_PAD.encode(without_leading_zeros(public.exponent));
             Ok(vec![("kty", text("RSA")), ("n", n), ("e", e)])
         }
-        PrivateKey::Ed25519(pair) => {
-            let x = URL_SAFE_NO_PAD.encode(pair.public_key().as_ref());
+        KeyKind::Ed25519 => {
+            let x = URL_SAFE_NO_PAD.encode(key.bits());
             Ok(vec![("kty", text("OKP")), ("crv", text("Ed25519")), ("x", x)])
         }
     }
@@ -74,12 +75,12 @@ pub(super) fn thumbprint(members: &[(&'static str, String)]) -> String {
 
 fn point_members(
     curve: &str,
-    pair: &EcdsaKeyPair,
+    point: &[u8],
     width: usize,
 ) -> Result<Vec<(&'static str, String)>, KeyError> {
     const UNCOMPRESSED: u8 = 4;
     let damaged = || KeyError::Damaged { kind: "EC" };
-    let (form, point) = pair.public_key().as_ref().split_first().ok_or_else(damaged)?;
+    let (form, point) = point.split_first().ok_or_else(damaged)?;
     let (x, y) = point.split_at_checked(width).ok_or_else(damaged)?;
     if *form != UNCOMPRESSED || y.len() != width {
         return Err(damaged());

@@ -11,7 +11,8 @@ use aws_lc_rs::signature::{
     RSA_PKCS1_SHA512, RSA_PSS_SHA256, RSA_PSS_SHA384, RSA_PSS_SHA512, RsaEncoding,
 };
 
-use super::Algorithm;
+use super::public_key::PublicKey;
+use super::{Algorithm, KeyError, KeyKind};
 
 /// A private key, by kind.
 pub(super) enum PrivateKey {
@@ -22,38 +23,27 @@ pub(super) enum PrivateKey {
 }
 
 impl PrivateKey {
-    /// What the key is called in messages.
-    pub(super) const fn kind(&self) -> &'static str {
+    pub(super) const fn kind(&self) -> KeyKind {
         match self {
-            Self::P256(_) => "P-256",
-            Self::P384(_) => "P-384",
-            Self::Rsa(_) => "RSA",
-            Self::Ed25519(_) => "Ed25519",
+            Self::P256(_) => KeyKind::P256,
+            Self::P384(_) => KeyKind::P384,
+            Self::Rsa(_) => KeyKind::Rsa,
+            Self::Ed25519(_) => KeyKind::Ed25519,
         }
     }
 
-    /// What it signs with when nothing is configured.
-    pub(super) const fn default_algorithm(&self) -> Algorithm {
-        match self {
-            Self::P256(_) => Algorithm::ES256,
-            Self::P384(_) => Algorithm::ES384,
-            Self::Rsa(_) => Algorithm::RS256,
-            Self::Ed25519(_) => Algorithm::EdDsa,
-        }
+    pub(super) fn public_key(&self) -> Result<PublicKey, KeyError> {
+        let kind = self.kind();
+        let bits = match self {
+            Self::P256(pair) | Self::P384(pair) => pair.public_key().as_ref(),
+            Self::Rsa(pair) => pair.public_key().as_ref(),
+            Self::Ed25519(pair) => pair.public_key().as_ref(),
+        };
+        let info = self.public_key_info().map_err(|_| KeyError::Damaged { kind: kind.name() })?;
+        Ok(PublicKey::new(kind, bits.to_vec(), info))
     }
 
-    /// Whether it can sign with `algorithm`.
-    pub(super) fn fits(&self, algorithm: Algorithm) -> bool {
-        match self {
-            Self::P256(_) => algorithm == Algorithm::ES256,
-            Self::P384(_) => algorithm == Algorithm::ES384,
-            Self::Rsa(_) => rsa_encoding(algorithm).is_some(),
-            Self::Ed25519(_) => algorithm == Algorithm::EdDsa,
-        }
-    }
-
-    /// The public key as `SubjectPublicKeyInfo` DER (RFC 5280 section 4.1).
-    pub(super) fn public_key_info(&self) -> Result<Vec<u8>, Unspecified> {
+    fn public_key_info(&self) -> Result<Vec<u8>, Unspecified> {
         let der: PublicKeyX509Der<'_> = match self {
             Self::P256(pair) | Self::P384(pair) => pair.public_key().as_der(),
             Self::Rsa(pair) => pair.public_key().as_der(),
@@ -72,7 +62,7 @@ impl PrivateKey {
         algorithm: Algorithm,
         message: &[u8],
     ) -> Result<Vec<u8>, Unspecified> {
-        if !self.fits(algorithm) {
+        if !self.kind().fits(algorithm) {
             return Err(Unspecified);
         }
         match self {

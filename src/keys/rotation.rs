@@ -9,25 +9,41 @@
 //! Stores without history (KV v1, file, env) show one key at a time. Their versions are counted here
 //! as they are seen, so a restart in the middle of a rotation forgets the older key and lets the
 //! newer one sign at once.
+//!
+//! The loop also takes an operator's orders, to activate a key before its time or to withdraw one. They
+//! hold for the life of the process: what is withdrawn for good is deleted in the store.
 
 mod memory;
+mod order;
 mod plan;
 
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::sync::{Mutex, watch};
+use tokio::sync::{Mutex, mpsc, oneshot, watch};
 use tokio_util::sync::CancellationToken;
 
 use self::memory::Memory;
+use self::order::{Order, Request};
 use self::plan::Timing;
-use super::{KeyError, KeyRing, KeySettings, SigningKey};
+use super::{KeyError, KeyRing, KeySettings, SignError, SigningKey};
 use crate::clock::{Clock, Timestamp};
 use crate::secrets::{KeyLocation, SecretError, SecretStore};
+
+pub use self::order::OrderError;
 
 /// Pauses between attempts while there is no key at all.
 const FIRST_RETRY: Duration = Duration::from_millis(200);
 const LAST_RETRY: Duration = Duration::from_secs(5);
+
+/// Where a private key is when it signs.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Backend {
+    /// In memory: it is read from the store.
+    Memory,
+    /// In Vault's Transit, which it never leaves.
+    Transit,
+}
 
 /// What one scope's key is loaded by.
 #[derive(Debug)]
@@ -36,6 +52,8 @@ pub struct KeySource {
     pub store: Arc<SecretStore>,
     /// Where in the store.
     pub location: KeyLocation,
+    /// What signs.
+    pub backend: Backend,
     /// What the key must be.
     pub settings: KeySettings,
     /// A new key is published this long before it signs.
@@ -59,6 +77,7 @@ impl KeySource {
         self.store.id() == other.store.id()
             && self.store.kind() == other.store.kind()
             && self.location == other.location
+            && self.backend == other.backend
             && self.settings == other.settings
     }
 
@@ -95,6 +114,9 @@ pub enum LoadError {
     /// Every version is deleted or unusable.
     #[error("no version of the key can be used: write a new one to the store")]
     NoVersion,
+    /// The first key there is can't sign.
+    #[error(transparent)]
+    Sign(#[from] SignError),
 }
 
 impl LoadError {
@@ -102,6 +124,7 @@ impl LoadError {
     fn is_about_content(&self) -> bool {
         match self {
             Self::Key { .. } | Self::NoVersion => true,
+            Self::Sign(_) => false,
             Self::Secret(error) => matches!(
                 error,
                 SecretError::MissingField { .. }
@@ -121,6 +144,7 @@ pub struct Keys {
     problem: watch::Receiver<Option<String>>,
     valid_until: watch::Receiver<Option<Timestamp>>,
     origin: Option<Origin>,
+    orders: mpsc::Sender<Request>,
 }
 
 /// Where keys come from and what is known of them, for the next reading of the settings.
@@ -146,6 +170,35 @@ impl Keys {
         *self.valid_until.borrow()
     }
 
+    /// When a key that is only published will sign, where its store says when it was made.
+    pub fn signs_from(&self, key: &SigningKey) -> Option<Timestamp> {
+        Some(key.created()?.after(self.origin.as_ref()?.source.publish_before))
+    }
+
+    /// Lets the published key called `name`, by key id or thumbprint, sign from now on.
+    ///
+    /// # Errors
+    /// If no key, or more than one, is called that; if it is no next one.
+    pub async fn activate(&self, name: &str) -> Result<(), OrderError> {
+        self.order(Order::Activate, name).await
+    }
+
+    /// Takes the key called `name`, by key id or thumbprint, out of use and out of the JWKS at once,
+    /// for the life of the process. If it was the one that signs, the newest other one does.
+    ///
+    /// # Errors
+    /// If no key, or more than one, is called that.
+    pub async fn withdraw(&self, name: &str) -> Result<(), OrderError> {
+        self.order(Order::Withdraw, name).await
+    }
+
+    async fn order(&self, order: Order, name: &str) -> Result<(), OrderError> {
+        let (reply, answer) = oneshot::channel();
+        let request = Request { order, name: name.to_owned(), reply };
+        self.orders.send(request).await.map_err(|_| OrderError::Ended)?;
+        answer.await.unwrap_or(Err(OrderError::Ended))
+    }
+
     /// Waits for the first key.
     pub async fn loaded(&mut self) {
         // An error means that the writer is gone: nothing will come.
@@ -159,13 +212,21 @@ impl Keys {
         let (_, ring) = watch::channel(Some(Arc::new(ring)));
         let (_, problem) = watch::channel(None);
         let (_, valid_until) = watch::channel(None);
-        Self { ring, problem, valid_until, origin: None }
+        let (orders, _) = mpsc::channel(1);
+        Self { ring, problem, valid_until, origin: None, orders }
     }
 }
 
 /// Keeps one scope's [`Keys`] up to date.
 #[derive(Debug)]
 pub struct KeyTask {
+    writer: Writer,
+    orders: mpsc::Receiver<Request>,
+}
+
+/// The one that writes what [`Keys`] read.
+#[derive(Debug)]
+struct Writer {
     origin: Origin,
     clock: Clock,
     ring: watch::Sender<Option<Arc<KeyRing>>>,
@@ -186,13 +247,16 @@ impl KeyTask {
         let (ring, ring_reader) = watch::channel(None);
         let (problem, problem_reader) = watch::channel(None);
         let (valid_until, valid_until_reader) = watch::channel(None);
+        let (order_sender, orders) = mpsc::channel(1);
         let keys = Keys {
             ring: ring_reader,
             problem: problem_reader,
             valid_until: valid_until_reader,
             origin: Some(origin.clone()),
+            orders: order_sender,
         };
-        (Self { origin, clock, ring, problem, valid_until }, keys)
+        let writer = Writer { origin, clock, ring, problem, valid_until };
+        (Self { writer, orders }, keys)
     }
 
     /// Looks for the key, and for new ones, until `shutdown`.
@@ -201,25 +265,66 @@ impl KeyTask {
     }
 
     async fn watch_store(self) {
-        let Origin { source, memory } = &self.origin;
+        let Self { writer, mut orders } = self;
         let mut retry = FIRST_RETRY;
         loop {
-            let mut memory = memory.lock().await;
-            let looked = memory.look(source, self.clock.now()).await;
-            let now = self.clock.now();
-            self.note(looked.err(), memory.last_success(), now);
-            let ring = memory.ring(source, now);
-            drop(memory);
-            let pause = if ring.is_some() {
+            // An order does not wait for a store that hangs: it ends the look, and the next begins.
+            let looked = tokio::select! {
+                biased;
+                Some(request) = orders.recv() => { writer.obey(request).await; continue }
+                looked = writer.look() => looked,
+            };
+            let pause = if looked {
                 retry = FIRST_RETRY;
-                source.store.refresh_interval()
+                writer.origin.source.store.refresh_interval()
             } else {
                 retry = (retry * 2).min(LAST_RETRY);
                 retry
             };
-            self.publish(ring);
-            tokio::time::sleep(pause).await;
+            tokio::select! {
+                biased;
+                Some(request) = orders.recv() => writer.obey(request).await,
+                () = tokio::time::sleep(pause) => {}
+            }
         }
+    }
+}
+
+impl Writer {
+    /// Looks into the store and publishes what it found; whether there is a key now.
+    async fn look(&self) -> bool {
+        let Origin { source, memory } = &self.origin;
+        let mut memory = memory.lock().await;
+        let looked = memory.look(source, self.clock.now()).await;
+        let now = self.clock.now();
+        let ring = memory.ring(source, now);
+        let last_success = memory.last_success();
+        drop(memory);
+        let unproven = match &ring {
+            // Before the first token: a key in Transit may be one we are not allowed to sign with.
+            Some(ring) if self.ring.borrow().is_none() => ring.active().prove().await.err(),
+            _ => None,
+        };
+        let ring = ring.filter(|_| unproven.is_none());
+        self.note(looked.err().or(unproven.map(LoadError::Sign)), last_success, now);
+        let has_key = ring.is_some();
+        self.publish(ring);
+        has_key
+    }
+
+    async fn obey(&self, Request { order, name, reply }: Request) {
+        let Origin { source, memory } = &self.origin;
+        let mut memory = memory.lock().await;
+        let now = self.clock.now();
+        let done = memory.obey(order, &name, now);
+        if done.is_ok() {
+            let scope = &source.settings.client_id;
+            tracing::warn!(scope, key = name, "an operator's order: {order}");
+            self.publish(memory.ring(source, now));
+        }
+        drop(memory);
+        // Whoever ordered may not wait for the answer.
+        let _ = reply.send(done);
     }
 
     fn publish(&self, ring: Option<KeyRing>) {

@@ -1,6 +1,7 @@
 //! A loaded key: everything a request and the JWKS need of it, made once.
 
 use std::fmt;
+use std::sync::Arc;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
@@ -9,9 +10,11 @@ use serde_json::{Map, Value};
 use super::certificate::Certificate;
 use super::parse::{self, Parsed};
 use super::private_key::PrivateKey;
-use super::{Algorithm, KeyError, KeyIdTemplate, SignError, generate, jwk};
+use super::public_key::PublicKey;
+use super::transit::TransitSigner;
+use super::{Algorithm, KeyError, KeyIdTemplate, KeyKind, SignError, generate, jwk};
 use crate::clock::Timestamp;
-use crate::secrets::{KeyMaterial, Secret};
+use crate::secrets::{KeyMaterial, Secret, SecretStore, TransitVersion};
 
 /// What a scope says about its key.
 #[derive(Clone, Debug, Eq, PartialEq)]
@@ -30,7 +33,8 @@ pub struct KeySettings {
 
 /// One version of a scope's private key, ready to sign.
 pub struct SigningKey {
-    key: PrivateKey,
+    signer: Signer,
+    public: PublicKey,
     algorithm: Algorithm,
     kid: String,
     thumbprint: String,
@@ -39,6 +43,21 @@ pub struct SigningKey {
     certificate: Option<Certificate>,
     jwk: Map<String, Value>,
     jws_header: String,
+}
+
+/// Where the private half is.
+enum Signer {
+    /// In memory.
+    Local(PrivateKey),
+    /// In Vault.
+    Transit(TransitSigner),
+}
+
+/// What is known of a version beside its key.
+struct Origin<'a> {
+    number: Option<u64>,
+    created: Option<Timestamp>,
+    certificate: Option<&'a str>,
 }
 
 impl SigningKey {
@@ -51,31 +70,68 @@ impl SigningKey {
     pub fn load(material: &KeyMaterial, settings: &KeySettings) -> Result<Self, KeyError> {
         let parsed = parse::parse(material.bytes.expose())?;
         let algorithm = choose_algorithm(&parsed, settings.algorithm)?;
-        let key = parsed.key;
-        let certificate = match (&settings.certificate, &material.certificate) {
+        let public = parsed.key.public_key()?;
+        let origin = Origin {
+            number: material.version,
+            created: material.created,
+            certificate: material.certificate.as_deref(),
+        };
+        Self::assemble(Signer::Local(parsed.key), public, algorithm, &origin, settings)
+    }
+
+    /// Makes of one version of a Transit key, which stays where it is, a key that signs.
+    ///
+    /// # Errors
+    /// If its public half can't be read, or the algorithm or the certificate doesn't fit it.
+    pub fn in_transit(
+        store: &Arc<SecretStore>,
+        name: &str,
+        kind: KeyKind,
+        version: &TransitVersion,
+        settings: &KeySettings,
+    ) -> Result<Self, KeyError> {
+        let algorithm = settings.algorithm.unwrap_or_else(|| kind.default_algorithm());
+        check_fits(kind, algorithm)?;
+        let public = PublicKey::of_transit(kind, version)?;
+        let (number, created) = (version.number, version.created);
+        let signer = TransitSigner::new(Arc::clone(store), name.to_owned(), number, algorithm);
+        let origin = Origin { number: Some(number), created: Some(created), certificate: None };
+        Self::assemble(Signer::Transit(signer), public, algorithm, &origin, settings)
+    }
+
+    fn assemble(
+        signer: Signer,
+        public: PublicKey,
+        algorithm: Algorithm,
+        origin: &Origin<'_>,
+        settings: &KeySettings,
+    ) -> Result<Self, KeyError> {
+        let certificate = match (&settings.certificate, origin.certificate) {
             (Some(certificate), _) => Some(certificate.clone()),
             (None, Some(pem)) => Some(Certificate::parse(pem)?),
             (None, None) => None,
         };
         if let Some(certificate) = &certificate {
-            certificate.check_key(&public_key_info(&key)?)?;
+            certificate.check_key(public.info())?;
         }
-        let members = jwk::public_members(&key)?;
+        let members = jwk::public_members(&public)?;
         let thumbprint = jwk::thumbprint(&members);
-        let version = version(material.version, &thumbprint);
+        let version = version(origin.number, &thumbprint);
         let kid = settings.key_id.as_ref().map_or_else(
             || settings.client_id.clone(),
             |template| template.render(&settings.client_id, &version, &thumbprint),
         );
         let jwk = public_jwk(members, algorithm, &kid, certificate.as_ref());
         let jws_header = jws_header(algorithm, &kid, &settings.token_type);
+        let created = origin.created;
         Ok(Self {
-            key,
+            signer,
+            public,
             algorithm,
             kid,
             thumbprint,
             version,
-            created: material.created,
+            created,
             certificate,
             jwk,
             jws_header,
@@ -101,6 +157,11 @@ impl SigningKey {
     /// Whether a certificate is published with it.
     pub fn has_certificate(&self) -> bool {
         self.certificate.is_some()
+    }
+
+    /// Whether the private half is in Vault's Transit, and not in memory.
+    pub const fn is_in_transit(&self) -> bool {
+        matches!(self.signer, Signer::Transit(_))
     }
 
     /// The key id.
@@ -144,14 +205,35 @@ impl SigningKey {
         self.certificate.as_ref().map_or_else(Vec::new, |certificate| certificate.warnings(now))
     }
 
-    /// The JWS signature over `message`, raw bytes (RFC 7518 section 3, RFC 8037 section 3.1).
+    /// The JWS signature over `message`, raw bytes (RFC 7518 section 3, RFC 8037 section 3.1). Only
+    /// a key in Transit awaits anything, and its signature is verified before it is returned.
     ///
     /// # Errors
-    /// If the cryptographic library fails; there is no retry that would help.
-    pub fn sign(&self, message: &[u8]) -> Result<Vec<u8>, SignError> {
-        self.key
-            .sign(self.algorithm, message)
-            .map_err(|_| SignError { kid: self.kid.clone(), algorithm: self.algorithm })
+    /// If the cryptographic library fails, in which case there is no retry that would help; or the
+    /// store does.
+    pub async fn sign(&self, message: &[u8]) -> Result<Vec<u8>, SignError> {
+        let kid = || self.kid.clone();
+        match &self.signer {
+            Signer::Local(key) => key
+                .sign(self.algorithm, message)
+                .map_err(|_| SignError::Failed { kid: kid(), algorithm: self.algorithm }),
+            Signer::Transit(signer) => {
+                let signed = signer.sign(message).await;
+                let signature = signed.map_err(|source| SignError::Store { kid: kid(), source })?;
+                if !self.public.verifies(self.algorithm, message, &signature) {
+                    return Err(SignError::Mismatch { kid: kid() });
+                }
+                Ok(signature)
+            }
+        }
+    }
+
+    /// Signs something that is no token: whether it can is known before the first request asks.
+    ///
+    /// # Errors
+    /// As [`Self::sign`].
+    pub async fn prove(&self) -> Result<(), SignError> {
+        self.sign(b"placet").await.map(drop)
     }
 }
 
@@ -170,21 +252,23 @@ fn choose_algorithm(parsed: &Parsed, configured: Option<Algorithm>) -> Result<Al
     {
         return Err(KeyError::AlgorithmConflict { configured, declared });
     }
-    let key = &parsed.key;
-    let algorithm = configured.or(parsed.declared).unwrap_or_else(|| key.default_algorithm());
-    if key.fits(algorithm) {
-        return Ok(algorithm);
+    let kind = parsed.key.kind();
+    let algorithm = configured.or(parsed.declared).unwrap_or_else(|| kind.default_algorithm());
+    check_fits(kind, algorithm)?;
+    Ok(algorithm)
+}
+
+fn check_fits(kind: KeyKind, algorithm: Algorithm) -> Result<(), KeyError> {
+    if kind.fits(algorithm) {
+        return Ok(());
     }
     let fitting: Vec<String> = Algorithm::ALL
         .into_iter()
-        .filter(|fitting| key.fits(*fitting))
+        .filter(|fitting| kind.fits(*fitting))
         .map(|fitting| format!("`{fitting}`"))
         .collect();
-    Err(KeyError::AlgorithmMismatch { algorithm, key: key.kind(), fitting: fitting.join(" or ") })
-}
-
-fn public_key_info(key: &PrivateKey) -> Result<Vec<u8>, KeyError> {
-    key.public_key_info().map_err(|_| KeyError::Damaged { kind: key.kind() })
+    let (key, fitting) = (kind.name(), fitting.join(" or "));
+    Err(KeyError::AlgorithmMismatch { algorithm, key, fitting })
 }
 
 fn version(stored: Option<u64>, thumbprint: &str) -> String {

@@ -123,6 +123,27 @@ pub enum SecretError {
         /// The store.
         store: String,
     },
+    /// A key was to be written where we only read.
+    #[error(
+        "secret store `{store}` is of type {kind}, which placet does not write to: put the new key \
+         there with the store's own tools"
+    )]
+    ReadOnly {
+        /// The store.
+        store: String,
+        /// Its type.
+        kind: &'static str,
+    },
+    /// A key file that can't be written.
+    #[error("secret store `{store}`: can't write `{}`: {reason}", path.display())]
+    UnwritableFile {
+        /// The store.
+        store: String,
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        reason: std::io::Error,
+    },
     /// A signature was asked of a store that only keeps keys.
     #[error(
         "secret store `{store}` is of type {kind}, which does not sign: use `backend: kv`, or a \

@@ -8,7 +8,9 @@
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
-use super::{KeyMaterial, Secret, SecretError};
+use tokio::io::AsyncWriteExt as _;
+
+use super::{KeyMaterial, NewKey, Secret, SecretError};
 
 /// A directory of key files.
 #[derive(Debug)]
@@ -40,6 +42,44 @@ impl FileStore {
             }
         }
         Err(SecretError::NoSuchFile { store: self.id.clone(), tried: tried.to_vec() })
+    }
+
+    /// Replaces the key called `name` in one step, or makes `<name>.pem`.
+    pub(super) async fn write(&self, name: &str, key: &NewKey<'_>) -> Result<(), SecretError> {
+        let present = match self.read(name).await {
+            Ok(present) => Some(present),
+            Err(SecretError::NoSuchFile { .. }) => None,
+            Err(error) => return Err(error),
+        };
+        let mut path = self.path(name, ".pem");
+        for ending in ["", ".pem", ".jwk"] {
+            if self.read_file(&self.path(name, ending)).await?.is_some() {
+                path = self.path(name, ending);
+                break;
+            }
+        }
+        // The certificate first: an old key beside a new certificate is refused and read again, and
+        // for as long the loaded one goes on signing.
+        if present.is_some_and(|present| present.certificate.is_some()) {
+            self.replace(&self.path(name, ".crt"), key.certificate, 0o644).await?;
+        }
+        self.replace(&path, key.pem.expose(), 0o600).await
+    }
+
+    async fn replace(&self, path: &Path, text: &str, mode: u32) -> Result<(), SecretError> {
+        let unwritable = |reason| {
+            let (store, path) = (self.id.clone(), path.to_owned());
+            SecretError::UnwritableFile { store, path, reason }
+        };
+        let beside = path.with_added_extension("new");
+        let written = async {
+            let mut options = tokio::fs::OpenOptions::new();
+            let mut file = options.write(true).create_new(true).mode(mode).open(&beside).await?;
+            file.write_all(text.as_bytes()).await?;
+            file.sync_all().await?;
+            tokio::fs::rename(&beside, path).await
+        };
+        written.await.map_err(unwritable)
     }
 
     async fn certificate(&self, name: &str) -> Result<Option<String>, SecretError> {

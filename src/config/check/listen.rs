@@ -1,7 +1,7 @@
 //! The addresses to listen on.
 
 use std::net::ToSocketAddrs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use crate::config::report::Report;
 use crate::config::{Address, Listen, raw};
@@ -10,7 +10,21 @@ pub(super) fn check(raw: &raw::Listen, base: &Path, report: &mut Report) -> Opti
     let grpc = listener("listen.grpc", raw.grpc.as_ref(), "127.0.0.1:9191", base, report);
     let http = listener("listen.http", raw.http.as_ref(), "127.0.0.1:9192", base, report);
     let admin = listener("listen.admin", raw.admin.as_ref(), "127.0.0.1:9193", base, report);
-    Some(Listen { grpc: grpc?, http: http?, admin: admin? })
+    let control = control(raw.control.as_deref(), base, report);
+    Some(Listen { grpc: grpc?, http: http?, admin: admin?, control: control? })
+}
+
+/// The inner `None`: there is none to be.
+#[expect(clippy::option_option, reason = "of a faulty setting and of one that is not there")]
+fn control(text: Option<&str>, base: &Path, report: &mut Report) -> Option<Option<PathBuf>> {
+    let Some(text) = text else { return Some(None) };
+    let Some(socket) = text.strip_prefix("unix:").filter(|socket| !socket.is_empty()) else {
+        let message =
+            format_args!("`{text}` is no Unix socket: write unix:/PATH, never an address");
+        report.error("listen.control", message);
+        return None;
+    };
+    Some(Some(base.join(socket)))
 }
 
 fn listener(

@@ -77,7 +77,7 @@ pub(super) fn check(
     let header = token::header(path, &raw.jwt_response, report);
     let remove_headers = token::remove_headers(path, &raw.jwt_response, header.as_ref(), report);
     let deny = deny(path, &raw.deny, header.as_ref(), report);
-    let token::Signing { store, location, key, publish_before, max_key_age } = signing?;
+    let token::Signing { store, location, backend, key, publish_before, max_key_age } = signing?;
     let (routes, policy, claims) = (routes?, policy?, claims?);
     let catalogue = match claims.items {
         Items::Decision => None,
@@ -97,6 +97,7 @@ pub(super) fn check(
         catalogue,
         store,
         location,
+        backend,
         key,
         publish_before,
         max_key_age,

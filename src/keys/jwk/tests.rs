@@ -41,7 +41,7 @@ fn the_key_of_rfc_8037() {
         "d":"nWGxne_9WmC6hEr0kuwsxERJxWl7MmkZcDusAxyuf2A",
         "x":"11qYAYKxCrfVS_7TyWQHOg7hcvPapiMlrwIaaPcHURo"}"#;
     let parsed = parse(jwk).unwrap();
-    let members = public_members(&parsed.key).unwrap();
+    let members = public_members(&parsed.key.public_key().unwrap()).unwrap();
     assert_eq!(thumbprint(&members), "kPrK_qmxVWaYVA9wwBF6Iuo3vVzz7TxHCTwXBygrS4k");
     let message = b"eyJhbGciOiJFZERTQSJ9.RXhhbXBsZSBvZiBFZDI1NTE5IHNpZ25pbmc";
     let signature = parsed.key.sign(Algorithm::EdDsa, message).unwrap();
@@ -62,7 +62,7 @@ fn the_ec_key_of_rfc_7517() {
     // It is marked for encryption: only the mark stands in the way.
     assert!(matches!(parse(jwk), Err(KeyError::JwkMember { member: "use", .. })));
     let parsed = parse(&jwk.replace("enc", "sig")).unwrap();
-    let members = public_members(&parsed.key).unwrap();
+    let members = public_members(&parsed.key.public_key().unwrap()).unwrap();
     assert_eq!(
         members,
         [

@@ -9,7 +9,7 @@ fn refusal(text: &str) -> KeyError {
 
 fn thumbprint(text: &str) -> String {
     let parsed = parse(text.as_bytes()).unwrap_or_else(|error| panic!("{error}: {text}"));
-    jwk::thumbprint(&jwk::public_members(&parsed.key).unwrap())
+    jwk::thumbprint(&jwk::public_members(&parsed.key.public_key().unwrap()).unwrap())
 }
 
 #[test]

@@ -1,13 +1,14 @@
 //! What the loop knows: the versions it has loaded, and which one signs.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashSet};
 use std::sync::Arc;
 
+use super::order::{Order, OrderError};
 use super::plan::{Plan, Version};
-use super::{KeySource, LoadError};
+use super::{Backend, KeySource, LoadError};
 use crate::clock::Timestamp;
 use crate::keys::{KeyError, KeyRing, KeySettings, SigningKey};
-use crate::secrets::{KeyMaterial, Version as Listed};
+use crate::secrets::{KeyMaterial, TransitKey, TransitVersion, Version as Listed};
 
 /// Only this many of the newest versions are looked at.
 const MAX_VERSIONS: usize = 20;
@@ -25,6 +26,8 @@ pub(super) struct Memory {
     /// Versions that were seen to stop signing, and when.
     stopped: Vec<(u64, Timestamp)>,
     last_success: Option<Timestamp>,
+    /// The thumbprints of keys that an operator withdrew: no version brings them back.
+    withdrawn: HashSet<String>,
 }
 
 /// What a look found that does not stop the other versions.
@@ -54,8 +57,8 @@ impl Memory {
         source: &KeySource,
         now: Timestamp,
     ) -> Result<(), LoadError> {
-        let faults = match source.store.versions(&source.location).await? {
-            Some(listed) => self.take_listed(source, &listed).await?,
+        let faults = match Listing::read(source).await? {
+            Some(listing) => self.take_listed(source, &listing).await?,
             None => {
                 let material = source.store.read(&source.location).await?;
                 let (key, mismatch) = load(&material, source)?;
@@ -86,11 +89,7 @@ impl Memory {
     pub(super) fn ring(&mut self, source: &KeySource, now: Timestamp) -> Option<KeyRing> {
         let versions: Vec<Version> = self.loaded.iter().map(|loaded| loaded.version).collect();
         let plan = Plan::new(&versions, self.signing, &self.stopped, &source.timing(), now)?;
-        if let Some(before) = self.signing.filter(|before| *before != plan.active) {
-            self.stopped.retain(|(number, _)| *number != before);
-            self.stopped.push((before, now));
-        }
-        self.signing = Some(plan.active);
+        self.sign_with(plan.active, now);
         self.forget_unneeded(&plan);
         let active = self.key(plan.active)?;
         let keys =
@@ -98,6 +97,60 @@ impl Memory {
         let is_current =
             self.last_success.is_some_and(|success| now.since(success) <= source.max_key_age);
         Some(KeyRing::new(keys(&plan.next), active, keys(&plan.retired), is_current))
+    }
+
+    /// Carries out an operator's order about the key of that id or thumbprint.
+    pub(super) fn obey(
+        &mut self,
+        order: Order,
+        name: &str,
+        now: Timestamp,
+    ) -> Result<(), OrderError> {
+        let (number, thumbprint) = self.called(name)?;
+        match order {
+            Order::Activate => {
+                if self.signing.is_none_or(|signing| number <= signing) {
+                    return Err(OrderError::NotNext { name: name.to_owned() });
+                }
+                self.sign_with(number, now);
+            }
+            Order::Withdraw => {
+                self.loaded.retain(|known| known.key.thumbprint() != thumbprint);
+                self.withdrawn.insert(thumbprint);
+                self.passed_over.insert(number);
+                // The plan chooses another one, as at a start.
+                self.signing = self.signing.filter(|signing| *signing != number);
+            }
+        }
+        Ok(())
+    }
+
+    /// The number and thumbprint of the one key called `name`.
+    fn called(&self, name: &str) -> Result<(u64, String), OrderError> {
+        let is_called = |known: &&Loaded| known.key.thumbprint() == name || known.key.kid() == name;
+        let found: Vec<&Loaded> = self.loaded.iter().filter(is_called).collect();
+        let listed = |keys: &mut dyn Iterator<Item = &str>| {
+            keys.map(|key| format!("`{key}`")).collect::<Vec<_>>().join(", ")
+        };
+        match found.as_slice() {
+            [one] => Ok((one.version.number, one.key.thumbprint().to_owned())),
+            [] => Err(OrderError::Unknown {
+                name: name.to_owned(),
+                known: listed(&mut self.loaded.iter().map(|known| known.key.kid())),
+            }),
+            several => Err(OrderError::Ambiguous {
+                name: name.to_owned(),
+                thumbprints: listed(&mut several.iter().map(|known| known.key.thumbprint())),
+            }),
+        }
+    }
+
+    fn sign_with(&mut self, number: u64, now: Timestamp) {
+        if let Some(before) = self.signing.filter(|before| *before != number) {
+            self.stopped.retain(|(stopped, _)| *stopped != before);
+            self.stopped.push((before, now));
+        }
+        self.signing = Some(number);
     }
 
     fn key(&self, number: u64) -> Option<Arc<SigningKey>> {
@@ -109,8 +162,9 @@ impl Memory {
     async fn take_listed(
         &mut self,
         source: &KeySource,
-        listed: &[Listed],
+        listing: &Listing,
     ) -> Result<Faults, LoadError> {
+        let listed = listing.versions();
         let newest = listed.last().map(version_of);
         if let (Some(newest), Some(known)) = (newest, self.newest)
             && newest.number < known.number
@@ -135,9 +189,7 @@ impl Memory {
             if is_known {
                 continue;
             }
-            let read = source.store.read_version(&source.location, version.number).await;
-            let loaded = read.map_err(LoadError::from).and_then(|read| load(&read, source));
-            faults.unusable = match loaded {
+            faults.unusable = match listing.load(source, version.number).await {
                 Ok((key, mismatch)) => {
                     self.keep(version, key);
                     faults.mismatch = faults.mismatch.or(mismatch);
@@ -151,6 +203,10 @@ impl Memory {
     }
 
     fn keep(&mut self, listed: &Listed, key: SigningKey) {
+        if self.withdrawn.contains(key.thumbprint()) {
+            self.passed_over.insert(listed.number);
+            return;
+        }
         let mut newest_first = self.loaded.iter().rev();
         let before = newest_first.find(|known| known.version.number < listed.number);
         if before.is_some_and(|known| known.key.thumbprint() == key.thumbprint()) {
@@ -164,6 +220,9 @@ impl Memory {
 
     /// A store without history: its key is a new version when its bytes are others than last time.
     fn take_current(&mut self, key: SigningKey, now: Timestamp) {
+        if self.withdrawn.contains(key.thumbprint()) {
+            return;
+        }
         let is_same = |known: &&Loaded| known.key.thumbprint() == key.thumbprint();
         if self.loaded.last().filter(is_same).is_some() {
             return;
@@ -194,22 +253,83 @@ impl Memory {
     }
 }
 
+/// The history of a key as its store shows it.
+enum Listing {
+    /// Of a key that can be read.
+    Readable(Vec<Listed>),
+    /// Of a key in Transit, with what verifies each version.
+    Transit(Vec<Listed>, TransitKey),
+}
+
+impl Listing {
+    /// `None`: the store keeps no history.
+    async fn read(source: &KeySource) -> Result<Option<Self>, LoadError> {
+        let (store, location) = (&source.store, &source.location);
+        Ok(match source.backend {
+            Backend::Memory => store.versions(location).await?.map(Self::Readable),
+            Backend::Transit => {
+                let key = store.transit_key(&location.name).await?;
+                let listed = |version: &TransitVersion| Listed {
+                    number: version.number,
+                    created: version.created,
+                    is_live: true,
+                };
+                Some(Self::Transit(key.versions.iter().map(listed).collect(), key))
+            }
+        })
+    }
+
+    fn versions(&self) -> &[Listed] {
+        match self {
+            Self::Readable(listed) | Self::Transit(listed, _) => listed,
+        }
+    }
+
+    async fn load(
+        &self,
+        source: &KeySource,
+        number: u64,
+    ) -> Result<(SigningKey, Option<LoadError>), LoadError> {
+        match self {
+            Self::Readable(_) => {
+                let material = source.store.read_version(&source.location, number).await?;
+                load(&material, source)
+            }
+            Self::Transit(_, key) => {
+                let version = key.versions.iter().find(|version| version.number == number);
+                let version = version.ok_or(LoadError::NoVersion)?;
+                let (store, name) = (&source.store, &source.location.name);
+                with_certificate(source, |settings| {
+                    SigningKey::in_transit(store, name, key.kind, version, settings)
+                })
+            }
+        }
+    }
+}
+
 fn version_of(listed: &Listed) -> Version {
     Version { number: listed.number, created: listed.created }
 }
 
-/// Loads a version; without the settings' certificate if that is another version's, in which case
-/// the mismatch is returned too.
 fn load(
     material: &KeyMaterial,
     source: &KeySource,
 ) -> Result<(SigningKey, Option<LoadError>), LoadError> {
+    with_certificate(source, |settings| SigningKey::load(material, settings))
+}
+
+/// Loads a version; without the settings' certificate if that is another version's, in which case
+/// the mismatch is returned too.
+fn with_certificate(
+    source: &KeySource,
+    load: impl Fn(&KeySettings) -> Result<SigningKey, KeyError>,
+) -> Result<(SigningKey, Option<LoadError>), LoadError> {
     let unusable = |error| source.unusable(error);
     let settings = &source.settings;
-    match SigningKey::load(material, settings) {
+    match load(settings) {
         Err(mismatch @ KeyError::CertificateMismatch { .. }) if settings.certificate.is_some() => {
             let bare = KeySettings { certificate: None, ..settings.clone() };
-            let key = SigningKey::load(material, &bare).map_err(unusable)?;
+            let key = load(&bare).map_err(unusable)?;
             tracing::warn!(
                 scope = settings.client_id,
                 kid = key.kid(),

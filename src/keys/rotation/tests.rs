@@ -20,6 +20,7 @@ fn source(folder: &Path) -> KeySource {
     KeySource {
         store: Arc::clone(stores.choose(None).unwrap()),
         location: KeyLocation { path: None, name: "orders".to_owned() },
+        backend: Backend::Memory,
         settings: KeySettings {
             client_id: "orders".to_owned(),
             algorithm: None,

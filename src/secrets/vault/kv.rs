@@ -3,7 +3,7 @@
 use std::sync::PoisonError;
 
 use serde::Deserialize;
-use serde_json::Value;
+use serde_json::{Map, Value, json};
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 use vaultrs::api::kv1::requests::GetSecretRequest;
@@ -14,9 +14,9 @@ use vaultrs::api::kv2::responses::{
 use zeroize::Zeroize as _;
 
 use super::VaultStore;
-use super::cluster::{Fault, Refusal};
+use super::cluster::{Fault, Post, Refusal};
 use crate::clock::{Clock, Timestamp};
-use crate::secrets::{KeyLocation, KeyMaterial, KvVersion, Secret, SecretError, Version};
+use crate::secrets::{KeyLocation, KeyMaterial, KvVersion, NewKey, Secret, SecretError, Version};
 
 impl VaultStore {
     /// Reads the key at a location.
@@ -85,6 +85,39 @@ impl VaultStore {
             }
             Err(error) => Err(error),
         }
+    }
+
+    /// Writes the key at a location; the secret's other fields stay. With KV version 2, what another
+    /// wrote in between is not overwritten but an error.
+    pub(in crate::secrets) async fn write(
+        &self,
+        at: &KeyLocation,
+        key: &NewKey<'_>,
+    ) -> Result<(), SecretError> {
+        let path = self.path(at)?;
+        let mut before = match self.fetch(path, None).await {
+            Ok(fetched) => fetched,
+            Err(SecretError::NothingThere { .. }) => Fetched::nothing(0),
+            Err(SecretError::VersionDeleted { version, .. }) => Fetched::nothing(version),
+            Err(error) => return Err(error),
+        };
+        let mut fields = match &mut before.data {
+            Value::Object(fields) => std::mem::take(fields),
+            _ => Map::new(),
+        };
+        let certificate = format!("{}.crt", at.name);
+        if fields.contains_key(&certificate) {
+            fields.insert(certificate, key.certificate.into());
+        }
+        fields.insert(at.name.clone(), key.pem.expose().as_str().into());
+        let (path, body) = match self.settings.kv_version {
+            KvVersion::V1 => (self.full_path(path), Value::Object(fields)),
+            KvVersion::V2 => (
+                format!("{}/data/{path}", self.mount()),
+                json!({"options": {"cas": before.version}, "data": fields}),
+            ),
+        };
+        self.ask(&path, &Post { path: path.clone(), body }).await.map(drop)
     }
 
     async fn list(&self, path: &str) -> Result<Vec<Version>, SecretError> {
@@ -172,6 +205,13 @@ struct Fetched {
     data: Value,
     version: Option<u64>,
     created: Option<Timestamp>,
+}
+
+impl Fetched {
+    /// Where the newest version is `version` and can't be read, or there is none.
+    fn nothing(version: u64) -> Self {
+        Self { data: Value::Null, version: Some(version), created: None }
+    }
 }
 
 impl Drop for Fetched {

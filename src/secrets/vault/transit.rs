@@ -16,14 +16,19 @@ use vaultrs::api::transit::requests::ReadKeyRequest;
 use super::VaultStore;
 use super::cluster::Post;
 use super::kv::timestamp;
-use crate::keys::Algorithm;
+use crate::keys::{Algorithm, KeyKind};
 use crate::secrets::SecretError;
-use crate::secrets::transit::{PublicKey, TransitKey, TransitKind, TransitVersion};
+use crate::secrets::transit::{PublicKey, TransitKey, TransitVersion};
 
 /// How much of what Vault says of a refused signature is shown.
 const LONGEST_REASON: usize = 200;
 
 impl VaultStore {
+    /// Whether a Transit key can have that name.
+    pub(in crate::secrets) fn check_transit(&self, name: &str) -> Result<(), SecretError> {
+        self.transit_path("keys", name).map(drop)
+    }
+
     /// Reads the public side of the Transit key `name`.
     pub(in crate::secrets) async fn transit_key(
         &self,
@@ -43,6 +48,14 @@ impl VaultStore {
             .ok_or("the answer is not a Transit key: check `transitMount` and `address`")
             .and_then(ReadKey::checked)
             .map_err(|problem| self.transit_fault(&path, problem))
+    }
+
+    /// Adds a version to the Transit key `name`.
+    pub(in crate::secrets) async fn transit_rotate(&self, name: &str) -> Result<(), SecretError> {
+        // A key that is not there would be made, of some type.
+        self.transit_key(name).await?;
+        let path = format!("{}/rotate", self.transit_path("keys", name)?);
+        self.ask(&path, &Post { path: path.clone(), body: json!({}) }).await.map(drop)
     }
 
     /// The signatures of `messages`, in their order, by one version of the Transit key `name`.
@@ -176,10 +189,10 @@ struct ReadKey {
 impl ReadKey {
     fn checked(self) -> Result<TransitKey, &'static str> {
         let kind = match self.kind.as_str() {
-            "ecdsa-p256" => TransitKind::EcdsaP256,
-            "ecdsa-p384" => TransitKind::EcdsaP384,
-            "ed25519" => TransitKind::Ed25519,
-            "rsa-2048" | "rsa-3072" | "rsa-4096" => TransitKind::Rsa,
+            "ecdsa-p256" => KeyKind::P256,
+            "ecdsa-p384" => KeyKind::P384,
+            "ed25519" => KeyKind::Ed25519,
+            "rsa-2048" | "rsa-3072" | "rsa-4096" => KeyKind::Rsa,
             _ => {
                 return Err("its type signs no JWS: create one of type ecdsa-p256, ecdsa-p384, \
                             ed25519, rsa-2048, rsa-3072 or rsa-4096");
@@ -197,10 +210,10 @@ impl ReadKey {
     }
 }
 
-fn version(kind: TransitKind, number: &str, entry: &Value) -> Option<TransitVersion> {
+fn version(kind: KeyKind, number: &str, entry: &Value) -> Option<TransitVersion> {
     let text = |name: &str| entry.get(name)?.as_str();
     let public_key = match kind {
-        TransitKind::Ed25519 => {
+        KeyKind::Ed25519 => {
             PublicKey::Ed25519(STANDARD.decode(text("public_key")?).ok()?.try_into().ok()?)
         }
         _ => PublicKey::Pem(

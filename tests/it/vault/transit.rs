@@ -4,7 +4,8 @@ use aws_lc_rs::signature::{
     ECDSA_P256_SHA256_FIXED, ECDSA_P384_SHA384_FIXED, ED25519, RSA_PKCS1_2048_8192_SHA256,
     RSA_PSS_2048_8192_SHA256, UnparsedPublicKey, VerificationAlgorithm,
 };
-use placet::secrets::{PublicKey, SecretStore, TransitKey, TransitKind};
+use placet::keys::KeyKind;
+use placet::secrets::{PublicKey, SecretStore, TransitKey};
 
 use super::*;
 
@@ -14,18 +15,18 @@ async fn transit_signs_what_a_jws_holds() {
     bao.put("sys/mounts/transit", json!({"type": "transit"})).await;
     let stores = open(bao.settings(root()));
     let store = stores.choose(None).unwrap();
-    let kinds: [(&str, TransitKind, Algorithm, &'static dyn VerificationAlgorithm); 5] = [
-        ("ecdsa-p256", TransitKind::EcdsaP256, Algorithm::ES256, &ECDSA_P256_SHA256_FIXED),
-        ("ecdsa-p384", TransitKind::EcdsaP384, Algorithm::ES384, &ECDSA_P384_SHA384_FIXED),
-        ("ed25519", TransitKind::Ed25519, Algorithm::EdDsa, &ED25519),
-        ("rsa-2048", TransitKind::Rsa, Algorithm::RS256, &RSA_PKCS1_2048_8192_SHA256),
-        ("rsa-2048", TransitKind::Rsa, Algorithm::PS256, &RSA_PSS_2048_8192_SHA256),
+    let kinds: [(&str, KeyKind, Algorithm, &'static dyn VerificationAlgorithm); 5] = [
+        ("ecdsa-p256", KeyKind::P256, Algorithm::ES256, &ECDSA_P256_SHA256_FIXED),
+        ("ecdsa-p384", KeyKind::P384, Algorithm::ES384, &ECDSA_P384_SHA384_FIXED),
+        ("ed25519", KeyKind::Ed25519, Algorithm::EdDsa, &ED25519),
+        ("rsa-2048", KeyKind::Rsa, Algorithm::RS256, &RSA_PKCS1_2048_8192_SHA256),
+        ("rsa-2048", KeyKind::Rsa, Algorithm::PS256, &RSA_PSS_2048_8192_SHA256),
     ];
     for (kind, expected, algorithm, verifier) in kinds {
         bao.put(&format!("transit/keys/{kind}"), json!({"type": kind})).await;
         let key = store.transit_key(kind).await.unwrap();
         assert_eq!(key.kind, expected);
-        assert!(key.kind.can(algorithm) && !key.kind.can(other_than(algorithm)));
+        assert!(key.kind.fits(algorithm) && !key.kind.fits(other_than(algorithm)));
         let messages: [&[u8]; 3] = [b"header.payload", b"", b"header.other"];
         let signatures = store.transit_sign(kind, key.latest, algorithm, &messages).await.unwrap();
         for (message, signature) in messages.iter().zip(&signatures) {

@@ -7,7 +7,7 @@ use super::{DEFAULT_CLAIM, DEFAULT_ISSUER, Shared, is_header_value};
 use crate::config::check::{duration, secs, texts};
 use crate::config::raw;
 use crate::config::report::Report;
-use crate::keys::{Certificate, KeyIdTemplate, KeySettings};
+use crate::keys::{Backend, Certificate, KeyIdTemplate, KeySettings};
 use crate::scope::DecisionHeader;
 use crate::secrets::{KeyLocation, SecretStore};
 use crate::token::{ClaimSettings, Items, NEVER_CARRIED, Template};
@@ -20,6 +20,7 @@ const MAX_LIFETIME_SECONDS: u64 = 86_400;
 pub(super) struct Signing {
     pub(super) store: Arc<SecretStore>,
     pub(super) location: KeyLocation,
+    pub(super) backend: Backend,
     pub(super) key: KeySettings,
     pub(super) publish_before: Duration,
     pub(super) max_key_age: Duration,
@@ -34,9 +35,10 @@ pub(super) fn signing(
 ) -> Option<Signing> {
     let signing = &raw.jwt_signing;
     let path_of = |name: &str| format!("{path}.jwtSigning.{name}");
-    if signing.backend == Some(raw::Backend::Transit) {
-        report.error(path_of("backend"), "transit is not in this version: use kv");
-    }
+    let backend = match signing.backend {
+        None | Some(raw::Backend::Kv) => Backend::Memory,
+        Some(raw::Backend::Transit) => Backend::Transit,
+    };
     let publish_before = signing.publish_before.as_deref();
     let publish_before = duration(path_of("publishBefore"), publish_before, secs(20 * 60), report);
     let max_key_age = signing.max_key_age.as_deref();
@@ -45,11 +47,14 @@ pub(super) fn signing(
         let chosen = stores.choose(signing.secret_store.as_deref());
         report.keep(path_of("secretStore"), chosen).map(Arc::clone)
     });
-    if let (Some(store), Some(_)) = (&store, &signing.path_to_key)
-        && !matches!(**store, SecretStore::Vault(_))
-    {
-        let message = format!("is ignored: the store `{}` is of type {}", store.id(), store.kind());
-        report.warning(path_of("pathToKey"), message);
+    if let (Some(store), Some(_)) = (&store, &signing.path_to_key) {
+        let (id, kind) = (store.id(), store.kind());
+        if backend == Backend::Transit {
+            report.warning(path_of("pathToKey"), "is ignored: a Transit key has no path");
+        } else if !matches!(**store, SecretStore::Vault(_)) {
+            let message = format!("is ignored: the store `{id}` is of type {kind}");
+            report.warning(path_of("pathToKey"), message);
+        }
     }
     let response = &raw.jwt_response;
     let key_id = match &response.key_id {
@@ -79,10 +84,14 @@ pub(super) fn signing(
         token_type: response.kind.clone().unwrap_or_else(|| "JWT".to_owned()),
     };
     let store = store?;
-    report.keep(path_of("pathToKey"), store.check(&location))?;
+    match backend {
+        Backend::Memory => report.keep(path_of("pathToKey"), store.check(&location))?,
+        Backend::Transit => report.keep(path_of("backend"), store.check_transit(&location.name))?,
+    }
     Some(Signing {
         store,
         location,
+        backend,
         key,
         publish_before: publish_before?,
         max_key_age: max_key_age?,
