@@ -31,6 +31,7 @@ struct Inner {
     log_dropped: Counter,
     key_age: Family<ScopeLabel, Gauge<i64, AtomicI64>>,
     key_left: Family<ScopeLabel, Gauge<i64, AtomicI64>>,
+    shared_kids: Family<ScopeLabel, Gauge<i64, AtomicI64>>,
 }
 
 #[derive(Clone, Debug, EncodeLabelSet, Eq, Hash, PartialEq)]
@@ -56,6 +57,7 @@ impl Metrics {
             log_dropped: Counter::default(),
             key_age: Family::default(),
             key_left: Family::default(),
+            shared_kids: Family::default(),
         };
         Self(Arc::new(inner.registered()))
     }
@@ -91,6 +93,12 @@ impl Metrics {
     /// Notes how long a scope's keys may go on signing without their store.
     pub fn signing_key_left(&self, scope: &str, left: Duration) {
         set_seconds(&self.0.key_left, scope, left);
+    }
+
+    /// Notes how many key ids more than one of a scope's published keys has.
+    pub fn shared_key_ids(&self, scope: &str, count: usize) {
+        let label = ScopeLabel { scope: scope.to_owned() };
+        self.0.shared_kids.get_or_create(&label).set(i64::try_from(count).unwrap_or(i64::MAX));
     }
 
     /// The Prometheus text exposition.
@@ -153,6 +161,11 @@ impl Inner {
             "signing_key_seconds_left",
             "How long a scope's loaded keys may go on signing while the secret store is away",
             self.key_left.clone(),
+        );
+        registry.register(
+            "signing_keys_shared_ids",
+            "Key ids that two live versions of a scope's key have: put {{key_version}} into keyId",
+            self.shared_kids.clone(),
         );
         self
     }

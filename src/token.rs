@@ -48,6 +48,11 @@ impl Minter {
         self.keys.ring()
     }
 
+    /// Whether the scope has a key, or had some before every one was withdrawn.
+    pub fn had_keys(&self) -> bool {
+        self.keys.had_keys()
+    }
+
     /// Mints the token that says `permit`, listing `items`, bound to `request`. It awaits a key that
     /// signs in its store, and nothing else.
     pub async fn mint(

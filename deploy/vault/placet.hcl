@@ -16,16 +16,8 @@ path "secret/metadata/placet/*" {
   capabilities = ["read"]
 }
 
-# To keep its own login alive; the `default` policy allows this as well.
-path "auth/token/renew-self" {
-  capabilities = ["update"]
-}
-
-path "auth/token/lookup-self" {
-  capabilities = ["read"]
-}
-
-# For scopes with `backend: transit`: signing, and the public halves. Leave out what is not used.
+# For scopes with `backend: transit` whose `keyName` begins with `placet-`: signing, and the public
+# halves. Leave out what is not used.
 path "transit/sign/placet-*" {
   capabilities = ["update"]
 }

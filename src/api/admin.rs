@@ -65,8 +65,11 @@ async fn readyz(State(shown): State<Shown>) -> Response {
 async fn metrics(State(shown): State<Shown>) -> Response {
     let now = crate::clock::Clock::System.now();
     for needs in shown.needs.load().iter() {
-        if let Some(created) = needs.keys.ring().and_then(|ring| ring.active().created()) {
-            shown.metrics.signing_key_age(&needs.client_id, now.since(created));
+        if let Some(ring) = needs.keys.ring() {
+            if let Some(created) = ring.active().created() {
+                shown.metrics.signing_key_age(&needs.client_id, now.since(created));
+            }
+            shown.metrics.shared_key_ids(&needs.client_id, ring.shared_kids().len());
         }
         if let Some(end) = needs.keys.valid_until() {
             shown.metrics.signing_key_left(&needs.client_id, end.since(now));

@@ -2,7 +2,8 @@
 //!
 //! `/scopes/{clientId}/jwks.json` is what a verifier of one application should use;
 //! `/.well-known/jwks.json` has every scope's keys. The signing key stands first. A scope whose key
-//! is not loaded yet answers 503 and not an empty set, which a verifier would cache.
+//! is not loaded yet answers 503 and not an empty set, which a verifier would cache; one whose every key
+//! was withdrawn answers the empty set, so that verifiers forget them.
 
 use std::sync::Arc;
 
@@ -38,7 +39,7 @@ async fn every_scope(State(scopes): State<Arc<ArcSwap<Scopes>>>, headers: Header
     let scopes = scopes.load_full();
     let mut all: Vec<&Scope> = scopes.iter().map(AsRef::as_ref).collect();
     all.sort_by(|a, b| a.client_id.cmp(&b.client_id));
-    if all.iter().all(|scope| scope.authorizer.minter.ring().is_none()) {
+    if !all.iter().any(|scope| scope.authorizer.minter.had_keys()) {
         return no_key_yet();
     }
     let max_age = all.iter().map(|scope| scope.jwks_max_age).min().unwrap_or_default();
@@ -54,7 +55,7 @@ async fn one_scope(
     let Some(scope) = scopes.with_client_id(&client_id) else {
         return (StatusCode::NOT_FOUND, "there is no such scope\n").into_response();
     };
-    if scope.authorizer.minter.ring().is_none() {
+    if !scope.authorizer.minter.had_keys() {
         return no_key_yet();
     }
     let set = key_set(std::iter::once(scope.as_ref()));

@@ -141,10 +141,19 @@ impl LoadError {
 #[derive(Clone, Debug)]
 pub struct Keys {
     ring: watch::Receiver<Option<Arc<KeyRing>>>,
-    problem: watch::Receiver<Option<String>>,
-    valid_until: watch::Receiver<Option<Timestamp>>,
+    status: watch::Receiver<Status>,
     origin: Option<Origin>,
     orders: mpsc::Sender<Request>,
+}
+
+/// What is known beside the keys themselves.
+#[derive(Clone, Debug, Default)]
+struct Status {
+    /// What the last look failed with.
+    problem: Option<String>,
+    valid_until: Option<Timestamp>,
+    /// There were keys, and every one was withdrawn.
+    is_withdrawn: bool,
 }
 
 /// Where keys come from and what is known of them, for the next reading of the settings.
@@ -162,12 +171,17 @@ impl Keys {
 
     /// What the last look into the store failed with.
     pub fn problem(&self) -> Option<String> {
-        self.problem.borrow().clone()
+        self.status.borrow().problem.clone()
     }
 
     /// Until when what is loaded may sign without another look that succeeds.
     pub fn valid_until(&self) -> Option<Timestamp> {
-        *self.valid_until.borrow()
+        self.status.borrow().valid_until
+    }
+
+    /// Whether there is or ever was a key: once every one is withdrawn, that is worth knowing too.
+    pub fn had_keys(&self) -> bool {
+        self.ring.borrow().is_some() || self.status.borrow().is_withdrawn
     }
 
     /// When a key that is only published will sign, where its store says when it was made.
@@ -210,10 +224,9 @@ impl Keys {
     /// Keys that never change.
     pub fn fixed(ring: KeyRing) -> Self {
         let (_, ring) = watch::channel(Some(Arc::new(ring)));
-        let (_, problem) = watch::channel(None);
-        let (_, valid_until) = watch::channel(None);
+        let (_, status) = watch::channel(Status::default());
         let (orders, _) = mpsc::channel(1);
-        Self { ring, problem, valid_until, origin: None, orders }
+        Self { ring, status, origin: None, orders }
     }
 }
 
@@ -230,8 +243,7 @@ struct Writer {
     origin: Origin,
     clock: Clock,
     ring: watch::Sender<Option<Arc<KeyRing>>>,
-    problem: watch::Sender<Option<String>>,
-    valid_until: watch::Sender<Option<Timestamp>>,
+    status: watch::Sender<Status>,
 }
 
 impl KeyTask {
@@ -245,17 +257,15 @@ impl KeyTask {
         };
         let origin = Origin { source: Arc::new(source), memory };
         let (ring, ring_reader) = watch::channel(None);
-        let (problem, problem_reader) = watch::channel(None);
-        let (valid_until, valid_until_reader) = watch::channel(None);
+        let (status, status_reader) = watch::channel(Status::default());
         let (order_sender, orders) = mpsc::channel(1);
         let keys = Keys {
             ring: ring_reader,
-            problem: problem_reader,
-            valid_until: valid_until_reader,
+            status: status_reader,
             origin: Some(origin.clone()),
             orders: order_sender,
         };
-        let writer = Writer { origin, clock, ring, problem, valid_until };
+        let writer = Writer { origin, clock, ring, status };
         (Self { writer, orders }, keys)
     }
 
@@ -339,6 +349,7 @@ impl Writer {
         let Some(ring) = ring else {
             tracing::warn!(scope, "every version of the key was withdrawn: nothing is signed");
             self.ring.send_replace(None);
+            self.status.send_modify(|status| status.is_withdrawn = true);
             return;
         };
         let kids = |keys: &[Arc<SigningKey>]| {
@@ -353,6 +364,7 @@ impl Writer {
             );
         }
         self.ring.send_replace(Some(Arc::new(ring)));
+        self.status.send_modify(|status| status.is_withdrawn = false);
     }
 
     /// Says what a look failed with, and how long what was loaded may still sign.
@@ -360,17 +372,19 @@ impl Writer {
         let source = &self.origin.source;
         let scope = &source.settings.client_id;
         let text = error.map(|error| error.to_string());
-        if text.is_some() && text != *self.problem.borrow() {
+        if text.is_some() && text != self.status.borrow().problem {
             let text = text.as_deref().unwrap_or_default();
             tracing::warn!(scope, "the signing key can't be read: {text}");
         }
         let valid_until = last_success.map(|success| success.after(source.max_key_age));
-        self.valid_until.send_replace(valid_until);
-        if let (Some(_), Some(end)) = (&text, valid_until) {
+        if let (Some(_), Some(end), true) = (&text, valid_until, self.ring.borrow().is_some()) {
             let seconds_left = end.since(now).as_secs();
             tracing::warn!(scope, seconds_left, "the loaded keys go on signing");
         }
-        self.problem.send_replace(text);
+        self.status.send_modify(|status| {
+            status.problem = text;
+            status.valid_until = valid_until;
+        });
     }
 }
 

@@ -404,6 +404,8 @@ def test_what_an_unset_key_id_costs_each_verifier(directory, issuer, echo, bao):
         for version in (0, 3):  # before the first new version signs, and after the last does
             assert len(lasts[version][1]["keys"]) > 1
             assert jose_refuses(*lasts[version], "unset") in (True, None)
+        shared = {name: placet.metrics()[f'placet_signing_keys_shared_ids{{scope="{name}"}}'] for name in THREE}
+        assert shared == {"versioned": 0, "certified": 0, "unset": 1}
         assert "two live versions" in placet.stderr and "`unset`" in placet.stderr
         assert "`versioned-1`" not in placet.stderr
 

@@ -1,5 +1,6 @@
 use std::path::Path;
 
+use super::order::Order;
 use super::*;
 use crate::keys::{Algorithm, generate};
 use crate::secrets::{SecretStores, StoreKind, StoreSettings};
@@ -135,6 +136,66 @@ async fn a_certificate_may_belong_to_one_version_but_must_belong_to_one() {
     let ring = memory.ring(&source, at(2)).unwrap();
     let with: Vec<bool> = ring.published().map(|key| key.has_certificate()).collect();
     assert_eq!(with, [true, false]);
+}
+
+#[tokio::test]
+async fn an_activated_key_signs_at_once_and_the_one_before_stays_published() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut source = source(folder.path());
+    source.settings.key_id = Some(crate::keys::KeyIdTemplate::parse("{{thumbprint}}").unwrap());
+    let mut memory = Memory::default();
+    put(folder.path());
+    let [a, ..] = look(&mut memory, &source, at(0)).await;
+    put(folder.path());
+    let [_, b, _] = look(&mut memory, &source, at(10)).await;
+    memory.obey(Order::Activate, &b[0], at(20)).unwrap();
+    let ring = |memory: &mut Memory, now| stages(&memory.ring(&source, at(now)).unwrap());
+    let expected = [b.clone(), vec![], a.clone()];
+    assert_eq!(ring(&mut memory, 20), expected);
+    assert_eq!(ring(&mut memory, 20 + KEPT - 1), expected);
+    assert_eq!(ring(&mut memory, 20 + KEPT), [b.clone(), vec![], vec![]]);
+    let again = memory.obey(Order::Activate, &b[0], at(400)).unwrap_err();
+    assert!(matches!(again, OrderError::NotNext { .. }), "{again}");
+}
+
+#[tokio::test]
+async fn a_withdrawn_key_never_comes_back() {
+    let folder = tempfile::tempdir().unwrap();
+    let source = source(folder.path());
+    let mut memory = Memory::default();
+    let first = put(folder.path());
+    let [a, ..] = look(&mut memory, &source, at(0)).await;
+    put(folder.path());
+    let [_, b, _] = look(&mut memory, &source, at(10)).await;
+    let ambiguous = memory.obey(Order::Withdraw, "orders", at(20)).unwrap_err();
+    assert!(ambiguous.to_string().contains(&b[0]), "{ambiguous}");
+    memory.obey(Order::Withdraw, &a[0], at(20)).unwrap();
+    assert_eq!(stages(&memory.ring(&source, at(20)).unwrap()), [b.clone(), vec![], vec![]]);
+    put_again(folder.path(), &first);
+    assert_eq!(look(&mut memory, &source, at(30)).await, [b.clone(), vec![], vec![]]);
+    memory.obey(Order::Withdraw, "orders", at(40)).unwrap();
+    assert!(memory.ring(&source, at(40)).is_none());
+    assert!(memory.look(&source, at(50)).await.is_err(), "there is no other");
+    assert!(memory.ring(&source, at(50)).is_none());
+    let unknown = memory.obey(Order::Withdraw, "orders", at(60)).unwrap_err();
+    assert!(matches!(unknown, OrderError::Unknown { .. }), "{unknown}");
+}
+
+#[tokio::test]
+async fn in_place_of_a_withdrawn_key_signs_one_that_verifiers_know() {
+    let folder = tempfile::tempdir().unwrap();
+    let source = source(folder.path());
+    let mut memory = Memory::default();
+    put(folder.path());
+    let [a, ..] = look(&mut memory, &source, at(0)).await;
+    put(folder.path());
+    look(&mut memory, &source, at(10)).await;
+    let [b, ..] = look(&mut memory, &source, at(10 + PUBLISH)).await;
+    put(folder.path());
+    let [_, c, _] = look(&mut memory, &source, at(10 + PUBLISH)).await;
+    memory.obey(Order::Withdraw, &b[0], at(20 + PUBLISH)).unwrap();
+    let ring = memory.ring(&source, at(20 + PUBLISH)).unwrap();
+    assert_eq!(stages(&ring), [a, c, vec![]], "not the one that is only just published");
 }
 
 #[tokio::test(start_paused = true)]

@@ -47,14 +47,10 @@ pub(super) fn signing(
         let chosen = stores.choose(signing.secret_store.as_deref());
         report.keep(path_of("secretStore"), chosen).map(Arc::clone)
     });
-    if let (Some(store), Some(_)) = (&store, &signing.path_to_key) {
-        let (id, kind) = (store.id(), store.kind());
-        if backend == Backend::Transit {
-            report.warning(path_of("pathToKey"), "is ignored: a Transit key has no path");
-        } else if !matches!(**store, SecretStore::Vault(_)) {
-            let message = format!("is ignored: the store `{id}` is of type {kind}");
-            report.warning(path_of("pathToKey"), message);
-        }
+    if let (Some(store), Some(_)) = (&store, &signing.path_to_key)
+        && let Some(why) = ignores_path(store, backend)
+    {
+        report.warning(path_of("pathToKey"), format_args!("is ignored: {why}"));
     }
     let response = &raw.jwt_response;
     let key_id = match &response.key_id {
@@ -96,6 +92,15 @@ pub(super) fn signing(
         publish_before: publish_before?,
         max_key_age: max_key_age?,
     })
+}
+
+fn ignores_path(store: &SecretStore, backend: Backend) -> Option<String> {
+    if backend == Backend::Transit {
+        return Some("a Transit key has no path".to_owned());
+    }
+    let (id, kind) = (store.id(), store.kind());
+    (!matches!(store, SecretStore::Vault(_)))
+        .then(|| format!("the store `{id}` is of type {kind}"))
 }
 
 pub(super) fn claims(
