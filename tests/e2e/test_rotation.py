@@ -138,21 +138,6 @@ class Load(threading.Thread):
             self.answers[answer.status, answer.body] += 1
 
 
-def patient(config):
-    """The edge without its deadline for Placet: this is about keys, on a machine that may be busy."""
-    envoy.ext_authz(config["static_resources"]["listeners"][0])["grpc_service"]["timeout"] = "10s"
-    return config
-
-
-def cached(seconds):
-    def change(config):
-        jwt_authn = envoy.http_filter(config["static_resources"]["listeners"][0], "envoy.filters.http.jwt_authn")
-        jwt_authn["providers"]["placet"]["remote_jwks"]["cache_duration"] = f"{seconds}s"
-        return config
-
-    return change
-
-
 class SideBySide:
     """Two Placets with an edge each, before one upstream that verifies by the JWKS of the first."""
 
@@ -164,11 +149,11 @@ class SideBySide:
         # Half an interval later: they look into the store, and notice, at different times.
         time.sleep(REFRESH / 2)
         self.b = running.enter_context(on(bao, place / "b", [signing]))
-        self.upstream = running.enter_context(envoy.upstream(place, echo.port, self.a.http, cached(CACHE)))
+        self.upstream = running.enter_context(envoy.upstream(place, echo.port, self.a.http, envoy.cached(CACHE)))
         self.echo, self.seen, self.disagreed = echo, [], 0
         self.loads = {}
         for placet, name in ((self.a, "a"), (self.b, "b")):
-            edge = running.enter_context(envoy.edge(place, self.upstream.port, placet.socket, patient, f"edge-{name}"))
+            edge = running.enter_context(envoy.edge(place, self.upstream.port, placet.socket, envoy.patient, f"edge-{name}"))
             self.loads[placet] = [Load(edge, name, issuer.token()) for _ in range(2)]
         self.replays = []
 
@@ -355,7 +340,7 @@ def test_what_an_unset_key_id_costs_each_verifier(directory, issuer, echo, bao):
     with ExitStack() as running:
         placet = running.enter_context(on(bao, place, scopes))
         upstream = running.enter_context(envoy.upstream(place, echo.port, placet.http, verifying_three(placet)))
-        edge = running.enter_context(envoy.edge(place, upstream.port, placet.socket, patient))
+        edge = running.enter_context(envoy.edge(place, upstream.port, placet.socket, envoy.patient))
         libraries = {name: Libraries(placet, name) for name in THREE}
         refused = {(verifier, name): [] for verifier in ("jwt_authn", "PyJWT", "jwcrypto") for name in THREE}
         # Of the scope without a keyId: when each version first signed, and its last token with the JWKS of then.

@@ -82,23 +82,12 @@ def test_tokens_are_verified_by_libraries_and_by_envoy(directory, issuer, echo, 
 def test_a_rotation_in_the_middle_of_load_loses_nothing(directory, issuer, echo, bao):
     make(bao, "placet-rotating")
     place = directory / "rotating"
-    seconds = {"cache_duration": "1s"}
-
-    def cached(config):
-        jwt_authn = envoy.http_filter(config["static_resources"]["listeners"][0], "envoy.filters.http.jwt_authn")
-        jwt_authn["providers"]["placet"]["remote_jwks"].update(seconds)
-        return config
-
-    def patient(config):
-        envoy.ext_authz(config["static_resources"]["listeners"][0])["grpc_service"]["timeout"] = "10s"
-        return config
-
     rotating = signing(issuer, "ES256", "placet-rotating", jwtSigning={"publishBefore": "4s"},
                        jwtResponse={"tokenLifetimeSeconds": 3})
     with ExitStack() as running:
         placet = running.enter_context(on(bao, place, [rotating]))
-        upstream = running.enter_context(envoy.upstream(place, echo.port, placet.http, cached))
-        edge = running.enter_context(envoy.edge(place, upstream.port, placet.socket, patient))
+        upstream = running.enter_context(envoy.upstream(place, echo.port, placet.http, envoy.cached(1)))
+        edge = running.enter_context(envoy.edge(place, upstream.port, placet.socket, envoy.patient))
         ended, answers, signed = threading.Event(), Counter(), Counter()
         incoming = issuer.token()
 

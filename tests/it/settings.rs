@@ -142,7 +142,7 @@ fn each_single_fault_names_its_setting() {
         ),
         (
             |t| t["scopes"][0]["jwtSigning"]["backend"] = "transit".into(),
-            "scopes[0].jwtSigning.backend: the store `files`",
+            "scopes[0].jwtSigning.backend: secret store `f` is of type file, which does not sign",
         ),
         (
             |t| t["scopes"][0]["jwtResponse"]["tokenLifetimeSeconds"] = 86_401.into(),

@@ -74,19 +74,23 @@ class Bao(Process):
 class RaftBao(Bao):
     """A server that keeps everything on disk: killed and started again, it is unsealed and goes on."""
 
-    def __init__(self, directory):
+    def __init__(self, directory, name="one", join=""):
         super().__init__(directory)
-        data, cluster = Path(directory) / "raft", free_port()
+        self.name = f"bao-{name}"
+        self.stdout_file, self.stderr_file = (Path(directory) / f"bao-{name}.{out}" for out in ("stdout", "stderr"))
+        data, cluster = Path(directory) / f"raft-{name}", free_port()
         data.mkdir()
-        config = Path(directory) / "bao.hcl"
+        config = Path(directory) / f"bao-{name}.hcl"
         config.write_text(f'''
             storage "raft" {{
               path = "{data}"
-              node_id = "one"
+              node_id = "{name}"
               performance_multiplier = "1"
+              {join}
             }}
             listener "tcp" {{
               address = "127.0.0.1:{self.port}"
+              cluster_address = "127.0.0.1:{cluster}"
               tls_disable = true
             }}
             api_addr = "{self.address}"
@@ -115,3 +119,40 @@ class RaftBao(Bao):
         self.must("POST", "auth/token/create", {"id": "root", "policies": ["root"]}, token=answer["root_token"])
         self.must("POST", "sys/mounts/secret", {"type": "kv", "options": {"version": "2"}})
         self.wait_until(lambda: self.status("sys/internal/ui/mounts/secret") == 200, "KV is mounted")
+
+
+class RaftCluster:
+    """Three nodes; the first one to start is the leader, and standbys answer reads by themselves."""
+
+    def __init__(self, directory):
+        first = RaftBao(directory, "one")
+        join = f'retry_join {{ leader_api_addr = "{first.address}" }}'
+        self.nodes = [first, *(RaftBao(directory, name, join) for name in ("two", "three"))]
+
+    def __enter__(self):
+        first, *others = self.nodes
+        first.__enter__()
+        for node in others:
+            node._unseal_key = first._unseal_key
+            Process.start(node)
+            node.wait_until(lambda: node.status("sys/health") == 503, "the node has joined, and is sealed")
+            node.must("PUT", "sys/unseal", {"key": node._unseal_key})
+            node.wait_until(lambda: node.status("sys/health") == 429, "the node is a standby")
+        first.wait_until(lambda: all(server["voter"] for server in self._servers(first)), "all may elect a leader", seconds=60)
+        return self
+
+    @staticmethod
+    def _servers(node):
+        return node.must("GET", "sys/storage/raft/configuration")["data"]["config"]["servers"]
+
+    def __exit__(self, *exception):
+        for node in self.nodes:
+            if node.popen and node.popen.poll() is None:
+                node.__exit__(*exception)
+
+    def addresses(self):
+        return [node.address for node in self.nodes]
+
+    def leader(self):
+        """The active node; None while there is none."""
+        return next((node for node in self.nodes if node.status("sys/health") == 200), None)

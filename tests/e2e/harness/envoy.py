@@ -65,6 +65,23 @@ def ext_authz(listener):
     return http_filter(listener, "envoy.filters.http.ext_authz")
 
 
+def patient(config):
+    """The edge without its deadline for Placet: for what is about keys, on a machine that may be busy."""
+    ext_authz(config["static_resources"]["listeners"][0])["grpc_service"]["timeout"] = "10s"
+    return config
+
+
+def cached(seconds):
+    """The upstream with another life of what it has fetched."""
+
+    def change(config):
+        jwt_authn = http_filter(config["static_resources"]["listeners"][0], "envoy.filters.http.jwt_authn")
+        jwt_authn["providers"]["placet"]["remote_jwks"]["cache_duration"] = f"{seconds}s"
+        return config
+
+    return change
+
+
 def plain(listener):
     """Takes away every protection of ours, and leaves an Envoy that just asks Placet."""
     manager = connection_manager(listener)
