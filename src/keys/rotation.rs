@@ -102,6 +102,7 @@ impl LoadError {
     fn is_about_content(&self) -> bool {
         match self {
             Self::Key { .. } | Self::NoVersion => true,
+            Self::Secret(SecretError::Cloud { problem, .. }) => problem.is_about_content(),
             Self::Secret(error) => matches!(
                 error,
                 SecretError::MissingField { .. }

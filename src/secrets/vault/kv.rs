@@ -3,7 +3,6 @@
 use std::sync::PoisonError;
 
 use serde::Deserialize;
-use serde_json::Value;
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 use vaultrs::api::kv1::requests::GetSecretRequest;
@@ -11,12 +10,12 @@ use vaultrs::api::kv2::requests::{ReadSecretMetadataRequest, ReadSecretRequest};
 use vaultrs::api::kv2::responses::{
     ReadSecretMetadataResponse, ReadSecretResponse, SecretMetadata,
 };
-use zeroize::Zeroize as _;
 
 use super::VaultStore;
 use super::cluster::{Fault, Refusal};
 use crate::clock::{Clock, Timestamp};
-use crate::secrets::{KeyLocation, KeyMaterial, KvVersion, Secret, SecretError, Version};
+use crate::secrets::fields::Fields;
+use crate::secrets::{KeyLocation, KeyMaterial, KvVersion, SecretError, Version};
 
 impl VaultStore {
     /// Reads the key at a location.
@@ -106,13 +105,17 @@ impl VaultStore {
         let fetched = match self.settings.kv_version {
             KvVersion::V1 => {
                 let answer = self.ask(&full_path, &GetSecretRequest { mount, path }).await?;
-                answer.data().map(|data| Fetched { data, version: None, created: None })
+                answer.data().map(|data| Fetched {
+                    fields: Fields::new(data),
+                    version: None,
+                    created: None,
+                })
             }
             KvVersion::V2 => {
                 let question = ReadSecretRequest { mount, path, version };
                 let answer = self.ask(&full_path, &question).await?;
                 answer.data().map(|secret: ReadSecretResponse| Fetched {
-                    data: secret.data,
+                    fields: Fields::new(secret.data),
                     version: Some(secret.metadata.version),
                     created: timestamp(&secret.metadata.created_time),
                 })
@@ -135,55 +138,25 @@ impl VaultStore {
 
     fn material(
         &self,
-        mut fetched: Fetched,
+        fetched: Fetched,
         path: &str,
         name: &str,
     ) -> Result<KeyMaterial, SecretError> {
-        let (store, path) = (self.id.clone(), self.full_path(path));
-        let Value::Object(fields) = &mut fetched.data else {
-            return Err(SecretError::UnreadableAnswer { store, path });
+        let path = self.full_path(path);
+        let Some(fields) = fetched.fields else {
+            return Err(SecretError::UnreadableAnswer { store: self.id.clone(), path });
         };
-        let certificate = match fields.get(&format!("{name}.crt")) {
-            None => None,
-            Some(Value::String(pem)) => Some(pem.clone()),
-            Some(_) => {
-                let field = format!("{name}.crt");
-                return Err(SecretError::FieldNotText { store, path, field });
-            }
-        };
-        let bytes = match fields.get_mut(name).map(Value::take) {
-            Some(Value::String(text)) => Secret::new(text.into_bytes()),
-            Some(_) => {
-                let field = name.to_owned();
-                return Err(SecretError::FieldNotText { store, path, field });
-            }
-            None => {
-                let present = fields.keys().cloned().collect();
-                let field = name.to_owned();
-                return Err(SecretError::MissingField { store, path, field, present });
-            }
-        };
+        let (bytes, certificate) = fields.take(name, &self.id, &path)?;
         Ok(KeyMaterial { bytes, certificate, version: fetched.version, created: fetched.created })
     }
 }
 
-/// A KV secret as it was answered; its fields are overwritten when dropped.
+/// A KV secret as it was answered.
 struct Fetched {
-    data: Value,
+    /// `None`: it is no object.
+    fields: Option<Fields>,
     version: Option<u64>,
     created: Option<Timestamp>,
-}
-
-impl Drop for Fetched {
-    fn drop(&mut self) {
-        if let Value::Object(fields) = &mut self.data {
-            for field in fields.values_mut() {
-                if let Value::String(text) = field {
-                    text.zeroize();
-                }
-            }
-        }
-    }
 }
 
 /// The versions, oldest first, as of `now`; `None` if that is no KV v2 metadata.

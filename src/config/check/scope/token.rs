@@ -46,7 +46,7 @@ pub(super) fn signing(
         report.keep(path_of("secretStore"), chosen).map(Arc::clone)
     });
     if let (Some(store), Some(_)) = (&store, &signing.path_to_key)
-        && !matches!(**store, SecretStore::Vault(_))
+        && !store.has_paths()
     {
         let message = format!("is ignored: the store `{}` is of type {}", store.id(), store.kind());
         report.warning(path_of("pathToKey"), message);
@@ -70,6 +70,7 @@ pub(super) fn signing(
     let location = KeyLocation {
         path: signing.path_to_key.clone(),
         name: signing.key_name.clone().unwrap_or_else(|| client_id.clone()),
+        is_named: signing.key_name.is_some(),
     };
     let key = KeySettings {
         client_id,
@@ -79,7 +80,8 @@ pub(super) fn signing(
         token_type: response.kind.clone().unwrap_or_else(|| "JWT".to_owned()),
     };
     let store = store?;
-    report.keep(path_of("pathToKey"), store.check(&location))?;
+    let judged = if store.has_paths() { "pathToKey" } else { "keyName" };
+    report.keep(path_of(judged), store.check(&location))?;
     Some(Signing {
         store,
         location,
