@@ -17,6 +17,8 @@ mod fields;
 mod file;
 #[cfg(any(feature = "aws", feature = "azure"))]
 mod history;
+#[cfg(any(feature = "aws", feature = "azure"))]
+mod reason;
 pub mod reference;
 mod settings;
 mod transit;

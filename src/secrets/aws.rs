@@ -28,9 +28,9 @@ use aws_sdk_secretsmanager::error::{BoxError, ProvideErrorMetadata, SdkError};
 use aws_sdk_secretsmanager::operation::get_secret_value::GetSecretValueOutput;
 use serde_json::Value;
 
-use super::error::one_line;
 use super::fields::Fields;
 use super::history::{Histories, unlisted};
+use super::reason::root_cause;
 use super::{
     AwsSettings, Cloud, CloudError, KeyLocation, KeyMaterial, Secret, SecretError, Version,
 };
@@ -117,6 +117,9 @@ impl AwsStore {
         let secret = self.secret(at)?;
         match self.list(secret).await {
             Err(CloudError::Denied { action, .. }) => {
+                if self.histories.is_hidden(secret) {
+                    return Ok(None);
+                }
                 // Reading it tells a policy for part of the secret from one that is gone.
                 self.fetch(at, None).await?;
                 let remedy = format!("allow `{DESCRIBE}` and `{LIST}` (denied was `{action}`)");
@@ -317,13 +320,13 @@ impl AwsStore {
             let asked = credentials.provide_credentials();
             if let Ok(Err(missing)) = tokio::time::timeout(LONGEST_DIAGNOSIS, asked).await {
                 self.session.store(None);
-                let reason = one_line(&root_cause(&missing));
+                let reason = root_cause(&missing);
                 return CloudError::NoCredentials { cloud: Cloud::Aws, reason };
             }
         }
         let reason = match error {
             SdkError::TimeoutError(_) => format!("no answer within {:?}", self.settings.timeout),
-            error => one_line(&root_cause(&error)),
+            error => root_cause(&error),
         };
         let region = &self.settings.region;
         let named = self.settings.address.as_ref().map(|address| format!("`{address}`"));
@@ -340,12 +343,6 @@ fn unreadable(secret: &str) -> CloudError {
 /// A code as AWS writes them; whoever answers might write anything.
 fn code(text: &str) -> String {
     text.chars().filter(char::is_ascii_alphanumeric).take(60).collect()
-}
-
-fn root_cause(error: &(dyn std::error::Error + 'static)) -> String {
-    std::iter::successors(Some(error), |error| error.source())
-        .last()
-        .map_or_else(String::new, ToString::to_string)
 }
 
 /// Sends nothing in the clear beyond loopback. Here, since the environment may name the endpoint.

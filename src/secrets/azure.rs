@@ -29,8 +29,8 @@ use azure_security_keyvault_secrets::{ResourceExt as _, SecretClient, SecretClie
 use futures_util::StreamExt as _;
 use time::OffsetDateTime;
 
-use super::error::one_line;
 use super::history::{Entry, Histories, unlisted};
+use super::reason::{one_line, root_cause};
 use super::{
     AzureSettings, Cloud, CloudError, KeyLocation, KeyMaterial, Secret, SecretError, Version,
 };
@@ -102,6 +102,9 @@ impl AzureStore {
         self.check(at)?;
         match self.list(&at.name).await {
             Err(CloudError::Denied { .. }) => {
+                if self.histories.is_hidden(&at.name) {
+                    return Ok(None);
+                }
                 // Reading it tells a policy for part of the secret from one that is gone.
                 self.fetch(at, None).await?;
                 let remedy = "give the identity the role `Key Vault Secrets User`, or `list` in \
@@ -186,7 +189,7 @@ impl AzureStore {
             .timeout(self.settings.timeout)
             .redirect(reqwest::redirect::Policy::none())
             .build()
-            .map_err(|error| self.unreachable(one_line(&root_cause(&error))))?;
+            .map_err(|error| self.unreachable(root_cause(&error)))?;
         let client_options = ClientOptions {
             retry: RetryOptions::none(),
             transport: Some(Transport::new(Arc::new(http))),
@@ -224,7 +227,7 @@ impl AzureStore {
                 status @ (429 | 500..) => CloudError::Failing { cloud, code: status.to_string() },
                 status => CloudError::Unexpected { cloud, secret, code: status.to_string() },
             },
-            ErrorKind::Connection | ErrorKind::Io => self.unreachable(one_line(&root_cause(error))),
+            ErrorKind::Connection | ErrorKind::Io => self.unreachable(root_cause(error)),
             ErrorKind::DataConversion => unreadable(name),
             _ => CloudError::Unexpected { cloud, secret, code: one_line(&error.to_string()) },
         }
@@ -284,12 +287,6 @@ fn entry(version: &SecretProperties, now: Timestamp) -> Option<Entry> {
 
 fn timestamp(time: OffsetDateTime) -> Option<Timestamp> {
     u64::try_from(time.unix_timestamp()).ok().map(Timestamp::from_seconds)
-}
-
-fn root_cause(error: &(dyn std::error::Error + 'static)) -> String {
-    std::iter::successors(Some(error), |error| error.source())
-        .last()
-        .map_or_else(String::new, ToString::to_string)
 }
 
 #[cfg(test)]

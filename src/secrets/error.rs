@@ -6,7 +6,6 @@ mod cloud;
 use std::io;
 use std::path::PathBuf;
 
-pub(super) use cloud::one_line;
 pub use cloud::{Cloud, CloudError};
 
 /// Why a secret store was refused, or had no key for us.

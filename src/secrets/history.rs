@@ -49,6 +49,11 @@ impl Histories {
         versions.iter().find(|(version, _)| version.number == number).map(|(_, id)| id.clone())
     }
 
+    /// Whether it is known already that the versions of `secret` can't be seen.
+    pub(super) fn is_hidden(&self, secret: &str) -> bool {
+        matches!(self.seen().get(secret), Some(Seen::Hidden))
+    }
+
     /// Passes over that the versions of `secret` can't be seen, which is no reason to stop signing;
     /// says so once, with what would allow it.
     pub(super) fn hide(&self, store: &str, secret: &str, remedy: &str) {

@@ -107,6 +107,15 @@ def test_the_address_of_the_settings_goes_before_that_of_the_environment(placet,
         assert signer(running, issuer) == thumbprint(KEY)
 
 
+def test_no_log_level_shows_the_key_or_the_credentials(placet, issuer, aws):
+    aws.put("placet/traced", json.dumps({"signing": pem(KEY)}))
+    with placet(env={"PLACET_LOG": "trace"}, pathToKey="placet/traced", keyName="signing") as running:
+        assert signer(running, issuer) == thumbprint(KEY)
+        assert "TRACE" in running.stderr
+        secrets = [*pem(KEY).splitlines()[1:-1], CREDENTIALS["AWS_SECRET_ACCESS_KEY"]]
+        assert not [secret for secret in secrets if secret in running.stderr]
+
+
 # --- over its life
 
 

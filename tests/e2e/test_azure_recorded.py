@@ -86,6 +86,15 @@ def test_recorded_the_key_name_is_the_name_of_the_secret(placet, issuer, azure):
         assert signer(running, issuer) == f"orders-{created}000"
 
 
+def test_recorded_no_log_level_shows_the_key_or_the_credentials(placet, issuer, azure):
+    azure.put("orders", pem(KEY))
+    with placet({**azure.as_application(), "PLACET_LOG": "trace"}) as running:
+        assert signer(running, issuer) == thumbprint(KEY)
+        assert "TRACE" in running.stderr
+        secrets = [*pem(KEY).splitlines()[1:-1], CLIENT_SECRET, TOKEN]
+        assert not [secret for secret in secrets if secret in running.stderr]
+
+
 # --- over its life
 
 

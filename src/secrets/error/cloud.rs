@@ -207,22 +207,9 @@ impl CloudError {
     }
 }
 
-/// What a library says of a fault, as one line and no more than a line.
-pub(in crate::secrets) fn one_line(text: &str) -> String {
-    let line = text.trim().lines().next().unwrap_or_default();
-    line.chars().filter(|c| !c.is_control()).take(300).collect()
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn a_text_is_one_line() {
-        assert_eq!(one_line("\n a\u{7}b\nc"), "ab");
-        assert_eq!(one_line(""), "");
-        assert_eq!(one_line(&"x".repeat(1000)).len(), 300);
-    }
 
     #[test]
     fn a_cloud_that_was_not_built_in_is_named_with_its_feature() {
