@@ -43,3 +43,18 @@ fn every_fault_is_reported_at_once() {
 fn debug_shows_no_secret() {
     assert_eq!(format!("{:?}", Secret::new("hunter2".to_owned())), "Secret");
 }
+
+#[cfg(not(feature = "aws"))]
+#[test]
+fn a_store_that_was_not_built_in_says_how_to_build_it() {
+    let (timeout, refresh_interval) = (Duration::from_secs(2), Duration::from_secs(30));
+    let region = "eu-west-1".to_owned();
+    let aws =
+        AwsSettings { region, address: None, is_insecure_fine: false, timeout, refresh_interval };
+    let settings = StoreSettings { id: "aws".to_owned(), default: true, kind: StoreKind::Aws(aws) };
+    let [error] = SecretStores::open(vec![settings]).unwrap_err().try_into().unwrap();
+    assert_eq!(
+        error.to_string(),
+        "secret store `aws`: this build has no AWS support: build with --features aws"
+    );
+}
