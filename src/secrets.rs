@@ -5,9 +5,20 @@
 //! says what to do and quotes no secret; the caller decides whether to retry, since only it knows
 //! whether it still has a key. Values travel as [`Secret`]s and are overwritten when dropped.
 
+#[cfg(any(not(feature = "aws"), not(feature = "azure")))]
+mod absent;
+#[cfg(feature = "aws")]
+mod aws;
+#[cfg(feature = "azure")]
+mod azure;
 mod env;
 mod error;
+mod fields;
 mod file;
+#[cfg(any(feature = "aws", feature = "azure"))]
+mod history;
+#[cfg(any(feature = "aws", feature = "azure"))]
+mod reason;
 pub mod reference;
 mod settings;
 mod transit;
@@ -21,12 +32,23 @@ use std::time::Duration;
 use serde::{Deserialize, Deserializer};
 use zeroize::{Zeroize, Zeroizing};
 
-pub use error::SecretError;
-pub use settings::{KvVersion, Source, StoreKind, StoreSettings, VaultAuth, VaultSettings};
+pub use error::{Cloud, CloudError, SecretError};
+pub use settings::{
+    AwsSettings, AzureSettings, KvVersion, Source, StoreKind, StoreSettings, VaultAuth,
+    VaultSettings,
+};
 pub use transit::{PublicKey, TransitKey, TransitVersion};
 
 use crate::clock::Timestamp;
 use crate::keys::Algorithm;
+#[cfg(not(feature = "aws"))]
+use absent::Absent as AwsStore;
+#[cfg(not(feature = "azure"))]
+use absent::Absent as AzureStore;
+#[cfg(feature = "aws")]
+use aws::AwsStore;
+#[cfg(feature = "azure")]
+use azure::AzureStore;
 use env::EnvStore;
 use file::FileStore;
 use vault::VaultStore;
@@ -63,10 +85,13 @@ impl<'de, T: Deserialize<'de> + Zeroize> Deserialize<'de> for Secret<T> {
 /// Where a scope's key is in its store.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct KeyLocation {
-    /// `pathToKey`; `None`: the store's default path. Only Vault has paths.
+    /// `pathToKey`; `None`: the store's default path. Only Vault and AWS have paths.
     pub path: Option<String>,
-    /// `keyName`: the field of the KV secret, the file, the variable.
+    /// `keyName`: the field of the KV or AWS secret, the file, the variable, the Azure secret.
     pub name: String,
+    /// Whether `keyName` is set, or `name` only the client ID that stands for it: an AWS secret
+    /// whose field nobody named is the key as a whole.
+    pub is_named: bool,
 }
 
 /// What a store holds at a location.
@@ -76,9 +101,9 @@ pub struct KeyMaterial {
     pub bytes: Secret<Vec<u8>>,
     /// The PEM chain beside the key: the KV field or the file `<keyName>.crt`.
     pub certificate: Option<String>,
-    /// The version number, where the store counts versions (KV v2).
+    /// The version number, where the store counts versions (KV v2) or tells their age (AWS, Azure).
     pub version: Option<u64>,
-    /// When the store says this version was made (KV v2).
+    /// When the store says this version was made (KV v2, AWS, Azure).
     pub created: Option<Timestamp>,
 }
 
@@ -94,15 +119,16 @@ pub struct NewKey<'a> {
 /// One version of a secret, as its store lists it.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub struct Version {
-    /// Its number; a store counts up.
+    /// Its number; a store counts up, or it is the time the version was made (AWS, Azure).
     pub number: u64,
     /// When the store says it was made.
     pub created: Timestamp,
-    /// Whether it can be read: neither deleted nor destroyed.
+    /// Whether it may be used: neither deleted, destroyed nor disabled.
     pub is_live: bool,
 }
 
-/// One opened store.
+/// One opened store. A further one (Google's Secret Manager, say) is a further variant here, a
+/// [`StoreKind`] and its settings.
 #[expect(clippy::large_enum_variant, reason = "a handful of values, made once at start")]
 #[derive(Debug)]
 pub enum SecretStore {
@@ -112,6 +138,10 @@ pub enum SecretStore {
     File(FileStore),
     /// Environment variables.
     Env(EnvStore),
+    /// AWS Secrets Manager.
+    Aws(AwsStore),
+    /// Azure Key Vault.
+    Azure(AzureStore),
 }
 
 impl SecretStore {
@@ -124,6 +154,14 @@ impl SecretStore {
             StoreKind::Vault(vault) => Self::Vault(VaultStore::open(id, vault)?),
             StoreKind::File { directory } => Self::File(FileStore::new(id, directory)),
             StoreKind::Env { prefix } => Self::Env(EnvStore::new(id, prefix)),
+            #[cfg(feature = "aws")]
+            StoreKind::Aws(aws) => Self::Aws(AwsStore::new(id, aws)),
+            #[cfg(not(feature = "aws"))]
+            StoreKind::Aws(_) => return Err(not_built(id, Cloud::Aws)),
+            #[cfg(feature = "azure")]
+            StoreKind::Azure(azure) => Self::Azure(AzureStore::new(id, azure)),
+            #[cfg(not(feature = "azure"))]
+            StoreKind::Azure(_) => return Err(not_built(id, Cloud::Azure)),
         })
     }
 
@@ -133,6 +171,8 @@ impl SecretStore {
             Self::Vault(store) => store.id(),
             Self::File(store) => store.id(),
             Self::Env(store) => store.id(),
+            Self::Aws(store) => store.id(),
+            Self::Azure(store) => store.id(),
         }
     }
 
@@ -142,6 +182,8 @@ impl SecretStore {
             Self::Vault(_) => "vault",
             Self::File(_) => "file",
             Self::Env(_) => "env",
+            Self::Aws(_) => "awsSecretsManager",
+            Self::Azure(_) => "azureKeyVault",
         }
     }
 
@@ -149,17 +191,31 @@ impl SecretStore {
     pub const fn refresh_interval(&self) -> Duration {
         match self {
             Self::Vault(store) => store.refresh_interval(),
+            Self::Aws(store) => store.refresh_interval(),
+            Self::Azure(store) => store.refresh_interval(),
             Self::File(_) | Self::Env(_) => Self::REFRESH_INTERVAL,
         }
     }
 
-    /// Judges a location without looking there: a Vault needs a path.
+    /// Whether a location's path means anything.
+    pub const fn has_paths(&self) -> bool {
+        matches!(self, Self::Vault(_) | Self::Aws(_))
+    }
+
+    /// What the key at a location is called in the store; `None`: the whole secret is the key.
+    pub fn key_name<'a>(&self, at: &'a KeyLocation) -> Option<&'a str> {
+        (at.is_named || !matches!(self, Self::Aws(_))).then_some(&*at.name)
+    }
+
+    /// Judges a location without looking there: Vault and AWS need a path, Azure takes few names.
     ///
     /// # Errors
     /// If nothing could ever be read from it.
     pub fn check(&self, at: &KeyLocation) -> Result<(), SecretError> {
         match self {
             Self::Vault(store) => store.path(at).map(drop),
+            Self::Aws(store) => store.check(at),
+            Self::Azure(store) => store.check(at),
             Self::File(_) | Self::Env(_) => Ok(()),
         }
     }
@@ -171,7 +227,7 @@ impl SecretStore {
     pub fn check_transit(&self, name: &str) -> Result<(), SecretError> {
         match self {
             Self::Vault(store) => store.check_transit(name),
-            Self::File(_) | Self::Env(_) => Err(self.no_transit()),
+            _ => Err(self.no_transit()),
         }
     }
 
@@ -182,6 +238,8 @@ impl SecretStore {
     pub async fn read(&self, at: &KeyLocation) -> Result<KeyMaterial, SecretError> {
         match self {
             Self::Vault(store) => store.read(at).await,
+            Self::Aws(store) => store.read(at).await,
+            Self::Azure(store) => store.read(at).await,
             Self::File(store) => store.read(&at.name).await,
             Self::Env(store) => store.read(&at.name),
         }
@@ -195,6 +253,8 @@ impl SecretStore {
     pub async fn versions(&self, at: &KeyLocation) -> Result<Option<Vec<Version>>, SecretError> {
         match self {
             Self::Vault(store) => store.versions(at).await,
+            Self::Aws(store) => store.versions(at).await,
+            Self::Azure(store) => store.versions(at).await,
             Self::File(_) | Self::Env(_) => Ok(None),
         }
     }
@@ -211,6 +271,8 @@ impl SecretStore {
     ) -> Result<KeyMaterial, SecretError> {
         match self {
             Self::Vault(store) => store.read_version(at, number).await,
+            Self::Aws(store) => store.read_version(at, number).await,
+            Self::Azure(store) => store.read_version(at, number).await,
             Self::File(_) | Self::Env(_) => {
                 Err(SecretError::NoHistory { store: self.id().to_owned() })
             }
@@ -225,7 +287,7 @@ impl SecretStore {
     pub async fn transit_key(&self, name: &str) -> Result<TransitKey, SecretError> {
         match self {
             Self::Vault(store) => store.transit_key(name).await,
-            Self::File(_) | Self::Env(_) => Err(self.no_transit()),
+            _ => Err(self.no_transit()),
         }
     }
 
@@ -245,7 +307,7 @@ impl SecretStore {
     ) -> Result<Vec<Result<Vec<u8>, SecretError>>, SecretError> {
         match self {
             Self::Vault(store) => store.transit_sign(name, version, algorithm, messages).await,
-            Self::File(_) | Self::Env(_) => Err(self.no_transit()),
+            _ => Err(self.no_transit()),
         }
     }
 
@@ -258,7 +320,7 @@ impl SecretStore {
         match self {
             Self::Vault(store) => store.write(at, key).await,
             Self::File(store) => store.write(&at.name, key).await,
-            Self::Env(_) => {
+            Self::Env(_) | Self::Aws(_) | Self::Azure(_) => {
                 Err(SecretError::ReadOnly { store: self.id().to_owned(), kind: self.kind() })
             }
         }
@@ -271,13 +333,18 @@ impl SecretStore {
     pub async fn transit_rotate(&self, name: &str) -> Result<(), SecretError> {
         match self {
             Self::Vault(store) => store.transit_rotate(name).await,
-            Self::File(_) | Self::Env(_) => Err(self.no_transit()),
+            _ => Err(self.no_transit()),
         }
     }
 
     fn no_transit(&self) -> SecretError {
         SecretError::NoTransit { store: self.id().to_owned(), kind: self.kind() }
     }
+}
+
+#[cfg(any(not(feature = "aws"), not(feature = "azure")))]
+const fn not_built(store: String, cloud: Cloud) -> SecretError {
+    SecretError::Cloud { store, problem: CloudError::NotBuilt { cloud } }
 }
 
 /// Every configured store.
@@ -346,53 +413,4 @@ fn duplicates(settings: &[StoreSettings]) -> Vec<SecretError> {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn env_store(id: &str, default: bool) -> StoreSettings {
-        let kind = StoreKind::Env { prefix: "X_".to_owned() };
-        StoreSettings { id: id.to_owned(), default, kind }
-    }
-
-    #[test]
-    fn the_default_store_and_others_by_id() {
-        let stores = SecretStores::open(vec![env_store("a", false), env_store("b", true)]).unwrap();
-        assert_eq!(stores.choose(None).unwrap().id(), "b");
-        assert_eq!(stores.choose(Some("a")).unwrap().id(), "a");
-        let error = stores.choose(Some("c")).unwrap_err();
-        assert_eq!(
-            error.to_string(),
-            "there is no secret store `c`: use one of `a`, `b`, or add it to `secretStores`"
-        );
-    }
-
-    #[test]
-    fn a_single_store_is_not_the_default_by_itself() {
-        let errors = SecretStores::open(vec![env_store("a", false)]).unwrap_err();
-        assert!(matches!(errors.as_slice(), [SecretError::NoDefault { .. }]), "{errors:?}");
-        let errors = SecretStores::open(Vec::new()).unwrap_err();
-        assert!(matches!(errors.as_slice(), [SecretError::NoDefault { .. }]), "{errors:?}");
-    }
-
-    #[test]
-    fn every_fault_is_reported_at_once() {
-        let errors = SecretStores::open(vec![
-            env_store("a", true),
-            env_store("b", true),
-            env_store("a", false),
-        ])
-        .unwrap_err();
-        assert!(
-            matches!(
-                errors.as_slice(),
-                [SecretError::DuplicateStore { .. }, SecretError::SeveralDefaults { .. }]
-            ),
-            "{errors:?}"
-        );
-    }
-
-    #[test]
-    fn debug_shows_no_secret() {
-        assert_eq!(format!("{:?}", Secret::new("hunter2".to_owned())), "Secret");
-    }
-}
+mod tests;

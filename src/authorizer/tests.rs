@@ -75,7 +75,11 @@ async fn without_a_key_nothing_is_granted() {
             .choose(None)
             .unwrap(),
         ),
-        location: crate::secrets::KeyLocation { path: None, name: "none".to_owned() },
+        location: crate::secrets::KeyLocation {
+            path: None,
+            name: "none".to_owned(),
+            is_named: true,
+        },
         backend: crate::keys::Backend::Memory,
         settings: crate::keys::KeySettings {
             client_id: "orders".to_owned(),

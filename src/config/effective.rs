@@ -28,7 +28,7 @@ fn scope(scope: &ScopeConfig) -> Value {
     json!({
         "jwtSigning": {
             "secretStore": scope.store.id(),
-            "keyName": scope.location.name,
+            "keyName": scope.store.key_name(&scope.location),
             "publishBefore": seconds(scope.publish_before),
             "maxKeyAge": seconds(scope.max_key_age),
         },

@@ -114,9 +114,10 @@ pub(super) enum StoreType {
 raw! {
     /// The settings of a secret store. Which ones apply depends on its type.
     pub(super) struct Details {
-        /// vault: the address, or those of one cluster's nodes.
+        /// vault: the address, or those of one cluster's nodes. awsSecretsManager: an endpoint in place
+        /// of the region's.
         pub(super) address: Option<OneOrMany>,
-        /// vault: accept `http://` beyond loopback.
+        /// vault, awsSecretsManager: accept `http://` beyond loopback.
         pub(super) insecure_http: Option<bool>,
         /// vault: the namespace.
         pub(super) namespace: Option<String>,
@@ -132,17 +133,18 @@ raw! {
         pub(super) auth: Option<Auth>,
         /// vault: trust.
         pub(super) tls: Option<StoreTls>,
-        /// vault: the time for one call. Default: 2s.
+        /// vault, awsSecretsManager, azureKeyVault: the time for one call. Default: 2s.
         pub(super) timeout: Option<String>,
-        /// vault: how often to look for a new key version. Default: 30s.
+        /// vault, awsSecretsManager, azureKeyVault: how often to look for a new key version. Default:
+        /// 30s.
         pub(super) refresh_interval: Option<String>,
         /// file: where the key files are.
         pub(super) directory: Option<String>,
         /// env: what the variables' names begin with.
         pub(super) prefix: Option<String>,
-        /// awsSecretsManager: the region.
+        /// awsSecretsManager: the region. Required.
         pub(super) region: Option<String>,
-        /// azureKeyVault: the vault's address.
+        /// azureKeyVault: the vault's address, `https://NAME.vault.azure.net`. Required.
         pub(super) vault_url: Option<String>,
     }
 }
@@ -419,9 +421,11 @@ raw! {
     pub(super) struct JwtSigning {
         /// The store's id. Default: the default store.
         pub(super) secret_store: Option<String>,
-        /// Where in the store. Default: the store's defaultPath.
+        /// Where in the store. Default: the store's defaultPath. awsSecretsManager: the secret's name or
+        /// ARN; required.
         pub(super) path_to_key: Option<String>,
-        /// The key's name. Default: the client ID.
+        /// The key's name. Default: the client ID. awsSecretsManager: the field of a JSON secret;
+        /// without it the whole secret is the key.
         pub(super) key_name: Option<String>,
         /// The algorithm. Default by key: P-256 ES256, P-384 ES384, RSA RS256, Ed25519 EdDSA.
         pub(super) algorithm: Option<Algorithm>,

@@ -125,6 +125,7 @@ impl LoadError {
         match self {
             Self::Key { .. } | Self::NoVersion => true,
             Self::Sign(_) => false,
+            Self::Secret(SecretError::Cloud { problem, .. }) => problem.is_about_content(),
             Self::Secret(error) => matches!(
                 error,
                 SecretError::MissingField { .. }

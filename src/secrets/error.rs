@@ -1,8 +1,12 @@
 //! Why a store can't be used, or a key not be read. Every text says what to do; none quotes what
 //! a store holds or what we log in with.
 
+mod cloud;
+
 use std::io;
 use std::path::PathBuf;
+
+pub use cloud::{Cloud, CloudError};
 
 /// Why a secret store was refused, or had no key for us.
 #[derive(Debug, thiserror::Error)]
@@ -360,6 +364,14 @@ pub enum SecretError {
         path: PathBuf,
         /// The system's reason; part of the text, so it is not repeated as a source.
         reason: io::Error,
+    },
+    /// What a cloud's store is at fault with.
+    #[error("secret store `{store}`: {problem}")]
+    Cloud {
+        /// The store.
+        store: String,
+        /// What, and what to do; part of the text, so it is not repeated as a source.
+        problem: CloudError,
     },
     /// The variable isn't there.
     #[error("secret store `{store}`: the variable `{variable}` is not set: set it to the key text")]

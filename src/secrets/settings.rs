@@ -32,6 +32,36 @@ pub enum StoreKind {
         /// The prefix.
         prefix: String,
     },
+    /// AWS Secrets Manager.
+    Aws(AwsSettings),
+    /// Azure Key Vault.
+    Azure(AzureSettings),
+}
+
+/// Which Secrets Manager. Credentials are what AWS's default chain finds.
+#[derive(Clone, Debug)]
+pub struct AwsSettings {
+    /// The region.
+    pub region: String,
+    /// The endpoint, in place of the region's own; also the environment may name one.
+    pub address: Option<String>,
+    /// Whether an endpoint beyond loopback may be plain http.
+    pub is_insecure_fine: bool,
+    /// The longest wait for one answer, connecting included.
+    pub timeout: Duration,
+    /// How often to look for a new version.
+    pub refresh_interval: Duration,
+}
+
+/// Which Key Vault. Credentials are the identity that the environment or the machine gives us.
+#[derive(Clone, Debug)]
+pub struct AzureSettings {
+    /// `https://NAME.vault.azure.net`.
+    pub vault_url: String,
+    /// The longest wait for one answer, connecting included.
+    pub timeout: Duration,
+    /// How often to look for a new version.
+    pub refresh_interval: Duration,
 }
 
 /// How to reach Vault, and where keys are in it.

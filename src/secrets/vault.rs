@@ -228,7 +228,7 @@ mod tests {
     }
 
     fn at(path: Option<&str>) -> KeyLocation {
-        KeyLocation { path: path.map(str::to_owned), name: "orders".to_owned() }
+        KeyLocation { path: path.map(str::to_owned), name: "orders".to_owned(), is_named: true }
     }
 
     #[test]

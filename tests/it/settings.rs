@@ -59,8 +59,7 @@ fn the_contract_s_example_has_no_unknown_key() {
     // What remains are files that are not here, an elided address, and what this version lacks.
     let expected = [
         "scopes[0].deny.headers.…:",
-        "secretStores[3].type: this type of store is not in this version",
-        "secretStores[4].type: this type of store is not in this version",
+        "secretStores[4].details.vaultUrl: `https://…`",
         "scopes[0].identity.peer: any local process could claim to be a peer",
         "scopes[0].identity: issuer `https://idp.example.com/` has its keys at `https://…`",
         "scopes[0].policy: can't read",
@@ -179,6 +178,82 @@ fn each_single_fault_names_its_setting() {
         let (_folder, path) = settings(change);
         let errors = errors(&path);
         assert!(errors.first().is_some_and(|e| e.starts_with(expected)), "{expected}: {errors:?}");
+    }
+}
+
+#[test]
+fn a_cloud_s_store_needs_its_place_and_takes_no_other_s_details() {
+    let cases: [(Value, &[&str]); 8] = [
+        (serde_json::json!({"type": "awsSecretsManager"}), &["details.region: is required"]),
+        (serde_json::json!({"type": "azureKeyVault"}), &["details.vaultUrl: is required"]),
+        (
+            serde_json::json!({"type": "awsSecretsManager", "details": {"region": "eu west.example/"}}),
+            &["details.region: `eu west.example/` is no region"],
+        ),
+        (
+            serde_json::json!({"type": "awsSecretsManager", "details": {
+                "region": "eu-west-1", "address": "http://secrets.example",
+            }}),
+            &["details.address: `http://secrets.example` would send secrets in the clear"],
+        ),
+        (
+            serde_json::json!({"type": "awsSecretsManager", "details": {
+                "region": "eu-west-1", "address": ["https://a.example", "https://b.example"],
+            }}),
+            &["details.address: is a list"],
+        ),
+        (
+            serde_json::json!({"type": "azureKeyVault", "details": {
+                "vaultUrl": "https://x.vault.azure.net/secrets", "region": "eu-west-1", "insecureHttp": true,
+            }}),
+            &[
+                "details.insecureHttp: does not belong to a store of type azureKeyVault",
+                "details.region: does not belong to a store of type azureKeyVault",
+                "details.vaultUrl: `https://x.vault.azure.net/secrets` has more than a host",
+            ],
+        ),
+        (
+            serde_json::json!({"type": "azureKeyVault", "details": {"vaultUrl": "http://127.0.0.1:1"}}),
+            &["details.vaultUrl: `http://127.0.0.1:1` is not https"],
+        ),
+        (
+            serde_json::json!({"type": "file", "details": {"directory": "k", "refreshInterval": "1s"}}),
+            &["details.refreshInterval: does not belong to a store of type file"],
+        ),
+    ];
+    for (store, expected) in cases {
+        let (_folder, path) = settings(|tree| {
+            tree["secretStores"][0] = store.clone();
+            tree["scopes"][0]["jwtSigning"]["pathToKey"] = "placet/orders".into();
+            tree["secretStores"][0]["id"] = "s".into();
+            tree["secretStores"][0]["default"] = true.into();
+        });
+        let errors = errors(&path);
+        assert_eq!(errors.len(), expected.len(), "{store}: {errors:?}");
+        for (error, expected) in errors.iter().zip(expected) {
+            assert!(error.starts_with(&format!("secretStores[0].{expected}")), "{error}");
+        }
+    }
+}
+
+#[test]
+fn an_aws_secret_without_a_key_name_is_the_key_as_a_whole() {
+    for (key_name, shown) in [(None, Value::Null), (Some("field"), "field".into())] {
+        let (_folder, path) = settings(|tree| {
+            tree["secretStores"][0] = serde_json::json!({"id": "aws", "type": "awsSecretsManager", "default": true,
+                "details": {"region": "eu-west-1", "address": "http://127.0.0.1:4566", "timeout": "1s"}});
+            tree["scopes"][0]["jwtSigning"] = serde_json::json!({"pathToKey": "placet/orders"});
+            if let Some(name) = key_name {
+                tree["scopes"][0]["jwtSigning"]["keyName"] = name.into();
+            }
+        });
+        let config = Config::load(&path).unwrap();
+        let scope = &config.scopes[0];
+        assert_eq!(scope.location.path.as_deref(), Some("placet/orders"));
+        assert_eq!(scope.location.is_named, key_name.is_some());
+        assert_eq!(config.effective["scopes"][0]["jwtSigning"]["keyName"], shown);
+        let is_about_the_key = |warning: &&String| warning.contains("jwtSigning");
+        assert_eq!(config.warnings.iter().find(is_about_the_key), None);
     }
 }
 

@@ -92,7 +92,7 @@ async fn kv_v2_has_versions(bao: &Bao) {
     assert!(created.seconds() > 1_700_000_000, "{created:?}");
     let default_path = Some("apps/orders".to_owned());
     let settings = VaultSettings { default_path, ..bao.settings(root()) };
-    let at = KeyLocation { path: None, name: "orders".to_owned() };
+    let at = KeyLocation { path: None, name: "orders".to_owned(), is_named: true };
     assert!(read_at(settings, &at).await.is_ok(), "the default path stands in");
     assert!(read(bao.settings(root()), "/apps/orders/", "orders").await.is_ok());
 }
@@ -354,7 +354,7 @@ async fn read_at(settings: VaultSettings, at: &KeyLocation) -> Result<KeyMateria
 }
 
 fn at(path: &str, name: &str) -> KeyLocation {
-    KeyLocation { path: Some(path.to_owned()), name: name.to_owned() }
+    KeyLocation { path: Some(path.to_owned()), name: name.to_owned(), is_named: true }
 }
 
 fn literal(text: &str) -> Source {

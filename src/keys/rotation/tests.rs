@@ -20,7 +20,7 @@ fn source(folder: &Path) -> KeySource {
     let stores = SecretStores::open(vec![settings]).unwrap();
     KeySource {
         store: Arc::clone(stores.choose(None).unwrap()),
-        location: KeyLocation { path: None, name: "orders".to_owned() },
+        location: KeyLocation { path: None, name: "orders".to_owned(), is_named: true },
         backend: Backend::Memory,
         settings: KeySettings {
             client_id: "orders".to_owned(),

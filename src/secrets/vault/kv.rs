@@ -3,7 +3,7 @@
 use std::sync::PoisonError;
 
 use serde::Deserialize;
-use serde_json::{Map, Value, json};
+use serde_json::json;
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 use vaultrs::api::kv1::requests::GetSecretRequest;
@@ -11,12 +11,12 @@ use vaultrs::api::kv2::requests::{ReadSecretMetadataRequest, ReadSecretRequest};
 use vaultrs::api::kv2::responses::{
     ReadSecretMetadataResponse, ReadSecretResponse, SecretMetadata,
 };
-use zeroize::Zeroize as _;
 
 use super::VaultStore;
 use super::cluster::{Fault, Post, Refusal};
 use crate::clock::{Clock, Timestamp};
-use crate::secrets::{KeyLocation, KeyMaterial, KvVersion, NewKey, Secret, SecretError, Version};
+use crate::secrets::fields::Fields;
+use crate::secrets::{KeyLocation, KeyMaterial, KvVersion, NewKey, SecretError, Version};
 
 impl VaultStore {
     /// Reads the key at a location.
@@ -95,26 +95,18 @@ impl VaultStore {
         key: &NewKey<'_>,
     ) -> Result<(), SecretError> {
         let path = self.path(at)?;
-        let mut before = match self.fetch(path, None).await {
-            Ok(fetched) => fetched,
-            Err(SecretError::NothingThere { .. }) => Fetched::nothing(0),
-            Err(SecretError::VersionDeleted { version, .. }) => Fetched::nothing(version),
+        let (fields, version) = match self.fetch(path, None).await {
+            Ok(fetched) => (fetched.fields.unwrap_or_default(), fetched.version),
+            Err(SecretError::NothingThere { .. }) => (Fields::default(), Some(0)),
+            Err(SecretError::VersionDeleted { version, .. }) => (Fields::default(), Some(version)),
             Err(error) => return Err(error),
         };
-        let mut fields = match &mut before.data {
-            Value::Object(fields) => std::mem::take(fields),
-            _ => Map::new(),
-        };
-        let certificate = format!("{}.crt", at.name);
-        if fields.contains_key(&certificate) {
-            fields.insert(certificate, key.certificate.into());
-        }
-        fields.insert(at.name.clone(), key.pem.expose().as_str().into());
+        let fields = fields.with(&at.name, key);
         let (path, body) = match self.settings.kv_version {
-            KvVersion::V1 => (self.full_path(path), Value::Object(fields)),
+            KvVersion::V1 => (self.full_path(path), fields),
             KvVersion::V2 => (
                 format!("{}/data/{path}", self.mount()),
-                json!({"options": {"cas": before.version}, "data": fields}),
+                json!({"options": {"cas": version}, "data": fields}),
             ),
         };
         self.ask(&path, &Post { path: path.clone(), body }).await.map(drop)
@@ -139,13 +131,17 @@ impl VaultStore {
         let fetched = match self.settings.kv_version {
             KvVersion::V1 => {
                 let answer = self.ask(&full_path, &GetSecretRequest { mount, path }).await?;
-                answer.data().map(|data| Fetched { data, version: None, created: None })
+                answer.data().map(|data| Fetched {
+                    fields: Fields::new(data),
+                    version: None,
+                    created: None,
+                })
             }
             KvVersion::V2 => {
                 let question = ReadSecretRequest { mount, path, version };
                 let answer = self.ask(&full_path, &question).await?;
                 answer.data().map(|secret: ReadSecretResponse| Fetched {
-                    data: secret.data,
+                    fields: Fields::new(secret.data),
                     version: Some(secret.metadata.version),
                     created: timestamp(&secret.metadata.created_time),
                 })
@@ -168,62 +164,25 @@ impl VaultStore {
 
     fn material(
         &self,
-        mut fetched: Fetched,
+        fetched: Fetched,
         path: &str,
         name: &str,
     ) -> Result<KeyMaterial, SecretError> {
-        let (store, path) = (self.id.clone(), self.full_path(path));
-        let Value::Object(fields) = &mut fetched.data else {
-            return Err(SecretError::UnreadableAnswer { store, path });
+        let path = self.full_path(path);
+        let Some(fields) = fetched.fields else {
+            return Err(SecretError::UnreadableAnswer { store: self.id.clone(), path });
         };
-        let certificate = match fields.get(&format!("{name}.crt")) {
-            None => None,
-            Some(Value::String(pem)) => Some(pem.clone()),
-            Some(_) => {
-                let field = format!("{name}.crt");
-                return Err(SecretError::FieldNotText { store, path, field });
-            }
-        };
-        let bytes = match fields.get_mut(name).map(Value::take) {
-            Some(Value::String(text)) => Secret::new(text.into_bytes()),
-            Some(_) => {
-                let field = name.to_owned();
-                return Err(SecretError::FieldNotText { store, path, field });
-            }
-            None => {
-                let present = fields.keys().cloned().collect();
-                let field = name.to_owned();
-                return Err(SecretError::MissingField { store, path, field, present });
-            }
-        };
+        let (bytes, certificate) = fields.take(name, &self.id, &path)?;
         Ok(KeyMaterial { bytes, certificate, version: fetched.version, created: fetched.created })
     }
 }
 
-/// A KV secret as it was answered; its fields are overwritten when dropped.
+/// A KV secret as it was answered.
 struct Fetched {
-    data: Value,
+    /// `None`: it is no object.
+    fields: Option<Fields>,
     version: Option<u64>,
     created: Option<Timestamp>,
-}
-
-impl Fetched {
-    /// Where the newest version is `version` and can't be read, or there is none.
-    fn nothing(version: u64) -> Self {
-        Self { data: Value::Null, version: Some(version), created: None }
-    }
-}
-
-impl Drop for Fetched {
-    fn drop(&mut self) {
-        if let Value::Object(fields) = &mut self.data {
-            for field in fields.values_mut() {
-                if let Value::String(text) = field {
-                    text.zeroize();
-                }
-            }
-        }
-    }
 }
 
 /// The versions, oldest first, as of `now`; `None` if that is no KV v2 metadata.

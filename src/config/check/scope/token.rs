@@ -47,9 +47,8 @@ pub(super) fn signing(
         let chosen = stores.choose(signing.secret_store.as_deref());
         report.keep(path_of("secretStore"), chosen).map(Arc::clone)
     });
-    if let (Some(store), Some(_)) = (&store, &signing.path_to_key)
-        && let Some(why) = ignores_path(store, backend)
-    {
+    let ignored = signing.path_to_key.as_ref().zip(store.as_deref());
+    if let Some(why) = ignored.and_then(|(_, store)| ignores_path(store, backend)) {
         report.warning(path_of("pathToKey"), format_args!("is ignored: {why}"));
     }
     let response = &raw.jwt_response;
@@ -71,6 +70,7 @@ pub(super) fn signing(
     let location = KeyLocation {
         path: signing.path_to_key.clone(),
         name: signing.key_name.clone().unwrap_or_else(|| client_id.clone()),
+        is_named: signing.key_name.is_some(),
     };
     let key = KeySettings {
         client_id,
@@ -80,8 +80,9 @@ pub(super) fn signing(
         token_type: response.kind.clone().unwrap_or_else(|| "JWT".to_owned()),
     };
     let store = store?;
+    let judged = if store.has_paths() { "pathToKey" } else { "keyName" };
     match backend {
-        Backend::Memory => report.keep(path_of("pathToKey"), store.check(&location))?,
+        Backend::Memory => report.keep(path_of(judged), store.check(&location))?,
         Backend::Transit => report.keep(path_of("backend"), store.check_transit(&location.name))?,
     }
     Some(Signing {
@@ -99,8 +100,7 @@ fn ignores_path(store: &SecretStore, backend: Backend) -> Option<String> {
         return Some("a Transit key has no path".to_owned());
     }
     let (id, kind) = (store.id(), store.kind());
-    (!matches!(store, SecretStore::Vault(_)))
-        .then(|| format!("the store `{id}` is of type {kind}"))
+    (!store.has_paths()).then(|| format!("the store `{id}` is of type {kind}"))
 }
 
 pub(super) fn claims(
