@@ -145,6 +145,8 @@ impl VaultStore {
                     Err(error) => error,
                 }
             }
+            // It ended while we asked.
+            Err(_) if present.has_ended(Instant::now()) => return self.log_in(door).await,
             Err(refusal) => self.away(refusal.fault, refusal.address),
         };
         let now = Instant::now();

@@ -130,8 +130,16 @@ class RaftCluster:
         self.nodes = [first, *(RaftBao(directory, name, join) for name in ("two", "three"))]
 
     def __enter__(self):
+        try:
+            self._start()
+        except BaseException:
+            self.__exit__()
+            raise
+        return self
+
+    def _start(self):
         first, *others = self.nodes
-        first.__enter__()
+        first.start()
         for node in others:
             node._unseal_key = first._unseal_key
             Process.start(node)
@@ -139,16 +147,14 @@ class RaftCluster:
             node.must("PUT", "sys/unseal", {"key": node._unseal_key})
             node.wait_until(lambda: node.status("sys/health") == 429, "the node is a standby")
         first.wait_until(lambda: all(server["voter"] for server in self._servers(first)), "all may elect a leader", seconds=60)
-        return self
 
     @staticmethod
     def _servers(node):
         return node.must("GET", "sys/storage/raft/configuration")["data"]["config"]["servers"]
 
-    def __exit__(self, *exception):
+    def __exit__(self, *_):
         for node in self.nodes:
-            if node.popen and node.popen.poll() is None:
-                node.__exit__(*exception)
+            node.stop()
 
     def addresses(self):
         return [node.address for node in self.nodes]
