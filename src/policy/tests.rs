@@ -343,3 +343,23 @@ fn one_inquiry_decides_on_many_targets() {
     let refusal = inquiry.permits(&target("1", "write")).unwrap_err();
     assert!(matches!(&refusal.kind, RefusalKind::Fault(text) if text.contains("`broken`")));
 }
+
+#[test]
+fn what_is_below_the_principal_is_below_its_groups() {
+    let entities = r#"[
+        {"uid": {"type": "Account", "id": "1"}, "attrs": {}, "parents": [{"type": "User", "id": "alice"}]},
+        {"uid": {"type": "Group", "id": "staff"}, "attrs": {}, "parents": [{"type": "Group", "id": "all"}]}
+    ]"#;
+    let mut alice = fixture::user("alice");
+    alice.groups = vec!["staff".to_owned()];
+    let (alice, bob) = (Asked::new(alice), Asked::new(fixture::user("bob")));
+    for text in [
+        r#"permit(principal, action, resource in Group::"all");"#,
+        r#"permit(principal, action, resource) when { resource in Group::"all" };"#,
+        r#"permit(principal, action, resource) when { resource in Group::"staff" };"#,
+    ] {
+        let policy = fixture::policy(text, entities);
+        assert!(policy.decide(&alice.question()).is_ok(), "{text}");
+        assert!(policy.decide(&bob.question()).is_err(), "{text}");
+    }
+}
