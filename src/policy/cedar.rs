@@ -184,7 +184,7 @@ impl<'a> Asking<'a> {
 
 impl Rule {
     /// Whether the condition holds, the heads being known to.
-    fn holds(&self, evaluator: &Evaluator<'_>) -> Result<bool, Failure> {
+    fn holds(&self, evaluator: &Evaluator<'_>) -> Result<bool, Box<Failure>> {
         let Some(condition) = self.policy.non_scope_constraints() else { return Ok(true) };
         let holds = evaluator.interpret(condition, self.policy.env())?;
         if let ValueKind::Lit(Literal::Bool(holds)) = holds.value_kind() {
@@ -192,7 +192,7 @@ impl Rule {
         }
         // Not a yes or no: Cedar's own words for it.
         let strict = Expr::and(condition.clone(), Expr::val(true));
-        evaluator.interpret(&strict, self.policy.env()).map(|_| false)
+        Ok(evaluator.interpret(&strict, self.policy.env()).map(|_| false)?)
     }
 }
 
@@ -200,7 +200,7 @@ impl Rule {
 #[derive(Debug, Default)]
 pub(super) struct Verdict<'a> {
     satisfied: Vec<&'a Policy>,
-    errors: Vec<(&'a Policy, Failure)>,
+    errors: Vec<(&'a Policy, Box<Failure>)>,
 }
 
 impl Verdict<'_> {
@@ -227,7 +227,7 @@ impl Verdict<'_> {
         };
         let determining =
             || self.satisfied.iter().filter(|policy| policy.effect() == deciding).copied();
-        let failed = |(policy, error): &(&Policy, Failure)| {
+        let failed = |(policy, error): &(&Policy, Box<Failure>)| {
             format!("error while evaluating policy `{}`: {error}", policy.id())
         };
         Grounds {
