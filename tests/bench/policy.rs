@@ -3,6 +3,8 @@
 //! `cargo bench --bench policy`. The same question is decided by Placet, and by `cedar-policy` on
 //! all policies with the principal added to a copy of all entities, which is what its interface
 //! offers. Both must permit. Nothing is asserted of the figures: they are for a person to compare.
+//!
+//! `cargo bench --bench policy -- ours|cedar POLICIES ENTITIES CALLS` only calls, for callgrind.
 
 #![expect(clippy::unwrap_used, reason = "a benchmark ends at the first surprise")]
 #![expect(clippy::print_stdout, reason = "its tables are what it is for")]
@@ -28,6 +30,15 @@ use placet::route::Target;
 const SIZES: [usize; 4] = [10, 100, 1_000, 10_000];
 
 fn main() {
+    // Cargo itself adds `--bench`.
+    let words: Vec<String> = std::env::args().skip(1).filter(|word| word != "--bench").collect();
+    if let [which, numbers @ ..] = words.as_slice() {
+        let numbers: Vec<usize> = numbers.iter().map(|number| number.parse().unwrap()).collect();
+        let [policies, entities, calls] = numbers.try_into().unwrap();
+        let case = Case::new(policies, entities);
+        (0..calls).for_each(|_| if which == "ours" { case.ours() } else { case.cedar() });
+        return;
+    }
     println!("microseconds a decision, the least of 15 batches: Placet | Cedar's own authorizer");
     println!("{:>10} {:>22} {:>22}", "policies", "10 entities", "10,000 entities");
     for policies in SIZES {
