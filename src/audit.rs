@@ -125,6 +125,7 @@ pub fn record(
             determining: grounds.determining.clone(),
             revision: grounds.revision.clone(),
             errors: grounds.errors.clone(),
+            reasons: grounds.reasons.clone(),
         }),
         duration_us: u64::try_from(took.as_micros()).unwrap_or(u64::MAX),
         ..DecisionRecord::default()

@@ -48,10 +48,11 @@ impl Catalogue {
         policy: &Policy,
         question: &Question<'_>,
     ) -> Result<Vec<&Target>, Refusal> {
+        let inquiry = policy.inquire(question)?;
         let mut held = Vec::new();
         for chunk in self.0.chunks(BETWEEN_YIELDS) {
             for target in chunk {
-                if policy.permits(question, target)? {
+                if inquiry.permits(target)? {
                     held.push(target);
                 }
             }

@@ -6,12 +6,17 @@
 
 mod cedar;
 mod context;
+mod entities;
+mod footprint;
+mod index;
+mod load;
 
 use std::collections::BTreeSet;
 use std::fmt;
 use std::sync::Arc;
 
-pub use cedar::{Cedar, CedarError, CedarSources};
+pub use cedar::Cedar;
+pub use load::{CedarError, CedarSources};
 
 use crate::clock::Timestamp;
 use crate::identity::Principal;
@@ -63,38 +68,64 @@ impl Policy {
 
     /// Decides; a yes is a [`Permit`].
     pub fn decide(&self, question: &Question<'_>) -> Result<Permit, Refusal> {
-        let evaluation = self.engine.evaluate(question).map_err(|error| Refusal {
-            kind: RefusalKind::Fault(error.to_string()),
-            grounds: Grounds::new(self.revision()),
-        })?;
-        let (effect, grounds) = evaluation;
-        match effect {
-            Effect::Permitted => Ok(Permit {
-                principal: Arc::clone(question.principal),
-                target: question.target.clone(),
-                grounds,
-            }),
-            Effect::Forbidden => Err(Refusal { kind: RefusalKind::Forbidden, grounds }),
-            Effect::Unmatched => Err(Refusal { kind: RefusalKind::NoPermit, grounds }),
-            Effect::BrokenForbid(id) => {
-                let fault = format!("the forbid policy `{id}` could not be evaluated");
-                Err(Refusal { kind: RefusalKind::Fault(fault), grounds })
-            }
-        }
+        self.inquire(question)?.decide(question.target)
     }
 
-    /// Whether the principal of `question` may do `target`, decided like the question itself.
-    pub fn permits(&self, question: &Question<'_>, target: &Target) -> Result<bool, Refusal> {
-        match self.decide(&Question { target, ..*question }) {
-            Ok(_) => Ok(true),
-            Err(Refusal { kind: RefusalKind::Forbidden | RefusalKind::NoPermit, .. }) => Ok(false),
-            Err(fault) => Err(fault),
-        }
+    /// Makes ready to decide on many targets for the principal and request of `question`; its own
+    /// target is but one of them.
+    pub fn inquire<'a>(&'a self, question: &Question<'a>) -> Result<Inquiry<'a>, Refusal> {
+        let asking = self.engine.ask(question).map_err(|error| self.fault(&error))?;
+        Ok(Inquiry { policy: self, principal: question.principal, asking })
     }
 
     /// Every asset of one of `types` that the policies' entities know.
     pub fn known_assets(&self, types: &BTreeSet<&str>) -> Vec<(String, String)> {
         self.engine.known_assets(types)
+    }
+
+    fn fault(&self, error: &cedar::EvaluationError) -> Refusal {
+        let grounds = Grounds { revision: self.revision().to_owned(), ..Grounds::default() };
+        Refusal { kind: RefusalKind::Fault(error.to_string()), grounds }
+    }
+}
+
+/// One principal's request, ready to be decided on any number of targets.
+#[derive(Debug)]
+pub struct Inquiry<'a> {
+    policy: &'a Policy,
+    principal: &'a Arc<Principal>,
+    asking: cedar::Asking<'a>,
+}
+
+impl Inquiry<'_> {
+    /// Whether the principal may do `target`, decided like the request itself.
+    pub fn permits(&self, target: &Target) -> Result<bool, Refusal> {
+        match self.verdict(target)?.effect() {
+            Effect::Permitted => Ok(true),
+            Effect::Forbidden | Effect::Unmatched => Ok(false),
+            Effect::BrokenForbid(_) => self.decide(target).map(|_| true),
+        }
+    }
+
+    fn decide(&self, target: &Target) -> Result<Permit, Refusal> {
+        let verdict = self.verdict(target)?;
+        let grounds = verdict.grounds(self.policy.revision());
+        let kind = match verdict.effect() {
+            Effect::Permitted => {
+                let principal = Arc::clone(self.principal);
+                return Ok(Permit { principal, target: target.clone(), grounds });
+            }
+            Effect::Forbidden => RefusalKind::Forbidden,
+            Effect::Unmatched => RefusalKind::NoPermit,
+            Effect::BrokenForbid(id) => {
+                RefusalKind::Fault(format!("the forbid policy `{id}` could not be evaluated"))
+            }
+        };
+        Err(Refusal { kind, grounds })
+    }
+
+    fn verdict(&self, target: &Target) -> Result<cedar::Verdict<'_>, Refusal> {
+        self.asking.verdict(target).map_err(|error| self.policy.fault(&error))
     }
 }
 
@@ -158,16 +189,12 @@ impl fmt::Display for RefusalKind {
 pub struct Grounds {
     /// The ids of the determining policies, sorted.
     pub determining: Vec<String>,
+    /// What the determining policies say of themselves by `@reason`, in the same order.
+    pub reasons: Vec<String>,
     /// Policies that could not be evaluated, with the error.
     pub errors: Vec<String>,
     /// The policy snapshot.
     pub revision: String,
-}
-
-impl Grounds {
-    fn new(revision: &str) -> Self {
-        Self { revision: revision.to_owned(), ..Self::default() }
-    }
 }
 
 /// What an engine found.

@@ -98,6 +98,7 @@ fn explain(record: &DecisionRecord, decision: &Decision) -> String {
         let determining = policy.determining.join(", ");
         let determining = if determining.is_empty() { "none matched".into() } else { determining };
         line("policies", format!("{determining} (revision {})", policy.revision));
+        policy.reasons.iter().for_each(|reason| line("because", reason.clone()));
         policy.errors.iter().for_each(|error| line("error", error.clone()));
     }
     let detail =

@@ -380,7 +380,7 @@ raw! {
     pub(super) struct Policy {
         /// What decides. Default: cedar.
         pub(super) engine: Option<Engine>,
-        /// cedar, rego: the policy files.
+        /// cedar: the policy files, in Cedar syntax, or as a JSON policy set when the name ends in `.json`. rego: the policy files.
         pub(super) files: Option<Vec<String>>,
         /// cedar: the schema.
         pub(super) schema: Option<String>,

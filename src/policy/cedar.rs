@@ -1,45 +1,55 @@
-//! Decisions by [Cedar](https://docs.cedarpolicy.com).
+//! Decisions by [Cedar](https://docs.cedarpolicy.com), at any number of policies and entities.
 //!
 //! Policies, schema and entities are read and validated at load; an error there keeps the last good
-//! set in force (or the process from starting). At a request the principal is an entity made of
-//! what its credential says, on top of what the entities file says of it. Cedar itself skips a
-//! policy it can't evaluate; for a forbid that would turn a fault into an allow, so here it denies.
+//! set in force (or the process from starting). At a request only the policies whose heads fit are
+//! evaluated, on only what their conditions can see: the answer is the one Cedar's own authorizer
+//! gives on everything, and the tests hold the two against each other. Cedar itself skips a policy
+//! it can't evaluate; for a forbid that would turn a fault into an allow, so here it denies.
 
-use std::collections::{BTreeSet, HashMap, HashSet};
-use std::path::{Path, PathBuf};
-use std::str::FromStr;
+use std::collections::{BTreeSet, HashMap};
 
-use aws_lc_rs::digest::{Context as Digest, SHA256};
-use cedar_policy::{
-    AuthorizationError, Authorizer, Decision, Effect as PolicyEffect, Entities, Entity, EntityId,
-    EntityTypeName, EntityUid, PolicyId, PolicySet, Request, Response, Schema, ValidationMode,
-    Validator,
+use cedar_policy_core::ast::{
+    Context, Effect as PolicyEffect, Eid, EntityType, EntityUID, EntityUIDEntry, Expr, Literal,
+    Policy, Request, ValueKind,
 };
+use cedar_policy_core::entities::Entities;
+use cedar_policy_core::evaluator::{EvaluationError as Failure, Evaluator};
+use cedar_policy_core::extensions::Extensions;
 
-use super::{Effect, Grounds, Question, context};
-
-/// Where a scope's policies come from.
-#[derive(Clone, Debug)]
-pub struct CedarSources {
-    /// Policy files, in Cedar syntax.
-    pub policies: Vec<PathBuf>,
-    /// A schema, in Cedar syntax, or JSON when the name ends in `.json`.
-    pub schema: Option<PathBuf>,
-    /// Entities, in Cedar's JSON form.
-    pub entities: Option<PathBuf>,
-}
+use super::context::{self, Constructors};
+use super::entities::{Caller, Store};
+use super::footprint::{Footprint, Reach};
+use super::index::{Index, Residue};
+use super::load::{CedarError, CedarSources, Loaded, entity_type, keep};
+use super::{Effect, Grounds, Question};
+use crate::route::Target;
 
 /// A compiled Cedar policy set with its entities.
 #[derive(Debug)]
 pub struct Cedar {
-    authorizer: Authorizer,
-    policies: PolicySet,
-    entities: Entities,
-    /// Entity types by name, parsed once.
-    types: HashMap<String, EntityTypeName>,
-    action_type: EntityTypeName,
-    group_type: EntityTypeName,
+    /// By id.
+    rules: Vec<Rule>,
+    index: Index,
+    footprint: Footprint,
+    store: Store,
+    names: Names,
+    constructors: Constructors,
     revision: String,
+}
+
+/// Entity types, parsed once.
+#[derive(Debug)]
+struct Names {
+    types: HashMap<String, EntityType>,
+    action: EntityType,
+    group: EntityType,
+}
+
+#[derive(Debug)]
+struct Rule {
+    policy: Policy,
+    residue: Residue,
+    reach: Reach,
 }
 
 impl Cedar {
@@ -49,39 +59,32 @@ impl Cedar {
         sources: &CedarSources,
         types: impl IntoIterator<Item = &'t str>,
     ) -> Result<Self, Vec<CedarError>> {
-        let mut revision = Digest::new(&SHA256);
         let mut errors = Vec::new();
-        let policies = read_policies(&sources.policies, &mut revision, &mut errors);
-        let schema = sources
-            .schema
-            .as_deref()
-            .and_then(|path| keep(read_schema(path, &mut revision), &mut errors));
-        if let Some(schema) = &schema {
-            validate(&policies, schema, &mut errors);
-        }
-        let entities = keep(read_entities(sources, schema.as_ref(), &mut revision), &mut errors);
-        let mut known = HashMap::new();
-        for name in types {
-            if let Some(parsed) = keep(entity_type(name), &mut errors) {
-                known.insert(name.to_owned(), parsed);
-            }
-        }
-        let action_type = keep(entity_type("Action"), &mut errors);
-        let group_type = keep(entity_type("Group"), &mut errors);
-        match (entities, action_type, group_type) {
-            (Some(entities), Some(action_type), Some(group_type)) if errors.is_empty() => {
-                Ok(Self {
-                    authorizer: Authorizer::new(),
-                    policies,
-                    entities,
-                    types: known,
-                    action_type,
-                    group_type,
-                    revision: short_hex(revision),
-                })
+        let loaded = Loaded::read(sources, &mut errors);
+        let names = Names::new(types, &mut errors);
+        match (loaded, names, Constructors::new()) {
+            (Some(loaded), Some(names), Some(constructors)) if errors.is_empty() => {
+                Ok(Self::compile(loaded, names, constructors))
             }
             _ => Err(errors),
         }
+    }
+
+    fn compile(loaded: Loaded, names: Names, constructors: Constructors) -> Self {
+        let policies: &cedar_policy_core::ast::PolicySet = loaded.policies.as_ref();
+        let mut policies: Vec<Policy> = policies.policies().cloned().collect();
+        policies.sort_by(|one, other| one.id().cmp(other.id()));
+        let mut index = Index::default();
+        let mut footprint = Footprint::default();
+        let rules = policies.into_iter().enumerate().map(|(number, policy)| Rule {
+            residue: index.insert(number, &policy),
+            reach: footprint.add(&policy),
+            policy,
+        });
+        let rules = rules.collect();
+        let entities: &Entities = loaded.entities.as_ref();
+        let store = Store::new(entities.clone(), &index, &footprint);
+        Self { rules, index, footprint, store, names, constructors, revision: loaded.revision }
     }
 
     pub(super) fn revision(&self) -> &str {
@@ -89,141 +92,155 @@ impl Cedar {
     }
 
     pub(super) fn len(&self) -> usize {
-        self.policies.num_of_policies()
+        self.rules.len()
     }
 
-    /// Evaluates every policy. An `Err` means the question itself could not be put.
-    pub(super) fn evaluate(
-        &self,
-        question: &Question<'_>,
-    ) -> Result<(Effect, Grounds), EvaluationError> {
-        let principal = self.uid(&question.principal.entity_type, &question.principal.id)?;
-        let request = Request::new(
-            principal.clone(),
-            EntityUid::from_type_name_and_id(
-                self.action_type.clone(),
-                EntityId::new(&question.target.action),
-            ),
-            self.uid(&question.target.asset_type, &question.target.asset_id)?,
-            context::context(question)?,
-            None,
-        )
-        .map_err(|error| EvaluationError::Question(error.to_string()))?;
-        let entities = self.entities_with(principal, question)?;
-        let response = self.authorizer.is_authorized(&request, &self.policies, &entities);
-        Ok(self.judge(&response))
+    /// Makes ready to decide on any number of targets for one request. An `Err` means the question
+    /// itself can't be put.
+    pub(super) fn ask(&self, question: &Question<'_>) -> Result<Asking<'_>, EvaluationError> {
+        let wants = &self.footprint.wants;
+        let principal = question.principal;
+        let caller = self.names.uid(&principal.entity_type, &principal.id)?;
+        let group = |name: &String| uid(&self.names.group, name);
+        let caller = self.store.caller(
+            caller,
+            principal.groups.iter().map(group).collect(),
+            context::principal_attributes(question, wants),
+            &self.index,
+            wants,
+        )?;
+        let context = context::context(question, wants, &self.constructors)?;
+        Ok(Asking { engine: self, caller, context })
     }
 
     pub(super) fn known_assets(&self, types: &BTreeSet<&str>) -> Vec<(String, String)> {
-        let mut assets: Vec<_> = self
-            .entities
-            .iter()
-            .map(|entity| entity.uid())
-            .map(|uid| (uid.type_name().to_string(), uid.id().unescaped().to_owned()))
-            .filter(|(name, _)| types.contains(name.as_str()))
-            .collect();
+        let named = self.store.uids().map(|uid| {
+            let id: &str = uid.eid().as_ref();
+            (uid.entity_type().to_string(), id.to_owned())
+        });
+        let mut assets: Vec<_> = named.filter(|(name, _)| types.contains(name.as_str())).collect();
         assets.sort_unstable();
         assets
     }
+}
 
-    fn judge(&self, response: &Response) -> (Effect, Grounds) {
-        let mut determining: Vec<_> =
-            response.diagnostics().reason().map(ToString::to_string).collect();
-        determining.sort_unstable();
-        let errors: Vec<_> = response.diagnostics().errors().map(ToString::to_string).collect();
-        let broken_forbid = response.diagnostics().errors().find_map(|error| {
-            let AuthorizationError::PolicyEvaluationError(error) = error;
-            self.is_forbid(error.policy_id()).then(|| error.policy_id().to_string())
-        });
-        let effect = match (response.decision(), broken_forbid) {
-            (Decision::Deny, _) if !determining.is_empty() => Effect::Forbidden,
-            (_, Some(id)) => Effect::BrokenForbid(id),
-            (Decision::Deny, None) => Effect::Unmatched,
-            (Decision::Allow, None) => Effect::Permitted,
-        };
-        (effect, Grounds { determining, errors, revision: self.revision.clone() })
+/// One request's principal and context, made ready.
+#[derive(Debug)]
+pub(super) struct Asking<'a> {
+    engine: &'a Cedar,
+    caller: Caller,
+    context: Context,
+}
+
+impl<'a> Asking<'a> {
+    /// Decides on `target`.
+    pub(super) fn verdict(&self, target: &Target) -> Result<Verdict<'a>, EvaluationError> {
+        let engine = self.engine;
+        let action = uid(&engine.names.action, &target.action);
+        let resource = engine.names.uid(&target.asset_type, &target.asset_id)?;
+        let rules: Vec<&'a Rule> = engine
+            .index
+            .candidates(
+                self.caller.keys(),
+                &engine.store.keys(&action, &self.caller, &engine.index),
+                &engine.store.keys(&resource, &self.caller, &engine.index),
+            )
+            .into_iter()
+            .filter_map(|number| engine.rules.get(number))
+            .filter(|rule| rule.residue.admits(self.caller.uid(), &resource))
+            .collect();
+        self.evaluate(&rules, &action, &resource)
     }
 
-    /// A policy that can't be found counts as a forbid: the unknown denies.
-    fn is_forbid(&self, id: &PolicyId) -> bool {
-        self.policies.policy(id).is_none_or(|policy| policy.effect() == PolicyEffect::Forbid)
-    }
-
-    /// The entities file's entities, and the principal with what its credential says of it.
-    fn entities_with(
+    fn evaluate(
         &self,
-        uid: EntityUid,
-        question: &Question<'_>,
-    ) -> Result<Entities, EvaluationError> {
-        let (mut attributes, mut parents) = match self.entities.get(&uid) {
-            Some(known) => {
-                let (_, attributes, parents) = known.clone().into_inner();
-                (attributes, parents)
+        rules: &[&'a Rule],
+        action: &EntityUID,
+        resource: &EntityUID,
+    ) -> Result<Verdict<'a>, EvaluationError> {
+        let literals = rules.iter().flat_map(|rule| &rule.reach.literals);
+        let roots = [self.caller.uid(), action, resource].into_iter().chain(literals);
+        let depth = rules.iter().map(|rule| rule.reach.depth).max().unwrap_or_default();
+        let entities = self.engine.store.slice(&self.caller, roots, depth)?;
+        let known = |uid: &EntityUID| EntityUIDEntry::known(uid.clone(), None);
+        let request = Request::new_unchecked(
+            known(self.caller.uid()),
+            known(action),
+            known(resource),
+            Some(self.context.clone()),
+        );
+        let evaluator = Evaluator::new(request, &entities, Extensions::all_available());
+        let mut verdict = Verdict::default();
+        for rule in rules {
+            match rule.holds(&evaluator) {
+                Ok(true) => verdict.satisfied.push(&rule.policy),
+                Ok(false) => {}
+                Err(error) => verdict.errors.push((&rule.policy, error)),
             }
-            None => (HashMap::new(), HashSet::new()),
-        };
-        attributes.extend(context::principal_attributes(question)?);
-        parents.extend(question.principal.groups.iter().map(|group| {
-            EntityUid::from_type_name_and_id(self.group_type.clone(), EntityId::new(group))
-        }));
-        let principal = Entity::new(uid, attributes, parents)
-            .map_err(|error| EvaluationError::Question(error.to_string()))?;
-        self.entities
-            .clone()
-            .upsert_entities([principal], None)
-            .map_err(|error| EvaluationError::Question(error.to_string()))
-    }
-
-    fn uid(&self, type_name: &str, id: &str) -> Result<EntityUid, EvaluationError> {
-        let type_name = match self.types.get(type_name) {
-            Some(known) => known.clone(),
-            None => entity_type(type_name)?,
-        };
-        Ok(EntityUid::from_type_name_and_id(type_name, EntityId::new(id)))
+        }
+        Ok(verdict)
     }
 }
 
-/// What is wrong with a policy set.
-#[derive(Debug, thiserror::Error)]
-pub enum CedarError {
-    /// A file can't be read.
-    #[error("can't read `{}`: {source}", path.display())]
-    Read {
-        /// The file.
-        path: PathBuf,
-        /// Why.
-        source: std::io::Error,
-    },
-    /// A file is not what it should be.
-    #[error("`{}` is not valid: {message}", path.display())]
-    Syntax {
-        /// The file.
-        path: PathBuf,
-        /// Cedar's own words.
-        message: String,
-    },
-    /// Two policies with one id.
-    #[error("`{}`: the id `{id}` is taken by another policy: give each its own @id", path.display())]
-    DuplicateId {
-        /// The file of the second one.
-        path: PathBuf,
-        /// The id.
-        id: String,
-    },
-    /// A policy template, which nothing links.
-    #[error("`{}`: the template `{id}` is linked by nothing: write it out as policies", path.display())]
-    Template {
-        /// The file.
-        path: PathBuf,
-        /// Its id.
-        id: String,
-    },
-    /// A policy does not fit the schema.
-    #[error("the policies do not fit the schema: {0}")]
-    Invalid(String),
-    /// A name that is no Cedar entity type.
-    #[error("`{0}` is not an entity type: write an identifier such as `Account` or `Shop::Order`")]
-    EntityType(String),
+impl Rule {
+    /// Whether the condition holds, the heads being known to.
+    fn holds(&self, evaluator: &Evaluator<'_>) -> Result<bool, Box<Failure>> {
+        let Some(condition) = self.policy.non_scope_constraints() else { return Ok(true) };
+        let holds = evaluator.interpret(condition, self.policy.env())?;
+        if let ValueKind::Lit(Literal::Bool(holds)) = holds.value_kind() {
+            return Ok(*holds);
+        }
+        // Not a yes or no: Cedar's own words for it.
+        let strict = Expr::and(condition.clone(), Expr::val(true));
+        Ok(evaluator.interpret(&strict, self.policy.env()).map(|_| false)?)
+    }
+}
+
+/// What the policies say to one target.
+#[derive(Debug, Default)]
+pub(super) struct Verdict<'a> {
+    satisfied: Vec<&'a Policy>,
+    errors: Vec<(&'a Policy, Box<Failure>)>,
+}
+
+impl Verdict<'_> {
+    pub(super) fn effect(&self) -> Effect {
+        let broken_forbid =
+            self.errors.iter().find(|(policy, _)| policy.effect() == PolicyEffect::Forbid);
+        if self.has(PolicyEffect::Forbid) {
+            Effect::Forbidden
+        } else if let Some((policy, _)) = broken_forbid {
+            Effect::BrokenForbid(policy.id().to_string())
+        } else if self.has(PolicyEffect::Permit) {
+            Effect::Permitted
+        } else {
+            Effect::Unmatched
+        }
+    }
+
+    /// The forbids that are satisfied, or when there is none the permits; and all that failed.
+    pub(super) fn grounds(&self, revision: &str) -> Grounds {
+        let deciding = if self.has(PolicyEffect::Forbid) {
+            PolicyEffect::Forbid
+        } else {
+            PolicyEffect::Permit
+        };
+        let determining =
+            || self.satisfied.iter().filter(|policy| policy.effect() == deciding).copied();
+        let failed = |(policy, error): &(&Policy, Box<Failure>)| {
+            format!("error while evaluating policy `{}`: {error}", policy.id())
+        };
+        Grounds {
+            determining: determining().map(|policy| policy.id().to_string()).collect(),
+            reasons: determining().filter_map(reason).collect(),
+            errors: self.errors.iter().map(failed).collect(),
+            revision: revision.to_owned(),
+        }
+    }
+
+    fn has(&self, effect: PolicyEffect) -> bool {
+        self.satisfied.iter().any(|policy| policy.effect() == effect)
+    }
 }
 
 /// Why a question could not be put to Cedar.
@@ -231,110 +248,46 @@ pub enum CedarError {
 pub(super) enum EvaluationError {
     #[error("{0}")]
     EntityType(#[from] CedarError),
+    #[error("the principal's group `{0}` is, by the entities file, within the principal itself")]
+    Circle(String),
     #[error("the request can't be put to the policies: {0}")]
     Question(String),
-    #[error("the request can't be put to the policies: {0}")]
-    Context(#[from] Box<cedar_policy::ContextCreationError>),
 }
 
-fn entity_type(name: &str) -> Result<EntityTypeName, CedarError> {
-    EntityTypeName::from_str(name).map_err(|_| CedarError::EntityType(name.to_owned()))
-}
-
-fn read_policies(
-    paths: &[PathBuf],
-    revision: &mut Digest,
-    errors: &mut Vec<CedarError>,
-) -> PolicySet {
-    let mut all = PolicySet::new();
-    for path in paths {
-        let Some(set) = keep(read_policy_file(path, revision), errors) else { continue };
-        let file = path.file_stem().map(|stem| stem.to_string_lossy()).unwrap_or_default();
-        for template in set.templates() {
-            let id =
-                template.annotation("id").map_or_else(|| template.id().to_string(), str::to_owned);
-            errors.push(CedarError::Template { path: path.clone(), id });
-        }
-        for policy in set.policies() {
-            let id = match policy.annotation("id") {
-                Some(id) if !id.is_empty() => id.to_owned(),
-                _ => format!("{file}.{}", policy.id()),
-            };
-            if all.add(policy.new_id(PolicyId::new(&id))).is_err() {
-                errors.push(CedarError::DuplicateId { path: path.clone(), id });
+impl Names {
+    fn new<'t>(
+        types: impl IntoIterator<Item = &'t str>,
+        errors: &mut Vec<CedarError>,
+    ) -> Option<Self> {
+        let mut known = HashMap::new();
+        for name in types {
+            if let Some(parsed) = keep(entity_type(name), errors) {
+                known.insert(name.to_owned(), parsed);
             }
         }
+        let action = keep(entity_type("Action"), errors)?;
+        let group = keep(entity_type("Group"), errors)?;
+        Some(Self { types: known, action, group })
     }
-    all
-}
 
-fn read_policy_file(path: &Path, revision: &mut Digest) -> Result<PolicySet, CedarError> {
-    let text = read(path, revision)?;
-    PolicySet::from_str(&text).map_err(|errors| syntax(path, &errors))
-}
-
-fn read_schema(path: &Path, revision: &mut Digest) -> Result<Schema, CedarError> {
-    let text = read(path, revision)?;
-    if path.extension().is_some_and(|extension| extension == "json") {
-        return Schema::from_json_str(&text).map_err(|error| syntax(path, &error));
-    }
-    match Schema::from_cedarschema_str(&text) {
-        Ok((schema, _)) => Ok(schema),
-        Err(error) => Err(syntax(path, &error)),
-    }
-}
-
-/// With a schema the action groups it declares are entities too.
-fn read_entities(
-    sources: &CedarSources,
-    schema: Option<&Schema>,
-    revision: &mut Digest,
-) -> Result<Entities, CedarError> {
-    match (&sources.entities, schema) {
-        (Some(path), schema) => {
-            let text = read(path, revision)?;
-            Entities::from_json_str(&text, schema).map_err(|error| syntax(path, &error))
+    fn uid(&self, type_name: &str, id: &str) -> Result<EntityUID, CedarError> {
+        match self.types.get(type_name) {
+            Some(known) => Ok(uid(known, id)),
+            None => Ok(uid(&entity_type(type_name)?, id)),
         }
-        (None, Some(schema)) => Entities::from_entities([], Some(schema))
-            .map_err(|error| CedarError::Invalid(one_line(&error))),
-        (None, None) => Ok(Entities::empty()),
     }
 }
 
-fn validate(policies: &PolicySet, schema: &Schema, errors: &mut Vec<CedarError>) {
-    let result = Validator::new(schema.clone()).validate(policies, ValidationMode::Strict);
-    errors.extend(result.validation_errors().map(|error| CedarError::Invalid(one_line(error))));
+fn uid(type_name: &EntityType, id: &str) -> EntityUID {
+    EntityUID::from_components(type_name.clone(), Eid::new(id), None)
 }
 
-fn read(path: &Path, revision: &mut Digest) -> Result<String, CedarError> {
-    let text = std::fs::read_to_string(path)
-        .map_err(|source| CedarError::Read { path: path.to_owned(), source })?;
-    revision.update(&text.len().to_be_bytes());
-    revision.update(text.as_bytes());
-    Ok(text)
+fn reason(policy: &Policy) -> Option<String> {
+    let mut annotations = policy.annotations();
+    let (_, text) = annotations.find(|(name, _)| name.as_ref() == "reason")?;
+    let text: &str = text.as_ref();
+    (!text.is_empty()).then(|| text.to_owned())
 }
 
-fn keep<T>(result: Result<T, CedarError>, errors: &mut Vec<CedarError>) -> Option<T> {
-    result.map_err(|error| errors.push(error)).ok()
-}
-
-fn syntax(path: &Path, error: &dyn std::error::Error) -> CedarError {
-    CedarError::Syntax { path: path.to_owned(), message: one_line(error) }
-}
-
-/// The error and its causes, without line breaks.
-fn one_line(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        text.push_str(": ");
-        text.push_str(&error.to_string());
-        cause = error.source();
-    }
-    text.replace(['\n', '\r'], " ")
-}
-
-/// The first six bytes of the digest: enough to tell snapshots apart.
-fn short_hex(digest: Digest) -> String {
-    digest.finish().as_ref().iter().take(6).map(|byte| format!("{byte:02x}")).collect()
-}
+#[cfg(test)]
+mod tests;

@@ -1,108 +1,137 @@
 //! What a policy sees of a request: `context` and the principal's attributes.
 //!
 //! Values are built as Cedar values, never as Cedar text, so nothing a client sends is parsed as
-//! policy. What Cedar can't hold (a fraction, `null`, an integer beyond 64 bits) is left out.
+//! policy. What Cedar can't hold (a fraction, `null`, an integer beyond 64 bits) is left out, and so
+//! is what no policy looks at ([`Wants`]): building it would cost more than deciding.
 
 use std::collections::BTreeMap;
 
-use cedar_policy::{Context, ContextCreationError, RestrictedExpression as Value};
+use cedar_policy_core::ast::{Context, Name, PartialValue, Value};
+use cedar_policy_core::extensions::Extensions;
 use serde_json::{Map, Value as Json};
 
 use super::Question;
+use super::cedar::EvaluationError;
+use super::footprint::{Fields, Wants};
+
+/// The names of Cedar's constructors, parsed once.
+#[derive(Debug)]
+pub(super) struct Constructors {
+    ip: Name,
+    datetime: Name,
+}
+
+impl Constructors {
+    pub(super) fn new() -> Option<Self> {
+        let name = |text| Name::parse_unqualified_name(text).ok();
+        Some(Self { ip: name("ip")?, datetime: name("datetime")? })
+    }
+}
+
 /// `{http: {method, host, path, query, headers}, source: {ip, principal}, time}`.
 ///
 /// `query` maps a name to the set of its values. `headers` maps a name in lower case to its value;
 /// several are joined with a comma and bytes that are not UTF-8 are `!`, both as Envoy itself does
 /// it, so that a policy sees the same whichever form Envoy sends.
-pub(super) fn context(question: &Question<'_>) -> Result<Context, Box<ContextCreationError>> {
-    let http = [
-        ("method", text(&question.request.method)),
-        ("host", text(question.request.host.name())),
-        ("path", text(question.path.as_str())),
-        ("query", record(query(question.request.raw_query()))?),
-        ("headers", record(headers(question))?),
-    ];
-    let source = [
-        ("ip", question.request.source.ip.map(|ip| Value::new_ip(ip.to_string()))),
-        ("principal", question.principal.peer.as_deref().map(text)),
-    ];
-    let source = source.into_iter().filter_map(|(name, value)| Some((name, value?)));
-    Context::from_pairs([
-        ("http".to_owned(), record(owned(http))?),
-        ("source".to_owned(), record(owned(source))?),
-        ("time".to_owned(), Value::new_datetime(question.now.rfc3339())),
-    ])
-    .map_err(Box::new)
+pub(super) fn context(
+    question: &Question<'_>,
+    wants: &Wants,
+    constructors: &Constructors,
+) -> Result<Context, EvaluationError> {
+    let mut source = Vec::new();
+    if let Some(ip) = question.request.source.ip.filter(|_| wants.ip) {
+        source.push(("ip", call(&constructors.ip, ip.to_string())?));
+    }
+    if let Some(peer) = question.principal.peer.as_deref().filter(|_| wants.peer) {
+        source.push(("principal", peer.into()));
+    }
+    let mut fields = vec![("http", http(question, wants)), ("source", Value::record(source, None))];
+    if wants.time {
+        fields.push(("time", call(&constructors.datetime, question.now.rfc3339())?));
+    }
+    let fields = fields.into_iter().map(|(name, value)| (name.into(), value)).collect();
+    Ok(Context::Value(std::sync::Arc::new(fields)))
 }
 
 /// The attributes that a request gives its principal: `issuer`, when there is one, and `claims`.
 pub(super) fn principal_attributes(
     question: &Question<'_>,
-) -> Result<Vec<(String, Value)>, Box<ContextCreationError>> {
-    let claims = claims_record(&question.principal.claims)?;
-    let mut attributes = vec![("claims".to_owned(), claims)];
-    if let Some(issuer) = &question.principal.issuer {
-        attributes.push(("issuer".to_owned(), text(issuer)));
+    wants: &Wants,
+) -> Vec<(&'static str, Value)> {
+    let mut attributes = Vec::new();
+    if wants.claims.is_seen() {
+        attributes.push(("claims", claims(&question.principal.claims, &wants.claims)));
     }
-    Ok(attributes)
+    if let Some(issuer) = question.principal.issuer.as_deref().filter(|_| wants.issuer) {
+        attributes.push(("issuer", issuer.into()));
+    }
+    attributes
 }
 
-fn claims_record(claims: &Map<String, Json>) -> Result<Value, Box<ContextCreationError>> {
-    let mut fields = Vec::with_capacity(claims.len());
-    for (name, json) in claims {
-        if let Some(value) = claim(json)? {
-            fields.push((name.clone(), value));
-        }
+fn http(question: &Question<'_>, wants: &Wants) -> Value {
+    let mut http: Vec<(&str, Value)> = Vec::new();
+    if wants.method {
+        http.push(("method", question.request.method.as_str().into()));
     }
-    record(fields)
+    if wants.host {
+        http.push(("host", question.request.host.name().into()));
+    }
+    if wants.path {
+        http.push(("path", question.path.as_str().into()));
+    }
+    if wants.query.is_seen() {
+        http.push(("query", query(question.request.raw_query(), &wants.query)));
+    }
+    if wants.headers.is_seen() {
+        http.push(("headers", headers(question, &wants.headers)));
+    }
+    Value::record(http, None)
 }
 
-fn claim(json: &Json) -> Result<Option<Value>, Box<ContextCreationError>> {
-    Ok(match json {
-        Json::Null => None,
-        Json::Bool(value) => Some(Value::new_bool(*value)),
-        Json::Number(number) => number.as_i64().map(Value::new_long),
-        Json::String(value) => Some(text(value)),
-        Json::Array(items) => {
-            let items: Result<Vec<_>, _> = items.iter().map(claim).collect();
-            Some(Value::new_set(items?.into_iter().flatten()))
-        }
-        Json::Object(fields) => Some(claims_record(fields)?),
+fn claims(claims: &Map<String, Json>, wanted: &Fields) -> Value {
+    let claims = claims.iter().filter(|(name, _)| wanted.has(name));
+    Value::record(claims.filter_map(|(name, json)| Some((name.as_str(), claim(json)?))), None)
+}
+
+fn claim(json: &Json) -> Option<Value> {
+    Some(match json {
+        Json::Null => return None,
+        Json::Bool(value) => (*value).into(),
+        Json::Number(number) => number.as_i64()?.into(),
+        Json::String(value) => value.as_str().into(),
+        Json::Array(items) => Value::set(items.iter().filter_map(claim), None),
+        Json::Object(fields) => claims(fields, &Fields::All),
     })
 }
 
-fn query(raw: &str) -> Vec<(String, Value)> {
-    let mut values: BTreeMap<String, Vec<Value>> = BTreeMap::new();
+fn query(raw: &str, wanted: &Fields) -> Value {
+    let mut values: BTreeMap<_, Vec<Value>> = BTreeMap::new();
     for (name, value) in form_urlencoded::parse(raw.as_bytes()) {
-        values.entry(name.into_owned()).or_default().push(Value::new_string(value.into_owned()));
+        if wanted.has(&name) {
+            values.entry(name.into_owned()).or_default().push(value.into_owned().into());
+        }
     }
-    values.into_iter().map(|(name, values)| (name, Value::new_set(values))).collect()
+    Value::record(values.into_iter().map(|(name, values)| (name, Value::set(values, None))), None)
 }
 
-fn headers(question: &Question<'_>) -> Vec<(String, Value)> {
+fn headers(question: &Question<'_>, wanted: &Fields) -> Value {
     let mut joined: BTreeMap<&str, String> = BTreeMap::new();
-    for (name, value) in question.request.headers.iter() {
+    for (name, value) in question.request.headers.iter().filter(|(name, _)| wanted.has(name)) {
         let text = joined.entry(name).and_modify(|text| text.push(',')).or_default();
         for chunk in value.utf8_chunks() {
             text.push_str(chunk.valid());
             text.extend(chunk.invalid().iter().map(|_| '!'));
         }
     }
-    joined.into_iter().map(|(name, text)| (name.to_owned(), Value::new_string(text))).collect()
+    Value::record(joined, None)
 }
 
-fn record(
-    fields: impl IntoIterator<Item = (String, Value)>,
-) -> Result<Value, Box<ContextCreationError>> {
-    Value::new_record(fields).map_err(|error| Box::new(error.into()))
-}
-
-fn owned<'a>(
-    fields: impl IntoIterator<Item = (&'a str, Value)>,
-) -> impl Iterator<Item = (String, Value)> {
-    fields.into_iter().map(|(name, value)| (name.to_owned(), value))
-}
-
-fn text(value: &str) -> Value {
-    Value::new_string(value.to_owned())
+fn call(constructor: &Name, argument: String) -> Result<Value, EvaluationError> {
+    let function = Extensions::all_available().func(constructor);
+    let function = function.map_err(|error| EvaluationError::Question(error.to_string()))?;
+    match function.call(&[argument.into()]) {
+        Ok(PartialValue::Value(value)) => Ok(value),
+        Ok(PartialValue::Residual(_)) => Err(EvaluationError::Question(constructor.to_string())),
+        Err(error) => Err(EvaluationError::Question(error.to_string())),
+    }
 }

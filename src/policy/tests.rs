@@ -232,3 +232,134 @@ fn policies_that_do_not_fit_the_schema_are_refused() {
         assert!(errors.iter().any(|error| matches!(error, CedarError::Invalid(_))), "{bad}");
     }
 }
+
+#[test]
+fn a_json_policy_set_brings_templates_and_their_links() {
+    let set = json!({
+        "staticPolicies": {
+            "no-delete": {
+                "effect": "forbid", "principal": {"op": "All"}, "resource": {"op": "All"},
+                "action": {"op": "==", "entity": {"type": "Action", "id": "delete"}},
+                "conditions": [],
+            },
+        },
+        "templates": {
+            "reader": {
+                "effect": "permit", "annotations": {"id": "reader", "reason": "reads it"},
+                "principal": {"op": "==", "slot": "?principal"}, "action": {"op": "All"},
+                "resource": {"op": "in", "slot": "?resource"}, "conditions": [],
+            },
+            "unused": {
+                "effect": "permit", "principal": {"op": "in", "slot": "?principal"},
+                "action": {"op": "All"}, "resource": {"op": "All"}, "conditions": [],
+            },
+        },
+        "templateLinks": [
+            {"templateId": "reader", "newId": "alice-1", "values": {
+                "?principal": {"type": "User", "id": "alice"},
+                "?resource": {"type": "Account", "id": "1"}}},
+            {"templateId": "reader", "newId": "alice-2", "values": {
+                "?principal": {"type": "User", "id": "alice"},
+                "?resource": {"type": "Account", "id": "2"}}},
+        ],
+    });
+    let folder = tempfile::tempdir().unwrap();
+    let (json, text) = (folder.path().join("links.cedar.json"), folder.path().join("more.cedar"));
+    std::fs::write(&json, set.to_string()).unwrap();
+    std::fs::write(&text, "permit(principal == User::\"bob\", action, resource);").unwrap();
+    let sources = CedarSources { policies: vec![json.clone(), text], schema: None, entities: None };
+    let policy = Policy::cedar(Cedar::load(&sources, []).unwrap());
+    assert_eq!(policy.len(), 4);
+    let permit = policy.decide(&Asked::new(fixture::user("alice")).question()).unwrap();
+    assert_eq!(permit.grounds().determining, ["alice-1"]);
+    assert_eq!(permit.grounds().reasons, ["reads it"]);
+    let permit = policy.decide(&Asked::new(fixture::user("bob")).question()).unwrap();
+    assert_eq!(permit.grounds().determining, ["more.policy0"]);
+    assert!(policy.decide(&Asked::new(fixture::user("carol")).question()).is_err());
+    let twice = CedarSources { policies: vec![json.clone(), json.clone()], ..sources.clone() };
+    let errors = Cedar::load(&twice, []).unwrap_err();
+    assert!(errors.iter().any(|error| error.to_string().contains("`alice-1` is taken")));
+    std::fs::write(&json, "{}").unwrap();
+    let errors = Cedar::load(&sources, []).unwrap_err();
+    assert!(errors.iter().any(|error| error.to_string().contains("is not valid")), "{errors:?}");
+}
+
+#[test]
+fn determining_policies_give_their_reasons() {
+    let asked = Asked::new(fixture::user("alice"));
+    let policies = r#"
+        @id("a") @reason("all may read") permit(principal, action, resource);
+        @id("b") permit(principal, action, resource);
+        @id("c") @reason("not decided by this") permit(principal, action == Action::"x", resource);
+    "#;
+    let permit = decide(policies, &asked).unwrap();
+    assert_eq!(permit.grounds().determining, ["a", "b"]);
+    assert_eq!(permit.grounds().reasons, ["all may read"]);
+    let forbid =
+        format!(r#"{policies} @id("d") @reason("closed") forbid(principal, action, resource);"#);
+    assert_eq!(decide(&forbid, &asked).unwrap_err().grounds.reasons, ["closed"]);
+}
+
+#[test]
+fn a_principal_keeps_its_tags_and_is_never_above_its_groups() {
+    let entities = r#"[
+        {"uid": {"type": "User", "id": "alice"}, "attrs": {}, "parents": [], "tags": {"desk": 7}},
+        {"uid": {"type": "Group", "id": "odd"}, "attrs": {}, "parents": [{"type": "User", "id": "alice"}]}
+    ]"#;
+    let policy = fixture::policy(
+        r#"permit(principal, action, resource) when { principal.getTag("desk") == 7 };"#,
+        entities,
+    );
+    let mut alice = fixture::user("alice");
+    assert!(policy.decide(&Asked::new(alice.clone()).question()).is_ok());
+    alice.groups = vec!["odd".to_owned()];
+    let refusal = policy.decide(&Asked::new(alice).question()).unwrap_err();
+    assert!(matches!(&refusal.kind, RefusalKind::Fault(text) if text.contains("`Group::\"odd\"`")));
+}
+
+#[test]
+fn one_inquiry_decides_on_many_targets() {
+    let policy = fixture::policy(
+        r#"permit(principal in Group::"staff", action, resource) when { resource.owner == principal };
+           @id("broken") forbid(principal, action == Action::"write", resource) when { principal.absent };"#,
+        r#"[{"uid": {"type": "Account", "id": "1"}, "parents": [],
+             "attrs": {"owner": {"__entity": {"type": "User", "id": "alice"}}}},
+            {"uid": {"type": "Account", "id": "2"}, "parents": [],
+             "attrs": {"owner": {"__entity": {"type": "User", "id": "bob"}}}}]"#,
+    );
+    let mut alice = fixture::user("alice");
+    alice.groups = vec!["staff".to_owned()];
+    let asked = Asked::new(alice);
+    let question = asked.question();
+    let inquiry = policy.inquire(&question).unwrap();
+    let target = |id: &str, action: &str| Target {
+        asset_type: "Account".to_owned(),
+        asset_id: id.to_owned(),
+        action: action.to_owned(),
+    };
+    assert!(inquiry.permits(&target("1", "read")).unwrap());
+    assert!(!inquiry.permits(&target("2", "read")).unwrap());
+    assert!(!inquiry.permits(&target("3", "read")).unwrap());
+    let refusal = inquiry.permits(&target("1", "write")).unwrap_err();
+    assert!(matches!(&refusal.kind, RefusalKind::Fault(text) if text.contains("`broken`")));
+}
+
+#[test]
+fn what_is_below_the_principal_is_below_its_groups() {
+    let entities = r#"[
+        {"uid": {"type": "Account", "id": "1"}, "attrs": {}, "parents": [{"type": "User", "id": "alice"}]},
+        {"uid": {"type": "Group", "id": "staff"}, "attrs": {}, "parents": [{"type": "Group", "id": "all"}]}
+    ]"#;
+    let mut alice = fixture::user("alice");
+    alice.groups = vec!["staff".to_owned()];
+    let (alice, bob) = (Asked::new(alice), Asked::new(fixture::user("bob")));
+    for text in [
+        r#"permit(principal, action, resource in Group::"all");"#,
+        r#"permit(principal, action, resource) when { resource in Group::"all" };"#,
+        r#"permit(principal, action, resource) when { resource in Group::"staff" };"#,
+    ] {
+        let policy = fixture::policy(text, entities);
+        assert!(policy.decide(&alice.question()).is_ok(), "{text}");
+        assert!(policy.decide(&bob.question()).is_err(), "{text}");
+    }
+}

@@ -1,0 +1,155 @@
+//! Held against Cedar's own authorizer, on every policy, every entity and the whole context.
+
+mod world;
+
+use cedar_policy::{
+    Authorizer, Context as WholeContext, Decision, Entities as AllEntities, Entity,
+    Request as WholeRequest,
+};
+use proptest::prelude::*;
+use serde_json::{Value as Json, json};
+
+use self::world::{Asked, World, asked, uid, world};
+use super::*;
+use crate::fixture::{self, NOW};
+
+type Found = Option<(String, Vec<String>, Vec<String>)>;
+
+/// Effect, determining policies and errors, as Cedar's own authorizer finds them.
+fn reference(world: &World, asked: &Asked, target: &Target) -> Found {
+    let principal = uid(&(&asked.principal.entity_type, asked.principal.id.clone()));
+    let mut entity = match world.entities.get(&principal) {
+        Some(known) => known.to_json_value().unwrap(),
+        None => {
+            json!({"uid": {"type": asked.principal.entity_type, "id": asked.principal.id}, "attrs": {}, "parents": []})
+        }
+    };
+    entity["attrs"]["claims"] = Json::Object(asked.principal.claims.clone());
+    entity["attrs"]["issuer"] = json!(asked.principal.issuer);
+    for group in &asked.principal.groups {
+        entity["parents"].as_array_mut().unwrap().push(json!({"type": "Group", "id": group}));
+    }
+    let entity = Entity::from_json_value(entity, None).ok()?;
+    let entities = world.entities.clone().upsert_entities([entity], None).ok()?;
+    let mut context = json!({
+        "http": {"method": asked.request.method, "host": "orders.example", "path": "/accounts/1",
+                 "query": {"a": ["1", "2"]}, "headers": {}},
+        "source": {},
+        "time": {"__extn": {"fn": "datetime", "arg": NOW.rfc3339()}},
+    });
+    if asked.request.headers.iter().next().is_some() {
+        context["http"]["headers"]["x-a"] = json!("1,2");
+    }
+    if let Some(ip) = asked.request.source.ip {
+        context["source"]["ip"] = json!({"__extn": {"fn": "ip", "arg": ip.to_string()}});
+    }
+    if let Some(peer) = &asked.principal.peer {
+        context["source"]["principal"] = json!(peer);
+    }
+    let request = WholeRequest::new(
+        principal,
+        uid(&("Action", target.action.clone())),
+        uid(&(&target.asset_type, target.asset_id.clone())),
+        WholeContext::from_json_value(context, None).unwrap(),
+        None,
+    );
+    let response = Authorizer::new().is_authorized(&request.unwrap(), &world.policies, &entities);
+    let mut determining: Vec<_> =
+        response.diagnostics().reason().map(ToString::to_string).collect();
+    let mut errors: Vec<_> = response.diagnostics().errors().map(ToString::to_string).collect();
+    let is_forbid = |error: &cedar_policy::AuthorizationError| {
+        let cedar_policy::AuthorizationError::PolicyEvaluationError(error) = error;
+        world.policies.policy(error.policy_id()).unwrap().effect() == cedar_policy::Effect::Forbid
+    };
+    let effect = match response.decision() {
+        Decision::Deny if !determining.is_empty() => "forbidden",
+        _ if response.diagnostics().errors().any(is_forbid) => "broken",
+        Decision::Deny => "unmatched",
+        Decision::Allow => "permitted",
+    };
+    determining.sort_unstable();
+    errors.sort_unstable();
+    Some((effect.to_owned(), determining, errors))
+}
+
+fn compiled(world: &World) -> Cedar {
+    let mut errors = Vec::new();
+    let names = Names::new(["User", "Account"], &mut errors).unwrap();
+    let loaded = Loaded {
+        policies: world.policies.clone(),
+        entities: world.entities.clone(),
+        revision: String::new(),
+    };
+    Cedar::compile(loaded, names, Constructors::new().unwrap())
+}
+
+fn ours(engine: &Cedar, asked: &Asked) -> Vec<Found> {
+    let path = fixture::path("/accounts/1");
+    let question = Question {
+        principal: &asked.principal,
+        target: &asked.targets[0],
+        request: &asked.request,
+        path: &path,
+        now: NOW,
+    };
+    let Ok(asking) = engine.ask(&question) else { return vec![None; asked.targets.len()] };
+    let found = |target| {
+        let verdict = asking.verdict(target).unwrap();
+        let effect = match verdict.effect() {
+            Effect::Permitted => "permitted",
+            Effect::Forbidden => "forbidden",
+            Effect::Unmatched => "unmatched",
+            Effect::BrokenForbid(_) => "broken",
+        };
+        let Grounds { determining, mut errors, .. } = verdict.grounds("");
+        errors.sort_unstable();
+        Some((effect.to_owned(), determining, errors))
+    };
+    asked.targets.iter().map(found).collect()
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 128, failure_persistence: None, ..ProptestConfig::default() })]
+
+    #[test]
+    fn decides_as_cedar_does_on_everything(
+        world in world(),
+        askeds in prop::collection::vec(asked(), 1..6),
+    ) {
+        let engine = compiled(&world);
+        for asked in askeds {
+            for (target, ours) in asked.targets.iter().zip(ours(&engine, &asked)) {
+                prop_assert_eq!(ours, reference(&world, &asked, target), "{:?} {:?}", asked, target);
+            }
+        }
+    }
+}
+
+/// Ten thousand policies of the usual shapes: how many one request has evaluated.
+#[test]
+fn a_request_evaluates_only_policies_that_name_it() {
+    let mut text =
+        String::from("forbid(principal, action, resource) when { context.http has never };");
+    for number in 0..10_000 {
+        let group = number % 500;
+        text.push_str(&match number % 4 {
+            0 => format!("permit(principal in Group::\"g{group}\", action == Action::\"read\", resource == Account::\"{number}\");"),
+            1 => format!("permit(principal == User::\"u{number}\", action, resource is Account);"),
+            2 => format!("permit(principal, action in [Action::\"read\", Action::\"write\"], resource in Folder::\"f{number}\");"),
+            _ => format!("forbid(principal in Group::\"g{group}\", action == Action::\"delete\", resource);"),
+        });
+    }
+    let world = World { policies: text.parse().unwrap(), entities: AllEntities::empty() };
+    let engine = compiled(&world);
+    let key =
+        |name: &str, id: &str| engine.index.keys(&super::uid(&entity_type(name).unwrap(), id));
+    let mut principal = key("User", "u1");
+    principal.extend(key("Group", "g3").into_iter().chain(key("Group", "g4")));
+    let count = |action: &str, id: &str| {
+        engine.index.candidates(&principal, &key("Action", action), &key("Account", id)).len()
+    };
+    assert_eq!(engine.len(), 10_001);
+    assert_eq!(count("read", "4"), 3);
+    assert_eq!(count("read", "5"), 2);
+    assert_eq!(count("delete", "5"), 22);
+}
