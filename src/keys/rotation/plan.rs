@@ -69,12 +69,10 @@ impl Plan {
     ) -> Option<Self> {
         let active = active(versions, signing, timing, now)?;
         let newest_first = || versions.iter().rev().map(|version| version.number);
+        // A replica whose successor was activated early waits for those that go on as planned.
         let is_needed = |number: u64| {
-            let end = stopped
-                .iter()
-                .find(|(stopped, _)| *stopped == number)
-                .map(|(_, end)| *end)
-                .or_else(|| taken_over(versions, number, timing));
+            let seen = stopped.iter().find(|(stopped, _)| *stopped == number).map(|(_, end)| *end);
+            let end = seen.max(taken_over(versions, number, timing));
             end.is_none_or(|end| now < timing.needed_until(end))
         };
         Some(Self {

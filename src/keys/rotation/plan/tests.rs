@@ -81,7 +81,7 @@ fn what_was_seen_to_stop_is_kept_from_then_on() {
 }
 
 /// A model of a fleet: versions arrive in one store; replicas with clocks of their own look at it,
-/// sign, and are restarted, which costs them their memory.
+/// sign, are restarted, which costs them their memory, and are told to activate a key before its time.
 #[derive(Clone, Debug)]
 struct Fleet {
     /// Creation times; the first is long ago.
@@ -90,6 +90,8 @@ struct Fleet {
     replicas: Vec<(i64, u64)>,
     /// When which replica restarts.
     restarts: Vec<(u64, usize)>,
+    /// When which replica is told to sign with the newest key that all of them publish.
+    activations: Vec<(u64, usize)>,
 }
 
 const DAY: u64 = 86_400;
@@ -98,11 +100,15 @@ fn fleet() -> impl Strategy<Value = Fleet> {
     let arrivals = prop::collection::vec(1..DAY, 0..6);
     let replicas = prop::collection::vec((-20_i64..20, 5_u64..30), 1..4);
     let restarts = prop::collection::vec((0..DAY, 0_usize..4), 0..6);
-    (arrivals, replicas, restarts).prop_map(|(mut created, replicas, restarts)| {
-        created.push(0);
-        created.sort_unstable();
-        Fleet { created: created.iter().map(|at| at + 10 * DAY).collect(), replicas, restarts }
-    })
+    let activations = prop::collection::vec((0..DAY, 0_usize..4), 0..40);
+    (arrivals, replicas, restarts, activations).prop_map(
+        |(mut created, replicas, restarts, activations)| {
+            created.push(0);
+            created.sort_unstable();
+            let created = created.iter().map(|at| at + 10 * DAY).collect();
+            Fleet { created, replicas, restarts, activations }
+        },
+    )
 }
 
 #[derive(Debug)]
@@ -132,6 +138,12 @@ impl Replica {
         self.plan = Some(plan);
     }
 
+    fn activate(&mut self, number: u64, now: u64) {
+        let clock = at_second(now.checked_add_signed(self.offset).unwrap());
+        self.stopped.extend(self.signing.map(|before| (before, clock)));
+        self.signing = Some(number);
+    }
+
     fn publishes(&self, number: u64) -> bool {
         let plan = self.plan.as_ref().unwrap();
         plan.active == number || plan.next.contains(&number) || plan.retired.contains(&number)
@@ -146,7 +158,7 @@ proptest! {
     #![proptest_config(ProptestConfig::with_cases(64))]
 
     /// While a token is valid every replica publishes its key, and no key signs anywhere before
-    /// every replica has published it for about as long as verifiers may cache.
+    /// every replica has published it for about as long as verifiers may cache, unless told to.
     #[test]
     fn rotation_loses_nothing(fleet in fleet()) {
         let mut replicas: Vec<Replica> = fleet
@@ -157,6 +169,7 @@ proptest! {
         // The latest expiry of a token of each version, and since when all replicas publish it.
         let mut valid_until = vec![0; fleet.created.len() + 1];
         let mut published_since = vec![None; fleet.created.len() + 1];
+        let mut activated = vec![false; fleet.created.len() + 1];
         let start = 10 * DAY;
         for now in (start..start + DAY + 3600).step_by(5) {
             for (index, replica) in replicas.iter_mut().enumerate() {
@@ -167,7 +180,15 @@ proptest! {
                     replica.signing = None;
                     replica.stopped.clear();
                 }
-                if restarts || replica.plan.is_none() || now % fleet.replicas[index].1 < 5 {
+                let is_told = fleet.activations.iter().any(|(at, which)| {
+                    *which == index && (start + at) / 5 == now / 5
+                });
+                let next = replica.plan.as_ref().and_then(|plan| plan.next.first().copied());
+                if let Some(next) = next.filter(|next| is_told && published_since[*next as usize].is_some()) {
+                    replica.activate(next, now);
+                    activated[next as usize] = true;
+                }
+                if restarts || is_told || replica.plan.is_none() || now % fleet.replicas[index].1 < 5 {
                     replica.look(&fleet.created, now);
                 }
                 let active = replica.plan.as_ref().unwrap().active;
@@ -183,7 +204,7 @@ proptest! {
                     prop_assert!(everywhere, "version {number} is not published at {now}");
                 }
                 let signs = replicas.iter().any(|replica| replica.signing == Some(number));
-                if signs && number > 1 {
+                if signs && number > 1 && !activated[index] {
                     let since = published_since[index].unwrap_or(now);
                     prop_assert!(now - since >= 1200 - 60, "version {number} signs at {now} already");
                 }
