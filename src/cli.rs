@@ -18,6 +18,7 @@ use std::process::ExitCode;
 
 use anyhow::Result;
 use clap::{Args, CommandFactory, Parser, Subcommand, ValueEnum};
+use rustix::process::{DumpableBehavior, Resource, Rlimit, set_dumpable_behavior, setrlimit};
 use tracing_subscriber::EnvFilter;
 
 use crate::clock::Clock;
@@ -79,6 +80,7 @@ impl Cli {
     /// Runs the command and says how it went.
     pub fn run(self) -> ExitCode {
         start_log(self.log_format);
+        forbid_core_dumps();
         match self.command.run() {
             Ok(code) => code,
             Err(error) => report(&error),
@@ -123,6 +125,17 @@ fn report(error: &anyhow::Error) -> ExitCode {
     }
     eprintln!("error: {error:#}");
     ExitCode::FAILURE
+}
+
+/// A core dump would hold the private keys, which not only the server reads; nor may another process
+/// of this user read the memory.
+fn forbid_core_dumps() {
+    let limit = Rlimit { current: Some(0), maximum: Some(0) };
+    let limited = setrlimit(Resource::Core, limit);
+    let closed = set_dumpable_behavior(DumpableBehavior::NotDumpable);
+    if let Err(error) = limited.and(closed) {
+        tracing::warn!(%error, "core dumps can't be forbidden");
+    }
 }
 
 /// Log lines go to standard error: standard output is the decision log's.

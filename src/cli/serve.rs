@@ -3,7 +3,6 @@
 use std::path::PathBuf;
 
 use anyhow::{Context, Result};
-use rustix::process::{DumpableBehavior, Resource, Rlimit, set_dumpable_behavior, setrlimit};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
@@ -13,7 +12,6 @@ use crate::clock::Clock;
 
 pub(super) fn run(config: PathBuf) -> Result<()> {
     log_panics();
-    forbid_core_dumps();
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
     runtime.block_on(async {
         let shutdown = CancellationToken::new();
@@ -39,16 +37,6 @@ pub(super) fn run(config: PathBuf) -> Result<()> {
     })
 }
 
-/// A core dump would hold the private keys; nor may another process of this user read the memory.
-fn forbid_core_dumps() {
-    let limit = Rlimit { current: Some(0), maximum: Some(0) };
-    let limited = setrlimit(Resource::Core, limit);
-    let closed = set_dumpable_behavior(DumpableBehavior::NotDumpable);
-    if let Err(error) = limited.and(closed) {
-        tracing::warn!(%error, "core dumps can't be forbidden");
-    }
-}
-
 /// A panic answers its request with a denial; its place is logged, its message is not: that could
 /// hold what the request held.
 fn log_panics() {
@@ -56,4 +44,42 @@ fn log_panics() {
         let place = panic.location().map(ToString::to_string).unwrap_or_default();
         tracing::error!(place, "a panic");
     }));
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Write;
+    use std::sync::{Arc, Mutex, PoisonError};
+
+    use super::*;
+
+    #[derive(Clone, Default)]
+    struct Lines(Arc<Mutex<Vec<u8>>>);
+
+    impl Write for Lines {
+        fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+            self.0.lock().unwrap_or_else(PoisonError::into_inner).write(bytes)
+        }
+
+        fn flush(&mut self) -> std::io::Result<()> {
+            Ok(())
+        }
+    }
+
+    #[test]
+    fn of_a_panic_the_place_is_logged_and_not_the_message() {
+        let lines = Lines::default();
+        let writer = lines.clone();
+        let log = tracing_subscriber::fmt().with_writer(move || writer.clone()).finish();
+        let before = std::panic::take_hook();
+        log_panics();
+        let caught = tracing::subscriber::with_default(log, || {
+            std::panic::catch_unwind(|| panic!("the request held {}", "s3cr3t"))
+        });
+        std::panic::set_hook(before);
+        assert!(caught.is_err());
+        let logged = String::from_utf8(lines.0.lock().unwrap().clone()).unwrap();
+        assert!(logged.contains("a panic") && logged.contains("src/cli/serve.rs:"), "{logged}");
+        assert!(!logged.contains("s3cr3t"), "{logged}");
+    }
 }

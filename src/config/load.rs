@@ -1,7 +1,8 @@
 //! From YAML to [`raw::Settings`]: every error of shape at once, each with its path.
 //!
 //! serde stops at the first error. So the text becomes a tree first; whatever serde refuses is
-//! noted, taken out of the tree, and the rest is read again.
+//! noted, taken out of the tree, and the rest is read again. What serde quotes of a store's settings
+//! is left out: after a slip of the pen it may be a credential.
 
 use std::path::{Path, PathBuf};
 
@@ -122,10 +123,16 @@ fn deserialize(mut tree: Value, report: &mut Report) -> Option<raw::Settings> {
                 path.push(Step::Key(field.to_owned()));
             }
         }
-        let shown = show(&path);
+        let is_of_store = matches!(path.first(), Some(Step::Key(key)) if key == "secretStores");
+        let shown = match path.split_last() {
+            Some((Step::Key(key), above)) if unknown.is_some() && is_of_store && !is_word(key) => {
+                format!("{}.(no plain name)", show(above))
+            }
+            _ => show(&path),
+        };
         let message = match unknown {
             Some((_, known)) => unknown_key(&path, known),
-            None => message,
+            None => without_value(&message, is_of_store),
         };
         // An item that was emptied is no news.
         if !report.has(&shown) {
@@ -188,6 +195,29 @@ fn unknown_key(path: &[Step], known: &str) -> String {
     }
 }
 
+/// Whether it can be a mistyped key, which no credential is.
+fn is_word(key: &str) -> bool {
+    key.len() <= 32 && key.bytes().all(|byte| byte.is_ascii_alphabetic() || b"_-".contains(&byte))
+}
+
+/// What serde says, without a text that stands where something else belongs, and in the file's words.
+fn without_value(message: &str, is_of_store: bool) -> String {
+    let quoting = ["invalid type: string \"", "invalid value: string \""];
+    let of_variant = "unknown variant `";
+    let (what, expected) = match message.rsplit_once(", expected ") {
+        Some((what, expected)) if quoting.iter().any(|start| what.starts_with(start)) => {
+            (what.split('"').next().unwrap_or_default().trim_end(), expected)
+        }
+        Some((what, expected)) if is_of_store && what.starts_with(of_variant) => {
+            ("unknown variant", expected)
+        }
+        Some(parts) => parts,
+        None => return message.to_owned(),
+    };
+    let expected = if expected.starts_with("struct ") { "a map" } else { expected };
+    format!("{what}, expected {expected}")
+}
+
 /// Takes the node at `path` out of the tree; false if that can't be done, so that reading again
 /// would not help. A list item is emptied, so that the indices of later errors stay right; one that
 /// was empty already takes its list with it.
@@ -211,5 +241,40 @@ fn below<'a>(node: &'a mut Value, step: &Step) -> Option<&'a mut Value> {
     match step {
         Step::Key(key) => node.get_mut(key),
         Step::Index(index) => node.get_mut(index),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    fn errors(tree: Value) -> String {
+        let mut report = Report::default();
+        let _ = deserialize(tree, &mut report);
+        report.errors.join("; ")
+    }
+
+    #[test]
+    fn a_misplaced_credential_is_not_quoted() {
+        let stores = |auth: Value| json!({"secretStores": [{"details": {"auth": auth}}]});
+        for (auth, said) in [
+            (
+                json!("s.3cr3t"),
+                "secretStores[0].details.auth: invalid type: string, expected a map",
+            ),
+            (json!("a \", expected s.3cr3t"), "auth: invalid type: string, expected a map"),
+            (json!({"method": "s.3cr3t"}), "auth.method: unknown variant, expected one of `token`"),
+            (json!({"token:s.3cr3t": null}), "auth.(no plain name): unknown key: use one of"),
+            (json!({"toke": "s.3cr3t"}), "auth.toke: unknown key: did you mean `token`?"),
+            (
+                json!({"token": ["s.3cr3t"]}),
+                "auth.token: invalid type: sequence, expected a string",
+            ),
+        ] {
+            let errors = errors(stores(auth));
+            assert!(errors.contains(said) && !errors.contains("s.3cr3t"), "{errors}");
+        }
     }
 }

@@ -52,11 +52,17 @@ struct Block {
 impl From<pem::Pem> for Block {
     fn from(pem: pem::Pem) -> Self {
         Self {
-            label: pem.tag().to_owned(),
+            label: quotable(pem.tag()).to_owned(),
             encrypted: pem.headers().get("Proc-Type").is_some_and(|it| it.contains("ENCRYPTED")),
             der: Zeroizing::new(pem.into_contents()),
         }
     }
+}
+
+/// Labels are capitals. Anything else could be key text in the wrong place.
+fn quotable(label: &str) -> &str {
+    let is_label = |byte: u8| byte.is_ascii_uppercase() || byte.is_ascii_digit() || byte == b' ';
+    if label.len() <= 40 && label.bytes().all(is_label) { label } else { "(no plain label)" }
 }
 
 fn pem(text: &str) -> Result<PrivateKey, KeyError> {

@@ -57,6 +57,14 @@ fn what_is_not_a_private_key_is_named() {
 }
 
 #[test]
+fn a_label_that_is_none_is_not_quoted() {
+    let error = refusal("-----BEGIN s3cr3t-----\nAAAA\n-----END s3cr3t-----\n");
+    assert!(
+        matches!(&error, KeyError::UnknownLabel { .. }) && !error.to_string().contains("s3cr3t")
+    );
+}
+
+#[test]
 fn one_file_holds_one_key() {
     for (text, labels) in [
         (format!("{P256_PKCS8}{P384_PKCS8}"), "PRIVATE KEY, PRIVATE KEY"),
