@@ -1,202 +1,300 @@
-"""Three OpenBao nodes, of which the leader is killed; standbys that lag behind; stores that answer rubbish at the start."""
+"""Signing keys in a real cluster of three OpenBao nodes, whose leader dies, which is sealed, and of which one node lags behind.
 
-import http.server
+Standbys of OpenBao answer reads themselves, from what they have: a node that the leader can't reach
+goes on answering what it last knew. The first tests are about a store that never answers well.
+"""
+
 import signal
+import socket
 import threading
 import time
-import urllib.error
-import urllib.request
 from collections import Counter
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
+import jwt
 import pytest
 
 from harness import envoy
-from harness.bao import Bao, RaftCluster
-from harness.client import bearer, get, send
+from harness.authz import call, check_request, denied_status
+from harness.bao import STANDBY, Bao, Cluster
+from harness.load import JwksReader, Load, patient
 from harness.placet import Placet, new_private_key, pem, scope
 from harness.process import wait_until
 from harness.verify import verified
 
 POLICY = (envoy.DEPLOY.parent / "vault" / "placet.hcl").read_text()
-KEY = "placet/cluster"
+REFRESH, PUBLISH_BEFORE = 1, 3
 
 
-def on(place, addresses, token, issuer, **details):
-    signing = {"pathToKey": KEY, "publishBefore": "4s"}
-    of = scope(issuer, jwtSigning=signing, jwtResponse={"keyId": "{{client_id}}-{{key_version}}"})
-    store = {"address": addresses, "refreshInterval": "200ms", "timeout": "1s", "auth": {"method": "token", "tokenFile": "token"}, **details}
-    made = Placet(place, [of], stores=[{"id": "vault", "type": "vault", "default": True, "details": store}])
+def on(addresses, place, issuer, token, **details):
+    """A Placet whose keys are at `placet/<name of the place>` of the nodes, in that order."""
+    store = {"address": addresses, "defaultPath": f"placet/{place.name}", "refreshInterval": f"{REFRESH}s",
+             "timeout": "1s", "auth": {"method": "token", "tokenFile": "token"}, **details}
+    scopes = [scope(issuer, jwtSigning={"publishBefore": f"{PUBLISH_BEFORE}s"}, jwtResponse={"keyId": "{{client_id}}-{{key_version}}"})]
+    made = Placet(place, scopes, stores=[{"id": "vault", "type": "vault", "default": True, "details": store}])
     (place / "token").write_text(token)
     return made
 
 
-def kids(placet):
-    return [key["kid"] for key in placet.jwks()["keys"]]
+def number(kid):
+    return int(kid.rpartition("-")[2])
 
 
-def newest(placet):
-    return max(int(kid.rpartition("-")[2]) for kid in kids(placet))
+def published(placet):
+    return [number(key["kid"]) for key in placet.jwks()["keys"]]
 
 
-class Steady(threading.Thread):
-    """Asks over and over until it is ended, and counts the answers."""
+# --- a store that is no store yet
 
-    def __init__(self, ask):
-        super().__init__(daemon=True)
-        self.ask, self.ended, self.answers = ask, threading.Event(), Counter()
 
-    def run(self):
-        while not self.ended.wait(0.01):
+class Rubbish:
+    """A listener on the port where OpenBao will be: it accepts and says nothing, or answers every request with `page`."""
+
+    def __init__(self, port, page):
+        self.asked = 0
+        if page is None:
+            self._server, self._connections = socket.create_server(("127.0.0.1", port)), []
+            threading.Thread(target=self._swallow, daemon=True).start()
+        else:
+            self._server = ThreadingHTTPServer(("127.0.0.1", port), self._handler(*page))
+            threading.Thread(target=self._server.serve_forever, args=(0.05,), daemon=True).start()
+
+    def _swallow(self):
+        while True:
             try:
-                self.answers[self.ask()] += 1
-            except Exception as error:  # noqa: BLE001: whatever it is, it is counted and fails the test
-                self.answers[repr(error)] += 1
+                self._connections.append(self._server.accept())
+            except OSError:
+                return
+            self.asked += 1
+
+    def _handler(rubbish, status, content_type, body):
+        class Handler(BaseHTTPRequestHandler):
+            def answer(self):
+                rubbish.asked += 1
+                self.rfile.read(int(self.headers.get("content-length", 0)))
+                self.send_response(status)
+                self.send_header("content-type", content_type)
+                self.send_header("content-length", str(len(body)))
+                self.end_headers()
+                self.wfile.write(body)
+
+            do_GET = do_POST = do_PUT = answer
+
+            def log_message(self, *_):
+                pass
+
+        return Handler
+
+    def stop(self):
+        if isinstance(self._server, ThreadingHTTPServer):
+            self._server.shutdown()
+            self._server.server_close()
+        else:
+            # Closing alone leaves the port open for as long as the thread waits in accept.
+            self._server.shutdown(socket.SHUT_RDWR)
+            self._server.close()
+            for connection, _ in self._connections:
+                connection.close()
+
+
+HTML = b"<!doctype html><title>canary-portal</title><h1>Sign in</h1>"
+RUBBISH = {
+    "silent": (None, "timed out"),
+    "a-page": ((200, "text/html", HTML), "is not what Vault sends"),
+    "broken-json": ((200, "application/json", b'{"data": {"ttl": 1, "canary-portal'), "is not what Vault sends"),
+    "other-json": ((200, "application/json", b'{"canary-portal": []}'), "is not what Vault sends"),
+    "a-bad-gateway": ((502, "text/html", HTML), "502"),
+    "a-wrong-address": ((404, "text/html", HTML), "nothing at"),
+}
+
+
+@pytest.mark.parametrize("kind", RUBBISH)
+def test_a_store_that_answers_nonsense_is_named_and_waited_for(directory, issuer, kind):
+    """Once the real one answers at its address, Placet is ready by itself."""
+    place = directory / kind
+    place.mkdir()
+    page, said = RUBBISH[kind]
+    bao = Bao(place)
+    rubbish = Rubbish(bao.port, page)
+    with on(bao.address, place, issuer, "root").start(until_ready=False) as placet:
+        status, page = placet.wait_until(lambda: said in str((seen := placet.readiness())[1]) and seen, f"/readyz says `{said}`")
+        text = str(page)
+        assert status == 503 and "orders" in text and rubbish.asked
+        placet.wait_until(lambda: said in placet.stderr, "so does the log")
+        request = check_request(headers={"authorization": f"Bearer {issuer.token()}"})
+        assert denied_status(call(placet, request)) == 503
+        assert "canary-portal" not in text + placet.stderr
+        rubbish.stop()
+        with bao:
+            bao.put_key(f"placet/{kind}", orders=pem(new_private_key("ES256")))
+            placet.wait_until(lambda: placet.readiness()[0] == 200, "it is ready after all")
+            assert call(placet, request).status.code == 0
+
+
+# --- a cluster
+
+
+@pytest.fixture(scope="module")
+def cluster(directory):
+    place = directory / "cluster"
+    place.mkdir()
+    with Cluster(place) as running:
+        running.leader().policy("placet", POLICY)
+        yield running
+
+
+class Run:
+    """A Placet on the cluster, its edge before an upstream, clients that ask throughout, and a reader of the JWKS."""
+
+    def __init__(self, placet, edge, issuer, echo):
+        self.placet, self.echo, self.tokens = placet, echo, []
+        self.loads = [Load(edge, placet.directory.name, issuer.token()) for _ in range(2)]
+        self.reader = JwksReader(placet)
+
+    def signed(self):
+        """The versions that the tokens were signed with, in the order the tokens came."""
+        target = f"/accounts/{self.placet.directory.name}"
+        self.tokens += [seen.one("x-placet-decision") for seen in self.echo.take() if seen.target == target]
+        return [number(jwt.get_unverified_header(token)["kid"]) for token in self.tokens]
+
+    def newest_seen(self):
+        """The newest version published in each look at the JWKS, in order."""
+        return [max(map(number, kids)) for _, kids in self.reader.seen]
+
+    def wait_for_signature(self, version, seconds=20):
+        wait_until(lambda: version in self.signed()[-1:], f"version {version} signs", seconds)
+
+    def seconds_left(self):
+        return self.placet.metrics()['placet_signing_key_seconds_left{scope="orders"}']
+
+    def judge(self):
+        """No check failed, no look at the JWKS did, and versions only went forward; every first token was announced."""
+        answers = sum((load.answers for load in self.loads), Counter())
+        assert answers == {(200, b"echo\n"): answers.total()} and answers.total() > 100
+        assert self.reader.failures == [] and len(self.reader.seen) > 20
+        signed, newest = self.signed(), self.newest_seen()
+        assert len(signed) == answers.total()
+        assert newest == sorted(newest), "the JWKS never goes back to before a version that was in it"
+        # Two clients' tokens may cross on their way to the upstream.
+        assert all(later >= earlier for earlier, later in zip(signed, signed[4:])), f"the signing version went back: {signed}"
+        verified(self.tokens[-1], self.reader.last)
+        return answers.total()
 
 
 @contextmanager
-def steadily(*asks):
-    threads = [Steady(ask) for ask in asks]
-    for thread in threads:
-        thread.start()
-    try:
-        yield [thread.answers for thread in threads]
-    finally:
-        for thread in threads:
-            thread.ended.set()
-            thread.join()
-
-
-def test_a_killed_leader_costs_no_request(directory, issuer, echo):
-    place = directory / "cluster"
-    place.mkdir()
-    with ExitStack() as running:
-        cluster = running.enter_context(RaftCluster(place))
-        leader = cluster.leader()
-        leader.policy("placet", POLICY)
-        leader.put_key(KEY, orders=pem(new_private_key("ES256")))
-        placet = running.enter_context(on(place / "placet", cluster.addresses(), leader.token("placet"), issuer))
-        upstream = running.enter_context(envoy.upstream(place, echo.port, placet.http, envoy.cached(1)))
-        edge = running.enter_context(envoy.edge(place, upstream.port, placet.socket, envoy.patient))
-        incoming = issuer.token()
-        request = lambda: send(edge.port, "/accounts/1", [bearer(incoming)]).status
-        jwks = lambda: get(placet.http, "/scopes/orders/jwks.json").status
-        assert request() == 200
-
-        with steadily(request, request, jwks) as counted:
-            wait_until(lambda: counted[0][200] > 50, "there is load")
-            leader.signal(signal.SIGKILL)
-            leader.wait()
-            survivor = wait_until(cluster.leader, "a new leader", seconds=60)
-            # Its first write may come before it can be written to.
-            wait_until(lambda: survivor.call("POST", f"secret/data/{KEY}", {"data": {"orders": pem(new_private_key("ES256"))}})[0] == 200,
-                       "the new leader takes writes", seconds=60)
-            wait_until(lambda: "orders-2" in kids(placet), "the new version is published")
-            wait_until(lambda: kids(placet)[0] == "orders-2", "the new version signs")
-            before = counted[0][200]
-            wait_until(lambda: counted[0][200] > before + 50, "and goes on signing")
-        for answers in counted:
-            assert answers == {200: answers.total()} and answers.total() > 100
-        assert placet.readiness()[0] == 200
-
-
-def test_a_standby_that_lags_takes_nothing_back(directory, issuer):
-    """Many writes to the leader, looked for at the standbys, of which either may be behind the other."""
-    place = directory / "lagging"
-    place.mkdir()
-    with RaftCluster(place) as cluster:
-        leader = cluster.leader()
-        leader.policy("placet", POLICY)
-        leader.put_key(KEY, orders=pem(new_private_key("ES256")))
-        leader.must("POST", f"secret/metadata/{KEY}", {"max_versions": 100})
-        standbys = [node.address for node in cluster.nodes if node is not leader]
-        wait_until(lambda: all(node.status(f"secret/data/{KEY}") == 200 for node in cluster.nodes), "every node has the key")
-        with on(place / "placet", standbys, leader.token("placet"), issuer) as placet:
-            seen = [newest(placet)]
-            for _ in range(30):
-                leader.put_key(KEY, orders=pem(new_private_key("ES256")))
-                seen.append(newest(placet))
-                time.sleep(0.1)  # half a refresh interval: every other write is looked for
-            wait_until(lambda: seen.append(newest(placet)) or seen[-1] == 31, "the last version is published")
-            assert seen == sorted(seen) and len(set(seen)) > 3
-            wait_until(lambda: kids(placet)[0] == "orders-31", "the last version signs", seconds=30)
-
-
-class Rubbish(http.server.BaseHTTPRequestHandler):
-    """Answers every question with the same wrong thing."""
-
-    status, kind, body, delay = 200, "text/html", b"<html>welcome</html>", 0
-
-    def answer(self):
-        time.sleep(self.delay)
+def load_on(cluster, addresses, place, issuer, echo, **details):
+    leader = cluster.leader()
+    leader.put_key(f"placet/{place.name}", orders=pem(new_private_key("ES256")))
+    token = leader.token("placet")
+    for node in cluster.running():
+        wait_until(lambda: node.call("GET", f"secret/metadata/placet/{place.name}", token=token)[0] == 200, "every node has key and token")
+    with on(addresses, place, issuer, token, **details) as placet, envoy.edge(place, echo.port, placet.socket, patient) as edge:
+        echo.take()
+        run = Run(placet, edge, issuer, echo)
+        threads = [*run.loads, run.reader]
         try:
-            self.send_response(self.status)
-            self.send_header("content-type", self.kind)
-            self.send_header("content-length", str(len(self.body)))
-            self.end_headers()
-            self.wfile.write(self.body)
-        except OSError:
-            pass  # whoever asked has given up
-
-    do_GET = do_POST = do_PUT = answer
-
-    def log_message(self, *_):
-        pass
+            for thread in threads:
+                thread.start()
+            wait_until(run.signed, "tokens arrive")
+            yield run
+        finally:
+            for thread in threads:
+                thread.ended.set()
+                thread.join()
 
 
-@pytest.mark.parametrize("rubbish, said", [
-    ({}, "is not what Vault sends"),
-    ({"kind": "application/json", "body": b'{"data": '}, "is not what Vault sends"),
-    ({"kind": "application/json", "body": b'{"data": {"data": {"orders": 7}, "metadata": []}}'}, "is not what Vault sends"),
-    ({"status": 500, "body": b"no"}, "500"),
-    ({"delay": 3}, "operation timed out"),
-], ids=["html", "half", "other", "failing", "slow"])
-def test_rubbish_at_the_start_is_named_and_waited_out(directory, issuer, request, rubbish, said):
-    place = directory / request.node.callspec.id
-    place.mkdir()
-    with Bao(place) as bao:
-        bao.policy("placet", POLICY)
-        bao.put_key(KEY, orders=pem(new_private_key("ES256")))
-        handler = type("Handler", (Rubbish,), rubbish)
-        server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler)
-        threading.Thread(target=server.serve_forever, daemon=True).start()
-        address = f"http://127.0.0.1:{server.server_port}"
-        with on(place / "placet", address, bao.token("placet"), issuer, timeout="500ms").start(until_ready=False) as placet:
-            page = wait_until(lambda: "signing key:" in str(placet.readiness()[1]) and str(placet.readiness()[1]), "the reason is shown")
-            assert placet.readiness()[0] == 503 and said in page, page
-            server.shutdown()
-            server.server_close()
-            forward_to(bao, address, placet)
+def write(cluster, name):
+    """Writes a version as soon as a node takes it; the version's number."""
 
-
-def forward_to(bao, address, placet):
-    """The real store at the same address from now on."""
-    port = int(address.rpartition(":")[2])
-
-    class Forward(http.server.BaseHTTPRequestHandler):
-        def do_GET(self):
-            headers = {"x-vault-token": self.headers["x-vault-token"]}
+    def accepted():
+        for node in cluster.running():
             try:
-                answer = urllib.request.urlopen(urllib.request.Request(bao.address + self.path, headers=headers), timeout=5)
-                status, body = answer.status, answer.read()
-            except urllib.error.HTTPError as error:
-                status, body = error.code, error.read()
-            self.send_response(status)
-            self.send_header("content-length", str(len(body)))
-            self.end_headers()
-            self.wfile.write(body)
+                status, answer = node.call("POST", f"secret/data/placet/{name}", {"data": {"orders": pem(key)}})
+            except OSError:
+                continue
+            if status == 200:
+                return answer["data"]["version"]
 
-        def log_message(self, *_):
-            pass
+    key = new_private_key("ES256")
+    return wait_until(accepted, "a node takes the write", 30)
 
-    class Again(http.server.ThreadingHTTPServer):
-        allow_reuse_address = True
 
-    server = Again(("127.0.0.1", port), Forward)
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    try:
-        wait_until(lambda: placet.readiness()[0] == 200, "placet is ready", seconds=30)
-        assert kids(placet) == ["orders-1"]
-    finally:
-        server.shutdown()
-        server.server_close()
+def test_the_leader_dies_under_load(directory, issuer, echo, cluster):
+    """Killed (SIGKILL); a survivor takes a new version, which Placet publishes and then signs with; the dead node comes back."""
+    dying = cluster.leader()
+    addresses = [dying.address, *(node.address for node in cluster.standbys())]
+    with load_on(cluster, addresses, directory / "failover", issuer, echo) as run:
+        dying.signal(signal.SIGKILL)
+        dying.wait()
+        died = time.monotonic()
+        second = write(cluster, "failover")
+        elected = time.monotonic() - died
+        written = time.monotonic()
+        wait_until(lambda: second in published(run.placet), "the new version is published")
+        noticed = time.monotonic() - written
+        run.wait_for_signature(second)
+        announced = next(when for when, kids in run.reader.seen if second in map(number, kids))
+        assert time.monotonic() - announced > PUBLISH_BEFORE - REFRESH - 1, "published before it signed"
+        assert cluster.leader() is not dying
+
+        dying.start()
+        assert dying.status("sys/health") in (200, STANDBY)
+        third = write(cluster, "failover")
+        run.wait_for_signature(third)
+    checks = run.judge()
+    assert [*dict.fromkeys(run.signed())] == [1, second, third]
+    print(f"{checks} checks; a survivor took a write {elected:.1f} s after the kill, noticed {noticed:.1f} s later")
+
+
+def test_sealed_under_load_and_unsealed(directory, issuer, echo, cluster):
+    """Every node sealed: the loaded key signs on, /readyz stays 200, and a metric says for how long that may last."""
+    with load_on(cluster, cluster.addresses, directory / "sealed", issuer, echo) as run:
+        for node in cluster.nodes:
+            # A leader that is sealed hands over, and in between there is none.
+            wait_until(lambda: node.call("PUT", "sys/seal")[0] == 204, "the node seals")
+            wait_until(lambda: node.status("sys/health") == 503, "it is sealed")
+        wait_until(lambda: "sealed" in run.placet.stderr, "the log says so")
+        counted = [run.seconds_left()]
+        wait_until(lambda: counted.append(run.seconds_left()) or counted[0] - counted[-1] >= 3, "the metric counts down")
+        assert counted == sorted(counted, reverse=True)
+        assert "the loaded keys go on signing" in run.placet.stderr
+
+        for node in cluster.nodes:
+            node.unseal()
+        wait_until(lambda: run.seconds_left() > counted[0] - 2, "the time starts anew")
+        run.wait_for_signature(write(cluster, "sealed"))
+    run.judge()
+
+
+def test_a_node_that_lags_behind_takes_nothing_back(directory, issuer, echo, cluster):
+    """Many writes while a standby is asked first; then that standby, cut off from the leader, answers what it knew long ago."""
+    first = cluster.standbys()[0]
+    addresses = [first.address, *(node.address for node in cluster.nodes if node is not first)]
+    with load_on(cluster, addresses, directory / "stale", issuer, echo, refreshInterval="300ms") as run:
+        for _ in range(30):
+            last = write(cluster, "stale")
+            time.sleep(0.05)
+        wait_until(lambda: last in published(run.placet), "the last of many is published")
+        run.wait_for_signature(last)
+
+        first.signal(signal.SIGKILL)
+        first.wait()
+        last = write(cluster, "stale")
+        wait_until(lambda: last in published(run.placet), "another node is asked")
+        # At another port the leader does not find it.
+        first.configure()
+        first.start()
+        assert number_at(first) < last, "the node lags behind, and answers all the same"
+        run.wait_for_signature(last)
+        looks = len(run.reader.seen)
+        wait_until(lambda: len(run.reader.seen) > looks + 40, "a few looks at the node that lags behind")
+        assert number_at(first) < last
+        assert max(published(run.placet)) == last
+    run.judge()
+    assert len(set(run.newest_seen())) > 5, "many versions were noticed, one after the other"
+    assert run.signed()[-1] == last
+
+
+def number_at(node):
+    return node.must("GET", "secret/metadata/placet/stale")["data"]["current_version"]

@@ -25,6 +25,7 @@ from harness import envoy
 from harness.authz import call, check_request, denied_status, is_denial
 from harness.bao import Bao, RaftBao
 from harness.client import bearer, get, send
+from harness.load import Load, patient
 from harness.placet import Placet, certificate, new_private_key, pem, scope
 from harness.process import wait_until
 from harness.verify import claims_by_jose, verified
@@ -115,29 +116,6 @@ ROTATIONS, EVERY = 50, 0.9
 CACHE, PUBLISH_BEFORE = 3, 8
 
 
-class Load(threading.Thread):
-    """One client of one edge, which asks over and over. Whoever holds its `turn` makes it wait."""
-
-    def __init__(self, edge, name, token):
-        super().__init__(daemon=True)
-        self.edge, self.account, self.token = edge, name, token
-        self.turn, self.ended = threading.Lock(), threading.Event()
-        self.answers = Counter()
-
-    def run(self):
-        while not self.ended.wait(0.02):
-            with self.turn:
-                self.ask()
-
-    def ask(self):
-        try:
-            answer = send(self.edge.port, f"/accounts/{self.account}", [bearer(self.token)])
-        except OSError as error:
-            self.answers[str(error)] += 1
-        else:
-            self.answers[answer.status, answer.body] += 1
-
-
 class SideBySide:
     """Two Placets with an edge each, before one upstream that verifies by the JWKS of the first."""
 
@@ -153,7 +131,7 @@ class SideBySide:
         self.echo, self.seen, self.disagreed = echo, [], 0
         self.loads = {}
         for placet, name in ((self.a, "a"), (self.b, "b")):
-            edge = running.enter_context(envoy.edge(place, self.upstream.port, placet.socket, envoy.patient, f"edge-{name}"))
+            edge = running.enter_context(envoy.edge(place, self.upstream.port, placet.socket, patient, f"edge-{name}"))
             self.loads[placet] = [Load(edge, name, issuer.token()) for _ in range(2)]
         self.replays = []
 
@@ -340,7 +318,7 @@ def test_what_an_unset_key_id_costs_each_verifier(directory, issuer, echo, bao):
     with ExitStack() as running:
         placet = running.enter_context(on(bao, place, scopes))
         upstream = running.enter_context(envoy.upstream(place, echo.port, placet.http, verifying_three(placet)))
-        edge = running.enter_context(envoy.edge(place, upstream.port, placet.socket, envoy.patient))
+        edge = running.enter_context(envoy.edge(place, upstream.port, placet.socket, patient))
         libraries = {name: Libraries(placet, name) for name in THREE}
         refused = {(verifier, name): [] for verifier in ("jwt_authn", "PyJWT", "jwcrypto") for name in THREE}
         # Of the scope without a keyId: when each version first signed, and its last token with the JWKS of then.

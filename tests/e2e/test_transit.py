@@ -13,6 +13,7 @@ from harness import envoy
 from harness.authz import call, check_request, denied_status, is_denial
 from harness.bao import Bao
 from harness.client import bearer, send
+from harness.load import patient
 from harness.placet import REMOVED, Placet, run, scope
 from harness.process import wait_until
 from harness.verify import claims_by_jose, verified
@@ -87,7 +88,7 @@ def test_a_rotation_in_the_middle_of_load_loses_nothing(directory, issuer, echo,
     with ExitStack() as running:
         placet = running.enter_context(on(bao, place, [rotating]))
         upstream = running.enter_context(envoy.upstream(place, echo.port, placet.http, envoy.cached(1)))
-        edge = running.enter_context(envoy.edge(place, upstream.port, placet.socket, envoy.patient))
+        edge = running.enter_context(envoy.edge(place, upstream.port, placet.socket, patient))
         ended, answers, signed = threading.Event(), Counter(), Counter()
         incoming = issuer.token()
 

@@ -6,7 +6,7 @@ import urllib.error
 import urllib.request
 from pathlib import Path
 
-from .process import Process, free_port
+from .process import Process, free_port, wait_until
 
 
 class Bao(Process):
@@ -71,37 +71,49 @@ class Bao(Process):
         return role_id, secret_id
 
 
+# What sys/health answers.
+STANDBY = 429
+
+
 class RaftBao(Bao):
     """A server that keeps everything on disk: killed and started again, it is unsealed and goes on."""
 
-    def __init__(self, directory, name="one", join=""):
+    def __init__(self, directory, leader=None):
+        """With a `leader` it becomes a node of that one's cluster."""
         super().__init__(directory)
-        self.name = f"bao-{name}"
-        self.stdout_file, self.stderr_file = (Path(directory) / f"bao-{name}.{out}" for out in ("stdout", "stderr"))
-        data, cluster = Path(directory) / f"raft-{name}", free_port()
-        data.mkdir()
-        config = Path(directory) / f"bao-{name}.hcl"
+        self.directory, self.leader, self._unseal_key = Path(directory), leader, None
+        self.is_alone = leader is None
+        (self.directory / "raft").mkdir()
+        self.configure()
+
+    def configure(self):
+        """Writes its configuration, with a port for the cluster that the other nodes don't know yet."""
+        config, cluster = self.directory / "bao.hcl", f"127.0.0.1:{free_port()}"
+        join = f'retry_join {{ leader_api_addr = "{self.leader.address}" }}' if self.leader else ""
         config.write_text(f'''
             storage "raft" {{
-              path = "{data}"
-              node_id = "{name}"
+              path = "{self.directory / "raft"}"
+              node_id = "{self.port}"
               performance_multiplier = "1"
+              autopilot_reconcile_interval = "500ms"
+              autopilot_update_interval = "500ms"
               {join}
             }}
             listener "tcp" {{
               address = "127.0.0.1:{self.port}"
-              cluster_address = "127.0.0.1:{cluster}"
+              cluster_address = "{cluster}"
               tls_disable = true
             }}
             api_addr = "{self.address}"
-            cluster_addr = "https://127.0.0.1:{cluster}"
+            cluster_addr = "https://{cluster}"
         ''')
         self.argv = [os.environ["PLACET_TEST_BAO"], "server", f"-config={config}"]
-        self._unseal_key = None
 
     def start(self):
         Process.start(self)
         self.wait_until(lambda: self.status("sys/health"), "OpenBao listens")
+        if self.leader:
+            self._unseal_key = self.leader._unseal_key
         if self._unseal_key:
             self.unseal()
         else:
@@ -109,8 +121,10 @@ class RaftBao(Bao):
         return self
 
     def unseal(self):
-        self.must("PUT", "sys/unseal", {"key": self._unseal_key})
-        self.wait_until(lambda: self.status("sys/health") == 200, "OpenBao is unsealed")
+        # A node that has not joined yet refuses the key.
+        self.wait_until(lambda: self.call("PUT", "sys/unseal", {"key": self._unseal_key})[0] == 200, "OpenBao takes its key")
+        unsealed = (200,) if self.is_alone else (200, STANDBY)
+        self.wait_until(lambda: self.status("sys/health") in unsealed, "OpenBao is unsealed")
 
     def _initialize(self):
         answer = self.must("PUT", "sys/init", {"secret_shares": 1, "secret_threshold": 1})
@@ -121,44 +135,53 @@ class RaftBao(Bao):
         self.wait_until(lambda: self.status("sys/internal/ui/mounts/secret") == 200, "KV is mounted")
 
 
-class RaftCluster:
-    """Three nodes; the first one to start is the leader, and standbys answer reads by themselves."""
+class Cluster:
+    """Three nodes with one storage; plain HTTP to their clients, TLS of their own making among themselves."""
 
     def __init__(self, directory):
-        first = RaftBao(directory, "one")
-        join = f'retry_join {{ leader_api_addr = "{first.address}" }}'
-        self.nodes = [first, *(RaftBao(directory, name, join) for name in ("two", "three"))]
+        self.directory, self.nodes = Path(directory), []
 
     def __enter__(self):
         try:
-            self._start()
+            for index in range(3):
+                place = self.directory / f"node-{index}"
+                place.mkdir()
+                self.nodes.append(RaftBao(place, leader=self.nodes[0] if self.nodes else None))
+                self.nodes[-1].start()
+                self.nodes[-1].is_alone = False
+                if index == 0:
+                    self.nodes[0].must("POST", "sys/storage/raft/autopilot/configuration", {"server_stabilization_time": "500ms"})
+            self.wait_for_voters()
         except BaseException:
             self.__exit__()
             raise
         return self
 
-    def _start(self):
-        first, *others = self.nodes
-        first.start()
-        for node in others:
-            node._unseal_key = first._unseal_key
-            Process.start(node)
-            node.wait_until(lambda: node.status("sys/health") == 503, "the node has joined, and is sealed")
-            node.must("PUT", "sys/unseal", {"key": node._unseal_key})
-            node.wait_until(lambda: node.status("sys/health") == 429, "the node is a standby")
-        first.wait_until(lambda: all(server["voter"] for server in self._servers(first)), "all may elect a leader", seconds=60)
-
-    @staticmethod
-    def _servers(node):
-        return node.must("GET", "sys/storage/raft/configuration")["data"]["config"]["servers"]
-
     def __exit__(self, *_):
         for node in self.nodes:
             node.stop()
 
+    @property
     def addresses(self):
         return [node.address for node in self.nodes]
 
+    def running(self):
+        return [node for node in self.nodes if not node.ended()]
+
     def leader(self):
-        """The active node; None while there is none."""
-        return next((node for node in self.nodes if node.status("sys/health") == 200), None)
+        """The node that writes; waits for an election."""
+        active = lambda: next((node for node in self.running() if node.status("sys/health") == 200), None)
+        return wait_until(active, "a node leads", 30)
+
+    def standbys(self):
+        leader = self.leader()
+        return [node for node in self.running() if node is not leader]
+
+    def wait_for_voters(self):
+        """Until every node has a vote, so that any one of them may die."""
+
+        def voters():
+            status, answer = self.leader().call("GET", "sys/storage/raft/configuration")
+            return status == 200 and [server for server in answer["data"]["config"]["servers"] if server["voter"]]
+
+        wait_until(lambda: len(voters() or []) == len(self.nodes), "every node votes", 30)

@@ -65,12 +65,6 @@ def ext_authz(listener):
     return http_filter(listener, "envoy.filters.http.ext_authz")
 
 
-def patient(config):
-    """The edge without its deadline for Placet: for what is about keys, on a machine that may be busy."""
-    ext_authz(config["static_resources"]["listeners"][0])["grpc_service"]["timeout"] = "10s"
-    return config
-
-
 def cached(seconds):
     """The upstream with another life of what it has fetched."""
 

@@ -57,7 +57,8 @@ class Process:
             self.popen = subprocess.Popen(
                 self.argv, stdin=subprocess.DEVNULL, stdout=stdout, stderr=stderr, env=self.env
             )
-        _running.append(self)
+        if self not in _running:
+            _running.append(self)
         return self
 
     def signal(self, number):
