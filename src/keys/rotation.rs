@@ -23,7 +23,7 @@ use std::time::Duration;
 use tokio::sync::{Mutex, mpsc, oneshot, watch};
 use tokio_util::sync::CancellationToken;
 
-use self::memory::Memory;
+use self::memory::{Memory, Withdrawn};
 use self::order::{Order, Request};
 use self::plan::Timing;
 use super::{KeyError, KeyRing, KeySettings, SignError, SigningKey};
@@ -162,6 +162,7 @@ struct Status {
 struct Origin {
     source: Arc<KeySource>,
     memory: Arc<Mutex<Memory>>,
+    withdrawn: Withdrawn,
 }
 
 impl Keys {
@@ -252,11 +253,12 @@ impl KeyTask {
     /// under the settings before: of the same key, what is known goes on being known.
     pub fn new(source: KeySource, clock: Clock, earlier: Option<&Keys>) -> (Self, Keys) {
         let earlier = earlier.and_then(|keys| keys.origin.as_ref());
+        let withdrawn = earlier.map(|origin| origin.withdrawn.clone()).unwrap_or_default();
         let memory = match earlier {
             Some(origin) if origin.source.is_of_the_same_key(&source) => Arc::clone(&origin.memory),
-            _ => Arc::default(),
+            _ => Arc::new(Mutex::new(Memory::new(withdrawn.clone()))),
         };
-        let origin = Origin { source: Arc::new(source), memory };
+        let origin = Origin { source: Arc::new(source), memory, withdrawn };
         let (ring, ring_reader) = watch::channel(None);
         let (status, status_reader) = watch::channel(Status::default());
         let (order_sender, orders) = mpsc::channel(1);
@@ -304,7 +306,7 @@ impl KeyTask {
 impl Writer {
     /// Looks into the store and publishes what it found; whether there is a key now.
     async fn look(&self) -> bool {
-        let Origin { source, memory } = &self.origin;
+        let Origin { source, memory, .. } = &self.origin;
         let mut memory = memory.lock().await;
         let looked = memory.look(source, self.clock.now()).await;
         let now = self.clock.now();
@@ -324,7 +326,7 @@ impl Writer {
     }
 
     async fn obey(&self, Request { order, name, reply }: Request) {
-        let Origin { source, memory } = &self.origin;
+        let Origin { source, memory, .. } = &self.origin;
         let mut memory = memory.lock().await;
         let now = self.clock.now();
         let done = memory.obey(order, &name, now);

@@ -1,7 +1,7 @@
 //! What the loop knows: the versions it has loaded, and which one signs.
 
 use std::collections::{BTreeSet, HashSet};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use super::order::{Order, OrderError};
 use super::plan::{Plan, Version};
@@ -27,7 +27,21 @@ pub(super) struct Memory {
     stopped: Vec<(u64, Timestamp)>,
     last_success: Option<Timestamp>,
     /// The thumbprints of keys that an operator withdrew: no version brings them back.
-    withdrawn: HashSet<String>,
+    withdrawn: Withdrawn,
+}
+
+/// What an operator withdrew; kept also when the settings make another key of the scope's.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Withdrawn(Arc<Mutex<HashSet<String>>>);
+
+impl Withdrawn {
+    fn has(&self, key: &SigningKey) -> bool {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).contains(key.thumbprint())
+    }
+
+    fn add(&self, thumbprint: String) {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).insert(thumbprint);
+    }
 }
 
 /// What a look found that does not stop the other versions.
@@ -37,6 +51,8 @@ struct Faults {
     mismatch: Option<LoadError>,
     /// The newest version holds no usable key.
     unusable: Option<LoadError>,
+    /// It came from a node that lags behind, which says nothing of the keys there are.
+    is_stale: bool,
 }
 
 #[derive(Clone, Debug)]
@@ -46,6 +62,11 @@ struct Loaded {
 }
 
 impl Memory {
+    /// Knows of nothing but what was withdrawn.
+    pub(super) fn new(withdrawn: Withdrawn) -> Self {
+        Self { withdrawn, ..Self::default() }
+    }
+
     /// When a look last succeeded.
     pub(super) fn last_success(&self) -> Option<Timestamp> {
         self.last_success
@@ -63,7 +84,7 @@ impl Memory {
                 let material = source.store.read(&source.location).await?;
                 let (key, mismatch) = load(&material, source)?;
                 self.take_current(key, now);
-                Faults { mismatch, unusable: None }
+                Faults { mismatch, ..Faults::default() }
             }
         };
         if let Some(mismatch) = faults.mismatch
@@ -74,7 +95,7 @@ impl Memory {
             self.loaded.clear();
             return Err(mismatch);
         }
-        if !self.loaded.is_empty() {
+        if !self.loaded.is_empty() && !faults.is_stale {
             self.last_success = Some(now);
         }
         match faults.unusable {
@@ -116,7 +137,7 @@ impl Memory {
             }
             Order::Withdraw => {
                 self.loaded.retain(|known| known.key.thumbprint() != thumbprint);
-                self.withdrawn.insert(thumbprint);
+                self.withdrawn.add(thumbprint);
                 self.passed_over.insert(number);
                 // The plan chooses another one, as at a start.
                 self.signing = self.signing.filter(|signing| *signing != number);
@@ -172,7 +193,7 @@ impl Memory {
         {
             // A node that lags behind: never go back. With a later creation the secret was removed
             // with its history, and written anew.
-            return Ok(Faults::default());
+            return Ok(Faults { is_stale: true, ..Faults::default() });
         }
         self.newest = newest;
         let live: Vec<&Listed> = listed.iter().filter(|version| version.is_live).collect();
@@ -203,7 +224,7 @@ impl Memory {
     }
 
     fn keep(&mut self, listed: &Listed, key: SigningKey) {
-        if self.withdrawn.contains(key.thumbprint()) {
+        if self.withdrawn.has(&key) {
             self.passed_over.insert(listed.number);
             return;
         }
@@ -220,7 +241,7 @@ impl Memory {
 
     /// A store without history: its key is a new version when its bytes are others than last time.
     fn take_current(&mut self, key: SigningKey, now: Timestamp) {
-        if self.withdrawn.contains(key.thumbprint()) {
+        if self.withdrawn.has(&key) {
             return;
         }
         let is_same = |known: &&Loaded| known.key.thumbprint() == key.thumbprint();

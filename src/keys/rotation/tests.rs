@@ -182,6 +182,30 @@ async fn a_withdrawn_key_never_comes_back() {
     assert!(matches!(unknown, OrderError::Unknown { .. }), "{unknown}");
 }
 
+#[tokio::test(start_paused = true)]
+async fn a_withdrawn_key_stays_gone_when_the_settings_change() {
+    let folder = tempfile::tempdir().unwrap();
+    put(folder.path());
+    let (task, mut keys) = KeyTask::new(source(folder.path()), Clock::Fixed(START), None);
+    let running = tokio::spawn(task.run(CancellationToken::new()));
+    keys.loaded().await;
+    keys.withdraw("orders").await.unwrap();
+    assert!(keys.ring().is_none() && keys.had_keys());
+    running.abort();
+    let mut changed = source(folder.path());
+    changed.settings.key_id = Some(crate::keys::KeyIdTemplate::parse("other").unwrap());
+    let (task, mut later) = KeyTask::new(changed, Clock::Fixed(START), Some(&keys));
+    let running = tokio::spawn(task.run(CancellationToken::new()));
+    while later.problem().is_none() {
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    assert!(later.ring().is_none());
+    put(folder.path());
+    later.loaded().await;
+    assert_eq!(later.ring().unwrap().active().kid(), "other");
+    running.abort();
+}
+
 #[tokio::test]
 async fn in_place_of_a_withdrawn_key_signs_one_that_verifiers_know() {
     let folder = tempfile::tempdir().unwrap();
