@@ -127,6 +127,7 @@ pub fn record(
             errors: grounds.errors.clone(),
             reasons: grounds.reasons.clone(),
         }),
+        id: facts.id.as_ref().map(ToString::to_string).unwrap_or_default(),
         duration_us: u64::try_from(took.as_micros()).unwrap_or(u64::MAX),
         ..DecisionRecord::default()
     };
@@ -138,8 +139,10 @@ pub fn record(
         }
         Err(denial) => {
             record.detail = denial.detail().to_owned();
-            record.status = match scope {
-                Some(scope) if denial.reason().status() == 403 => scope.deny.status.into(),
+            let custom = denial.custom().and_then(|custom| custom.status);
+            record.status = match (custom, scope) {
+                (Some(status), _) => status.into(),
+                (None, Some(scope)) if denial.reason().status() == 403 => scope.deny.status.into(),
                 _ => denial.reason().status().into(),
             };
         }

@@ -11,10 +11,12 @@ use crate::clock::Timestamp;
 use crate::entitlement::Catalogue;
 use crate::identity::{Identity, Principal, Refusal as CredentialRefusal};
 use crate::path::{Allowances, CanonicalPath};
-use crate::policy::{Grounds, Permit, Policy, Question, Refusal, RefusalKind};
+use crate::policy::{
+    Context, CustomDenial, Grounds, Permit, Policy, Question, Refusal, RefusalKind,
+};
 use crate::request::Request;
 use crate::route::{Resolved, Routes, Target};
-use crate::token::{Binding, MintError, Minter, Token, TokenId};
+use crate::token::{Binding, Channel, DecisionId, MintError, Minter, Token};
 
 /// Everything that decides for one scope.
 #[derive(Debug)]
@@ -34,19 +36,21 @@ pub struct Authorizer {
 }
 
 impl Authorizer {
-    /// Decides on `request`.
-    pub async fn authorize(&self, request: &Request, now: Timestamp) -> Decision {
+    /// Decides on `request`, which came over `channel`.
+    pub async fn authorize(&self, request: &Request, channel: Channel, now: Timestamp) -> Decision {
         let mut facts = Facts::default();
-        let outcome = self.steps(request, now, &mut facts).await;
+        let outcome = self.steps(request, channel, now, &mut facts).await;
         Decision { outcome, facts }
     }
 
     async fn steps(
         &self,
         request: &Request,
+        channel: Channel,
         now: Timestamp,
         facts: &mut Facts,
     ) -> Result<Grant, Denial> {
+        let id = facts.id.insert(DecisionId::random()?).clone();
         let path = CanonicalPath::parse(request.raw_path(), self.paths)
             .map_err(|error| Denial::new(Reason::BadPath, error))?;
         facts.path = Some(path.clone());
@@ -54,34 +58,40 @@ impl Authorizer {
         if resolved == Resolved::Bypass {
             return Ok(Grant::Bypass);
         }
-        let principal = Arc::new(self.identity.authenticate(request, now)?);
+        let principal = Arc::new(self.identity.authenticate(request, now).await?);
         facts.principal = Some(Arc::clone(&principal));
         let Resolved::Target(target) = resolved else {
             return Err(Denial::new(Reason::NoRoute, "no route matches the method and path"));
         };
         let target = facts.target.insert(target);
-        let question = Question { principal: &principal, target, request, path: &path, now };
-        let permit = self.policy.decide(&question).map_err(|refusal| {
-            facts.grounds = Some(refusal.grounds.clone());
+        let context = Context::Http { request, path: &path };
+        let question = Question { principal: &principal, target, context, now };
+        let permit = self.policy.decide(&question).await.map_err(|refusal| {
+            facts.grounds = Some((*refusal.grounds).clone());
             Denial::from(refusal)
         })?;
         facts.grounds = Some(permit.grounds().clone());
-        let token = self.mint(&permit, &question).await?;
+        let items = self.items(&permit, &question).await?;
+        let authority = request.host.authority(&request.scheme);
+        let uri = format!("{}://{authority}{path}", request.scheme);
+        let binding = Binding { method: &request.method, uri: &uri };
+        let token = self.minter.mint(&permit, &items, Some(&binding), channel, now, &id).await?;
         Ok(Grant::Signed { permit: Box::new(permit), token })
     }
 
-    async fn mint(&self, permit: &Permit, question: &Question<'_>) -> Result<Token, Denial> {
+    /// What the token lists: the request's own target, and where asked for all that is held.
+    async fn items<'a>(
+        &'a self,
+        permit: &'a Permit,
+        question: &Question<'_>,
+    ) -> Result<Vec<&'a Target>, Denial> {
         let mut items = vec![permit.target()];
         if let Some(catalogue) = &self.catalogue {
             let held = catalogue.held(&self.policy, question).await?;
             items.retain(|target| !held.contains(target));
             items.extend(held);
         }
-        let Question { request, path, now, .. } = question;
-        let authority = request.host.authority(&request.scheme);
-        let uri = format!("{}://{authority}{path}", request.scheme);
-        let binding = Binding { method: &request.method, uri: &uri };
-        Ok(self.minter.mint(permit, &items, &binding, *now, &TokenId::random()?).await?)
+        Ok(items)
     }
 }
 
@@ -104,6 +114,8 @@ impl Decision {
 /// What was learned of a request, as far as deciding came.
 #[derive(Debug, Default)]
 pub struct Facts {
+    /// The decision's own id; the `jti` of its token.
+    pub id: Option<DecisionId>,
     /// The canonical path.
     pub path: Option<CanonicalPath>,
     /// Who asked.
@@ -133,12 +145,13 @@ pub enum Grant {
 pub struct Denial {
     reason: Reason,
     detail: String,
+    custom: Option<Box<CustomDenial>>,
 }
 
 impl Denial {
     /// A denial for `reason`; `detail` is for the operator and never reaches a client.
     pub fn new(reason: Reason, detail: impl fmt::Display) -> Self {
-        Self { reason, detail: detail.to_string() }
+        Self { reason, detail: detail.to_string(), custom: None }
     }
 
     /// Why.
@@ -149,6 +162,11 @@ impl Denial {
     /// What exactly was wrong.
     pub fn detail(&self) -> &str {
         &self.detail
+    }
+
+    /// How the policy wants it answered.
+    pub fn custom(&self) -> Option<&CustomDenial> {
+        self.custom.as_deref()
     }
 }
 
@@ -171,6 +189,8 @@ pub enum Reason {
     BadPath,
     /// The request can't be understood.
     BadRequest,
+    /// The policies look at the body, and it is not what it says it is.
+    BadBody,
     /// A key, ours or an issuer's, is not there.
     KeyUnavailable,
     /// The policies could not be evaluated.
@@ -195,6 +215,7 @@ impl Reason {
             Self::Forbidden => "forbidden",
             Self::BadPath => "bad_path",
             Self::BadRequest => "bad_request",
+            Self::BadBody => "bad_body",
             Self::KeyUnavailable => "key_unavailable",
             Self::PolicyError => "policy_error",
             Self::Deadline => "deadline",
@@ -208,7 +229,7 @@ impl Reason {
         match self {
             Self::NoCredentials | Self::BadToken => 401,
             Self::NoScope | Self::NoRoute | Self::NoPermit | Self::Forbidden => 403,
-            Self::BadPath | Self::BadRequest => 400,
+            Self::BadPath | Self::BadRequest | Self::BadBody => 400,
             Self::KeyUnavailable
             | Self::PolicyError
             | Self::Deadline
@@ -235,8 +256,9 @@ impl From<Refusal> for Denial {
             RefusalKind::NoPermit => Reason::NoPermit,
             RefusalKind::Forbidden => Reason::Forbidden,
             RefusalKind::Fault(_) => Reason::PolicyError,
+            RefusalKind::BadBody(_) => Reason::BadBody,
         };
-        Self::new(reason, refusal.kind)
+        Self { custom: refusal.custom, ..Self::new(reason, refusal.kind) }
     }
 }
 

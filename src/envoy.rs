@@ -32,6 +32,7 @@ use crate::authorizer::{Decision, Denial, Reason};
 use crate::clock::Clock;
 use crate::request::Request;
 use crate::scope::{Scope, Scopes};
+use crate::token::Channel;
 
 /// Checks in progress at once; one more is refused rather than queued.
 const MAX_IN_PROGRESS: usize = 8_192;
@@ -91,7 +92,7 @@ impl Inner {
             Err(error) => return refused(Reason::BadRequest, error),
         };
         let scopes = self.scopes.load_full();
-        scopes.decide(request, self.clock.now()).await
+        scopes.decide(request, Channel::Proxy, self.clock.now()).await
     }
 }
 

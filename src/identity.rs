@@ -11,7 +11,6 @@
 
 mod bearer;
 mod claims;
-mod json;
 mod jws;
 mod key_set;
 mod peer;
@@ -28,7 +27,6 @@ mod fixture;
 mod tests;
 
 pub use self::claims::ClaimPath;
-pub use self::json::JsonFault;
 pub use self::jws::Part;
 pub use self::key_set::{KeySet, KeySetError, UnusedKey};
 pub use self::principal::{Principal, PrincipalKind};
@@ -80,13 +78,18 @@ impl Identity {
         })
     }
 
-    /// Tells who sent `request`, at the time `now`.
+    /// Tells who sent `request`, at the time `now`. It awaits an issuer that must be asked about its
+    /// opaque tokens, and nothing else.
     ///
     /// # Errors
     /// [`Refusal::NoCredentials`] when nothing that is required was presented,
     /// [`Refusal::BadToken`] when what was presented does not hold, and
     /// [`Refusal::KeysUnavailable`] when we could not tell.
-    pub fn authenticate(&self, request: &Request, now: Timestamp) -> Result<Principal, Refusal> {
+    pub async fn authenticate(
+        &self,
+        request: &Request,
+        now: Timestamp,
+    ) -> Result<Principal, Refusal> {
         let user = self.bearer.authenticate(request, now)?;
         let peer = self.peers.authenticate(&request.source);
         match self.require {
@@ -105,6 +108,17 @@ impl Identity {
                 None => peer?.map(Principal::workload).map_or_else(|| self.nobody(), Ok),
             },
         }
+    }
+
+    /// [`Self::authenticate`], of an identity that asks no issuer.
+    #[cfg(test)]
+    pub(crate) fn authenticate_now(
+        &self,
+        request: &Request,
+        now: Timestamp,
+    ) -> Result<Principal, Refusal> {
+        use futures_util::FutureExt as _;
+        self.authenticate(request, now).now_or_never().unwrap()
     }
 
     fn nobody(&self) -> Result<Principal, Refusal> {

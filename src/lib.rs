@@ -30,6 +30,7 @@ pub mod envoy;
 #[cfg(test)]
 mod fixture;
 pub mod identity;
+pub mod json;
 pub mod keys;
 pub mod metrics;
 pub mod path;

@@ -4,8 +4,12 @@
 //! here is interpreted yet: the path is as the client sent it (see [`crate::path`] for the
 //! canonical form), and header values are bytes, since a client may send any.
 
+mod body;
+
 use std::collections::HashMap;
 use std::net::{IpAddr, Ipv6Addr};
+
+pub use body::{Body, BodyFault, Content};
 
 /// One HTTP request as the proxy saw it.
 #[derive(Clone, Debug, Default)]
@@ -22,6 +26,8 @@ pub struct Request {
     pub target: String,
     /// The header fields, without pseudo headers.
     pub headers: Headers,
+    /// The body, as far as the proxy sent it.
+    pub body: Body,
     /// Who connected to the proxy.
     pub source: Source,
     /// What the operator attached to the matched Envoy route (`context_extensions`).

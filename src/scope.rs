@@ -11,6 +11,7 @@ use std::time::Duration;
 use crate::authorizer::{Authorizer, Decision, Denial, Reason};
 use crate::clock::Timestamp;
 use crate::request::Request;
+use crate::token::Channel;
 
 /// The key of Envoy's `context_extensions` that names a scope.
 pub const SCOPE_EXTENSION: &str = "placet.scope";
@@ -193,11 +194,12 @@ impl Scopes {
     pub async fn decide(
         &self,
         request: &Request,
+        channel: Channel,
         now: Timestamp,
     ) -> (Option<Arc<Scope>>, Decision) {
         match self.select(request) {
             Ok(scope) => {
-                let decision = scope.authorizer.authorize(request, now).await;
+                let decision = scope.authorizer.authorize(request, channel, now).await;
                 (Some(Arc::clone(scope)), decision)
             }
             Err(denial) => (None, Decision::denied(denial)),

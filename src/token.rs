@@ -53,22 +53,26 @@ impl Minter {
         self.keys.had_keys()
     }
 
-    /// Mints the token that says `permit`, listing `items`, bound to `request`. It awaits a key that
+    /// Mints the token that says `permit`, listing `items`, bound to `request` if there is one. It awaits a key that
     /// signs in its store, and nothing else.
     pub async fn mint(
         &self,
         permit: &Permit,
         items: &[&Target],
-        request: &Binding<'_>,
+        request: Option<&Binding<'_>>,
+        channel: Channel,
         now: Timestamp,
-        id: &TokenId,
+        id: &DecisionId,
     ) -> Result<Token, MintError> {
         let ring = self.keys.ring().ok_or(MintError::NoKey)?;
         let key = ring.signer().ok_or(MintError::Stale)?;
         let claims = self.settings.claims(permit, items, request, now, id)?;
         let claims = serde_json::to_vec(&claims).map_err(MintError::Claims)?;
         let mut jws = String::with_capacity(claims.len() * 2);
-        jws.push_str(key.jws_header());
+        jws.push_str(match channel {
+            Channel::Proxy => key.jws_header(),
+            Channel::Api => key.api_jws_header(),
+        });
         jws.push('.');
         BASE64_URL_SAFE_NO_PAD.encode_string(claims, &mut jws);
         let signature = key.sign(jws.as_bytes()).await?;
@@ -131,11 +135,27 @@ impl fmt::Debug for Token {
     }
 }
 
-/// A token's unique id (`jti`).
-#[derive(Clone, Debug)]
-pub struct TokenId(String);
+/// For whom a token is made. The two kinds differ in `typ`, so that what an application got by asking
+/// can't pass for what the proxy forwards (RFC 8725 section 3.11).
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Channel {
+    /// Envoy over gRPC: the token travels upstream with its request. `typ` is the scope's.
+    Proxy,
+    /// Anyone else who asks: `typ` is `pdp-decision+jwt`.
+    Api,
+}
 
-impl TokenId {
+/// A decision's unique id, which is also its token's (`jti`).
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct DecisionId(String);
+
+impl fmt::Display for DecisionId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl DecisionId {
     /// 128 random bits.
     pub fn random() -> Result<Self, MintError> {
         let mut bytes = [0_u8; 16];

@@ -5,7 +5,7 @@ use super::*;
 use crate::fixture::{self, NOW, request};
 
 async fn decide(authorizer: &Authorizer, request: &Request) -> Result<Grant, Denial> {
-    authorizer.authorize(request, NOW).await.outcome
+    authorizer.authorize(request, Channel::Proxy, NOW).await.outcome
 }
 
 async fn reason(authorizer: &Authorizer, request: &Request) -> Reason {
@@ -20,7 +20,9 @@ fn claims(grant: &Grant) -> Value {
 
 #[tokio::test]
 async fn a_permitted_request_gets_a_token_for_its_target() {
-    let decision = fixture::authorizer().authorize(&request("GET", "/accounts/1?a=b"), NOW).await;
+    let decision = fixture::authorizer()
+        .authorize(&request("GET", "/accounts/1?a=b"), Channel::Proxy, NOW)
+        .await;
     let claims = claims(&decision.outcome.unwrap());
     assert_eq!(claims["entitlements"], "Account:1:read");
     assert_eq!(claims["htm"], "GET");
@@ -138,7 +140,8 @@ async fn a_long_list_of_entitlements_ends_at_the_deadline() {
     let listing = fixture::listing_authorizer("permit(principal, action, resource);", &entities);
     let asked = request("GET", "/accounts/1");
     let deadline = std::time::Duration::from_millis(1);
-    let decision = tokio::time::timeout(deadline, listing.authorize(&asked, NOW)).await;
+    let decision =
+        tokio::time::timeout(deadline, listing.authorize(&asked, Channel::Proxy, NOW)).await;
     assert!(decision.is_err(), "the whole list was decided without a pause");
 }
 

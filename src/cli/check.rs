@@ -16,6 +16,7 @@ use crate::envoy::json;
 use crate::identity::KeySet;
 use crate::identity::jwks::IssuerKeys;
 use crate::proto::DecisionRecord;
+use crate::token::Channel;
 
 /// The arguments of `placet check`.
 #[derive(Args, Debug)]
@@ -63,7 +64,7 @@ pub(super) fn run(args: &Check) -> Result<()> {
     };
     let offline = Offline::new(config, issuer_keys.as_ref(), Clock::System.now())?;
     let runtime = tokio::runtime::Builder::new_current_thread().build()?;
-    let deciding = offline.scopes.decide(&captured.request, clock.now());
+    let deciding = offline.scopes.decide(&captured.request, Channel::Proxy, clock.now());
     let (scope, decision) = runtime.block_on(deciding);
     let record = audit::record(
         Some(&captured.request),

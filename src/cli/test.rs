@@ -24,6 +24,7 @@ use crate::identity::{Audiences, KeySet};
 use crate::keys::{KeySettings, SigningKey};
 use crate::request::{Headers, Host, Request, Source};
 use crate::scope::{SCOPE_EXTENSION, Scope};
+use crate::token::Channel;
 
 /// The arguments of `placet test`.
 #[derive(Args, Debug)]
@@ -125,7 +126,8 @@ pub(super) fn run(args: &Test) -> Result<ExitCode> {
             let request = runtime
                 .block_on(request(&case, &issuer, standard, now))
                 .with_context(|| format!("`{}`: case `{}`", path.display(), case.name))?;
-            let (scope, decision) = runtime.block_on(offline.scopes.decide(&request, now));
+            let (scope, decision) =
+                runtime.block_on(offline.scopes.decide(&request, Channel::Proxy, now));
             let differences = differences(&case.expect, scope.as_deref(), &decision);
             results.push((path.clone(), case.name, differences));
         }

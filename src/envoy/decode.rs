@@ -13,7 +13,10 @@ use envoy_types::pb::envoy::service::auth::v3::attribute_context::Peer;
 use percent_encoding::percent_decode_str;
 use prost::Message;
 
-use crate::request::{BadHost, Headers, Host, Request, Source};
+use crate::request::{BadHost, Body, Headers, Host, Request, Source};
+
+/// Set by Envoy (`with_request_body`), in place of any that a client sends.
+const PARTIAL_BODY: &str = "x-envoy-auth-partial-body";
 
 /// Why a message is no request.
 #[derive(Debug, thiserror::Error)]
@@ -55,6 +58,8 @@ pub fn from_proto(check: CheckRequest) -> Result<Request, BadRequest> {
     let host = Host::parse(&http.host)?;
     let headers = headers(http.header_map, http.headers);
     let id = request_id(&headers, http.id);
+    let bytes = if http.raw_body.is_empty() { http.body.into_bytes() } else { http.raw_body };
+    let body = body(bytes.into(), http.size, &headers);
     Ok(Request {
         id,
         method: http.method,
@@ -62,6 +67,7 @@ pub fn from_proto(check: CheckRequest) -> Result<Request, BadRequest> {
         host,
         target: http.path,
         headers,
+        body,
         source: attributes.source.map(source).unwrap_or_default(),
         extensions: attributes.context_extensions,
     })
@@ -83,6 +89,22 @@ fn headers(raw: Option<HeaderMap>, joined: HashMap<String, String>) -> Headers {
         }
     }
     headers
+}
+
+/// Envoy tells in a header of its own whether it cut the body off, and in `size` how long the body
+/// says it is; with either in doubt, what came is only a part.
+fn body(bytes: Bytes, size: i64, headers: &Headers) -> Body {
+    if bytes.is_empty() {
+        return Body::Unsent;
+    }
+    let is_marked_whole = headers.all(PARTIAL_BODY).eq([b"false"]);
+    let is_declared = u64::try_from(size).is_ok_and(|size| size == bytes.len() as u64);
+    let is_unmarked = headers.all(PARTIAL_BODY).next().is_none();
+    if (is_marked_whole && (size < 0 || is_declared)) || (is_unmarked && is_declared) {
+        Body::Whole(bytes)
+    } else {
+        Body::Partial(bytes)
+    }
 }
 
 fn request_id(headers: &Headers, id: String) -> String {

@@ -8,13 +8,20 @@
 
 use envoy_types::ext_authz::v3::pb::{
     CheckResponse, DeniedHttpResponse, HeaderAppendAction, HeaderValue, HeaderValueOption,
-    HttpResponse, HttpStatus, OkHttpResponse,
+    HttpResponse, HttpStatus, OkHttpResponse, QueryParameter,
 };
-use envoy_types::pb::google::protobuf::BoolValue;
+use envoy_types::pb::google::protobuf::value::Kind;
+use envoy_types::pb::google::protobuf::{self as pb, BoolValue, Struct};
 use envoy_types::pb::google::rpc::Status;
+use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
+use serde_json::{Map, Value};
 
 use crate::authorizer::{Denial, Grant, Reason};
+use crate::policy::Mutations;
 use crate::scope::{DenyResponse, Scope};
+
+/// All that is not unreserved (RFC 3986 section 2.3).
+const QUERY: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b'~');
 
 /// google.rpc.Code
 const OK: i32 = 0;
@@ -25,48 +32,67 @@ const UNAUTHENTICATED: i32 = 16;
 pub fn response(scope: Option<&Scope>, outcome: &Result<Grant, Denial>) -> CheckResponse {
     match (scope, outcome) {
         (Some(scope), Ok(grant)) => allow(scope, grant),
-        (None, Ok(_)) => deny(None, Reason::Internal),
-        (scope, Err(denial)) => deny(scope, denial.reason()),
+        (None, Ok(_)) => deny(None, &Denial::new(Reason::Internal, "a grant without a scope")),
+        (scope, Err(denial)) => deny(scope, denial),
     }
 }
 
 fn allow(scope: &Scope, grant: &Grant) -> CheckResponse {
     let header = &scope.header;
-    let mut remove: Vec<String> = header.twins().to_vec();
-    let mut set = Vec::new();
+    let mut ok =
+        OkHttpResponse { headers_to_remove: header.twins().to_vec(), ..Default::default() };
+    let mut metadata = None;
     match grant {
-        Grant::Bypass => remove.push(header.name().to_owned()),
-        Grant::Signed { token, .. } => {
-            set.push(overwrite(header.name(), format!("{}{}", header.prefix, token.as_str())));
+        Grant::Bypass => ok.headers_to_remove.push(header.name().to_owned()),
+        Grant::Signed { permit, token } => {
+            let mutations = &permit.additions().mutations;
+            mutate(&mut ok, mutations);
+            metadata = structure(&mutations.metadata);
+            let value = format!("{}{}", header.prefix, token.as_str());
+            ok.headers.push(overwrite(header.name(), value));
         }
     }
-    remove.extend(scope.remove_headers.iter().cloned());
+    ok.headers_to_remove.extend(scope.remove_headers.iter().cloned());
     CheckResponse {
         status: Some(Status { code: OK, ..Status::default() }),
-        http_response: Some(HttpResponse::OkResponse(OkHttpResponse {
-            headers: set,
-            headers_to_remove: remove,
-            ..OkHttpResponse::default()
-        })),
-        ..CheckResponse::default()
+        http_response: Some(HttpResponse::OkResponse(ok)),
+        dynamic_metadata: metadata,
     }
 }
 
-fn deny(scope: Option<&Scope>, reason: Reason) -> CheckResponse {
+/// Writes what the policy wants changed. Envoy puts query parameters in as they are: we encode them.
+fn mutate(ok: &mut OkHttpResponse, mutations: &Mutations) {
+    let encoded = |text: &str| utf8_percent_encode(text, QUERY).to_string();
+    let set = mutations.headers.iter();
+    ok.headers.extend(set.map(|(name, value)| overwrite(name, value.clone())));
+    ok.headers_to_remove.extend(mutations.remove_headers.iter().cloned());
+    let added = mutations.response_headers.iter();
+    ok.response_headers_to_add.extend(added.map(|(name, value)| add(name, value.clone())));
+    let query = mutations.query.iter();
+    ok.query_parameters_to_set.extend(
+        query.map(|(key, value)| QueryParameter { key: encoded(key), value: encoded(value) }),
+    );
+    ok.query_parameters_to_remove.extend(mutations.remove_query.iter().map(|key| encoded(key)));
+}
+
+fn deny(scope: Option<&Scope>, denial: &Denial) -> CheckResponse {
+    let reason = denial.reason();
     let standard = DenyResponse::default();
-    let custom = scope.map_or(&standard, |scope| &scope.deny);
+    let by_scope = scope.map_or(&standard, |scope| &scope.deny);
+    let by_policy = denial.custom();
     let is_forbidden = reason.status() == standard.status;
-    let status = if is_forbidden { custom.status } else { reason.status() };
-    let custom_body = if is_forbidden { custom.body.clone() } else { None };
-    let mut headers: Vec<_> =
-        custom.headers.iter().map(|(name, value)| overwrite(name, value.clone())).collect();
-    if custom_body.is_none() {
-        headers.retain(|option| {
-            option.header.as_ref().is_none_or(|header| header.key != "content-type")
-        });
+    let of_scope = if is_forbidden { by_scope.status } else { reason.status() };
+    let status = by_policy.and_then(|custom| custom.status).unwrap_or(of_scope);
+    let body = by_policy
+        .and_then(|custom| custom.body.clone())
+        .or_else(|| by_scope.body.clone().filter(|_| is_forbidden));
+    let wanted = by_scope.headers.iter().chain(by_policy.iter().flat_map(|custom| &custom.headers));
+    let mut headers: Vec<_> = wanted.map(|(name, value)| overwrite(name, value.clone())).collect();
+    if body.is_none() {
+        headers.retain(|option| !is_named(option, "content-type"));
         headers.push(overwrite("content-type", "application/json".to_owned()));
     }
-    if status == 401 {
+    if status == 401 && !headers.iter().any(|option| is_named(option, "www-authenticate")) {
         headers.push(overwrite("www-authenticate", challenge(reason).to_owned()));
     }
     let code = if status == 401 { UNAUTHENTICATED } else { PERMISSION_DENIED };
@@ -75,10 +101,14 @@ fn deny(scope: Option<&Scope>, reason: Reason) -> CheckResponse {
         http_response: Some(HttpResponse::DeniedResponse(DeniedHttpResponse {
             status: Some(HttpStatus { code: status.into() }),
             headers,
-            body: custom_body.unwrap_or_else(|| standard_body(status)),
+            body: body.unwrap_or_else(|| standard_body(status)),
         })),
-        ..CheckResponse::default()
+        dynamic_metadata: by_policy.and_then(|custom| structure(&custom.metadata)),
     }
+}
+
+fn is_named(option: &HeaderValueOption, name: &str) -> bool {
+    option.header.as_ref().is_some_and(|header| header.key == name)
 }
 
 /// RFC 6750 section 3: no error code where no token was presented.
@@ -92,6 +122,36 @@ fn standard_body(status: u16) -> String {
         .and_then(|status| status.canonical_reason())
         .unwrap_or("Error");
     format!(r#"{{"code":{status},"error":"{phrase}"}}"#)
+}
+
+/// Dynamic metadata; none where there is nothing in it.
+fn structure(fields: &Map<String, Value>) -> Option<Struct> {
+    let is_empty = fields.is_empty();
+    let fields = fields.iter().map(|(name, value)| (name.clone(), protobuf(value))).collect();
+    (!is_empty).then_some(Struct { fields })
+}
+
+fn protobuf(value: &Value) -> pb::Value {
+    let kind = match value {
+        Value::Null => Kind::NullValue(0),
+        Value::Bool(value) => Kind::BoolValue(*value),
+        Value::Number(number) => Kind::NumberValue(number.as_f64().unwrap_or_default()),
+        Value::String(text) => Kind::StringValue(text.clone()),
+        Value::Array(items) => {
+            Kind::ListValue(pb::ListValue { values: items.iter().map(protobuf).collect() })
+        }
+        Value::Object(fields) => Kind::StructValue(structure(fields).unwrap_or_default()),
+    };
+    pb::Value { kind: Some(kind) }
+}
+
+/// A header beside any of its name.
+fn add(name: &str, value: String) -> HeaderValueOption {
+    HeaderValueOption {
+        header: Some(HeaderValue { key: name.to_owned(), value, ..HeaderValue::default() }),
+        append_action: HeaderAppendAction::AppendIfExistsOrAdd.into(),
+        ..HeaderValueOption::default()
+    }
 }
 
 fn overwrite(name: &str, value: String) -> HeaderValueOption {

@@ -325,7 +325,7 @@ mod tests {
             let keys = IssuerKeys::fixed(set);
             let reader = vec![keys.clone()];
             let identity = Identity::new(fixture::settings(), reader, vec![]).unwrap();
-            let authenticated = identity.authenticate(&bearing(token), fixture::NOW).is_ok();
+            let authenticated = identity.authenticate_now(&bearing(token), fixture::NOW).is_ok();
             (authenticated, keys.nudges.notified().now_or_never().is_some())
         };
         let set = || key_set(&[P256.jwk("p256")]);

@@ -9,9 +9,9 @@ use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use serde_json::{Map, Value};
 
-use super::json;
 use super::refusal::{BadToken, Excerpt};
 use super::settings::TokenType;
+use crate::json;
 use crate::keys::Algorithm;
 
 /// The longest token looked at, in bytes.

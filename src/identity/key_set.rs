@@ -15,8 +15,8 @@ use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use serde::Deserialize;
 use serde_json::Value;
 
-use super::json::{self, JsonFault};
 use super::refusal::{BadToken, Excerpt};
+use crate::json::{self, JsonFault};
 use crate::keys::Algorithm;
 
 /// How many keys of a set are read at most.

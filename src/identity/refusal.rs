@@ -5,9 +5,9 @@
 
 use std::fmt;
 
-use super::json::JsonFault;
 use super::jws::Part;
 use super::settings::Place;
+use crate::json::JsonFault;
 use crate::keys::Algorithm;
 
 /// Why there is no principal.

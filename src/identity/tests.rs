@@ -6,12 +6,13 @@ use serde_json::{Value, json};
 
 use super::fixture::*;
 use super::*;
+use crate::json::JsonFault;
 use crate::keys::Algorithm;
 
 /// Why `request` is refused by an issuer as configured by `settings`; panics if it is not.
 #[track_caller]
 fn refused(settings: IdentitySettings, request: &Request) -> BadToken {
-    match identity(settings).authenticate(request, NOW) {
+    match identity(settings).authenticate_now(request, NOW) {
         Err(Refusal::BadToken(cause)) => cause,
         other => panic!("{other:?}"),
     }
@@ -25,7 +26,7 @@ fn cause(token: &str) -> BadToken {
 
 #[track_caller]
 fn accepted(token: &str) -> Principal {
-    identity(settings()).authenticate(&bearing(token), NOW).unwrap()
+    identity(settings()).authenticate_now(&bearing(token), NOW).unwrap()
 }
 
 fn excerpt(text: &str) -> Excerpt {
@@ -388,7 +389,7 @@ fn a_token_expires_to_the_millisecond() {
     let identity = identity(settings());
     let at = |millis| {
         let now = Timestamp::from_millis(NOW.millis() + millis);
-        identity.authenticate(&bearing(&token), now).map(|principal| principal.expires)
+        identity.authenticate_now(&bearing(&token), now).map(|principal| principal.expires)
     };
     assert_eq!(at(249), Ok(Some(Timestamp::from_millis(NOW.millis() + 250))));
     assert_eq!(at(250), Err(BadToken::Expired { seconds: 0 }.into()));
@@ -414,9 +415,9 @@ fn the_issuer_and_the_audience_must_match() {
     any.issuers[0].audiences = Audiences::Any;
     let any = identity(any);
     for aud in [json!("x"), Value::Null, json!([])] {
-        any.authenticate(&bearing(&of(json!({ "aud": aud }))), NOW).unwrap();
+        any.authenticate_now(&bearing(&of(json!({ "aud": aud }))), NOW).unwrap();
     }
-    let malformed = any.authenticate(&bearing(&of(json!({"aud": 1}))), NOW);
+    let malformed = any.authenticate_now(&bearing(&of(json!({"aud": 1}))), NOW);
     assert_eq!(malformed, Err(BadToken::AudienceMalformed.into()));
 
     for iss in ["https://idp.example", "https://IDP.example/", "https://idp.example//", ""] {
@@ -453,7 +454,9 @@ fn the_subject_is_a_claim_of_choice() {
     let at = |path: &str, change: Value| {
         let mut settings = settings();
         settings.issuers[0].subject = ClaimPath::new(path);
-        identity(settings).authenticate(&bearing(&of(change)), NOW).map(|principal| principal.id)
+        identity(settings)
+            .authenticate_now(&bearing(&of(change)), NOW)
+            .map(|principal| principal.id)
     };
     assert_eq!(at("email", json!({"email": "a@b.c"})), Ok("a@b.c".to_owned()));
     assert_eq!(
@@ -480,7 +483,7 @@ fn groups_are_names_behind_their_prefix() {
         let mut settings = settings();
         settings.issuers[0].group_prefix = "idp:".to_owned();
         let authenticated =
-            identity(settings).authenticate(&bearing(&of(json!({"groups": value}))), NOW);
+            identity(settings).authenticate_now(&bearing(&of(json!({"groups": value}))), NOW);
         authenticated.map(|principal| principal.groups)
     };
     assert_eq!(groups(json!(["a", "b"])), Ok(vec!["idp:a".to_owned(), "idp:b".to_owned()]));
@@ -516,7 +519,7 @@ fn a_bound_token_counts_only_from_its_holder() {
     let from = |token: &str, pem: Option<String>| {
         let mut request = bearing(token);
         request.source.certificate = pem;
-        identity(settings()).authenticate(&request, NOW).map(|principal| principal.id)
+        identity(settings()).authenticate_now(&request, NOW).map(|principal| principal.id)
     };
     let bound = of(json!({"x5t#S256": thumbprint}));
     assert_eq!(from(&bound, Some(own.pem())), Ok("alice".to_owned()));
@@ -563,7 +566,7 @@ fn an_issuer_counts_only_at_its_own_places() {
         request.headers.push("cookie", format!("a=b; session={token}"));
         request
     };
-    let types = |request| identity.authenticate(&request, NOW).map(|p| p.entity_type);
+    let types = |request| identity.authenticate_now(&request, NOW).map(|p| p.entity_type);
     assert_eq!(types(bearing(&of(ISSUER))), Ok("User".to_owned()));
     assert_eq!(types(in_cookie(&of("https://other.example"))), Ok("Guest".to_owned()));
     let elsewhere = |iss| Err(BadToken::UnknownIssuer { iss: excerpt(iss) }.into());
@@ -573,7 +576,7 @@ fn an_issuer_counts_only_at_its_own_places() {
     // The first place present decides, even when the second holds a good token.
     let mut both = in_cookie(&of("https://other.example"));
     both.headers.push("authorization", "Bearer x.y.z");
-    assert!(matches!(identity.authenticate(&both, NOW), Err(Refusal::BadToken(_))));
+    assert!(matches!(identity.authenticate_now(&both, NOW), Err(Refusal::BadToken(_))));
 }
 
 #[test]
@@ -586,8 +589,8 @@ fn an_issuer_can_not_sign_for_another() {
     ];
     let identity = Identity::new(two, sets, vec![]).unwrap();
     let of = |iss: &str| token(&header(), &with(claims(), json!({ "iss": iss })));
-    assert!(identity.authenticate(&bearing(&of(ISSUER)), NOW).is_ok());
-    let refused = identity.authenticate(&bearing(&of("https://other.example")), NOW);
+    assert!(identity.authenticate_now(&bearing(&of(ISSUER)), NOW).is_ok());
+    let refused = identity.authenticate_now(&bearing(&of("https://other.example")), NOW);
     let unfit = BadToken::KeyUnfit { kid: excerpt("p256"), alg: Algorithm::ES256 };
     assert_eq!(refused, Err(unfit.into()));
 }
@@ -596,8 +599,8 @@ fn an_issuer_can_not_sign_for_another() {
 fn a_place_present_twice_is_bad_whatever_it_holds() {
     let good = format!("Bearer {}", token(&header(), &claims()));
     let identity = identity(settings());
-    assert!(identity.authenticate(&request(&good), NOW).is_ok());
-    let repeated = |request: &Request| match identity.authenticate(request, NOW) {
+    assert!(identity.authenticate_now(&request(&good), NOW).is_ok());
+    let repeated = |request: &Request| match identity.authenticate_now(request, NOW) {
         Err(Refusal::BadToken(BadToken::Repeated { .. })) => true,
         other => panic!("{other:?}"),
     };
@@ -612,10 +615,11 @@ fn a_place_present_twice_is_bad_whatever_it_holds() {
 fn keys_that_never_came_are_our_fault() {
     let (keys, _task) = jwks::start(&settings().issuers[0], jwks::Pace::default()).unwrap();
     let identity = Identity::new(settings(), vec![keys], vec![]).unwrap();
-    let refusal = identity.authenticate(&bearing(&token(&header(), &claims())), NOW).unwrap_err();
+    let refusal =
+        identity.authenticate_now(&bearing(&token(&header(), &claims())), NOW).unwrap_err();
     assert_eq!(refusal, Refusal::KeysUnavailable { issuer: ISSUER.to_owned() });
     // What is bad without looking at a key stays the caller's fault.
-    let refusal = identity.authenticate(&bearing("x"), NOW).unwrap_err();
+    let refusal = identity.authenticate_now(&bearing("x"), NOW).unwrap_err();
     assert_eq!(refusal, BadToken::NotCompact.into());
 }
 
@@ -648,7 +652,7 @@ fn outcome(require: Require, anonymous: bool, jwt: Shown, peer: Shown) -> &'stat
         Shown::Bad => Some("spiffe://evil.example/a".to_owned()),
         Shown::Nothing => None,
     };
-    match identity(settings).authenticate(&request, NOW) {
+    match identity(settings).authenticate_now(&request, NOW) {
         Ok(principal) => {
             assert_eq!(principal.peer.as_deref(), (peer == Shown::Good).then_some(PEER));
             match principal.kind {
@@ -729,7 +733,7 @@ fn without_identity_settings_there_is_at_most_anonymous() {
             IdentitySettings { require: Require::Jwt, issuers: vec![], peer: None, anonymous };
         let mut request = bearing(&token(&header(), &claims()));
         request.source.principal = Some(PEER.to_owned());
-        identity(nothing).authenticate(&request, NOW)
+        identity(nothing).authenticate_now(&request, NOW)
     };
     assert_eq!(open(false), Err(Refusal::NoCredentials));
     assert_eq!(open(true), Ok(Principal::anonymous()));
@@ -767,14 +771,14 @@ fn no_cause_shows_the_token() {
 proptest! {
     #[test]
     fn no_authorization_panics_or_authenticates(value in any::<Vec<u8>>()) {
-        let refusal = identity(settings()).authenticate(&request(value), NOW);
+        let refusal = identity(settings()).authenticate_now(&request(value), NOW);
         prop_assert!(matches!(refusal, Err(Refusal::BadToken(_))));
     }
 
     #[test]
     fn nothing_like_a_token_authenticates(header in "\\PC{0,40}", payload in "\\PC{0,40}", signature in any::<Vec<u8>>()) {
         let token = format!("{}.{}.{}", b64(header), b64(payload), b64(signature));
-        let refusal = identity(settings()).authenticate(&bearing(&token), NOW);
+        let refusal = identity(settings()).authenticate_now(&bearing(&token), NOW);
         prop_assert!(matches!(refusal, Err(Refusal::BadToken(_))));
     }
 
@@ -786,7 +790,7 @@ proptest! {
         let mut changed = good.clone();
         changed.replace_range(at..end, &change);
         prop_assume!(changed != good);
-        let refusal = identity(settings()).authenticate(&bearing(&changed), NOW);
+        let refusal = identity(settings()).authenticate_now(&bearing(&changed), NOW);
         prop_assert!(matches!(refusal, Err(Refusal::BadToken(_))), "{:?}", refusal);
     }
 
@@ -796,6 +800,6 @@ proptest! {
         settings.issuers[0].from = vec![Place::Cookie { name }];
         let mut request = Request::default();
         request.headers.push("cookie", line);
-        prop_assert!(identity(settings).authenticate(&request, NOW).is_err());
+        prop_assert!(identity(settings).authenticate_now(&request, NOW).is_err());
     }
 }

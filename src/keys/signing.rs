@@ -16,6 +16,9 @@ use super::{Algorithm, KeyError, KeyIdTemplate, KeyKind, SignError, generate, jw
 use crate::clock::Timestamp;
 use crate::secrets::{KeyMaterial, Secret, SecretStore, TransitVersion};
 
+/// The `typ` of tokens that are asked for over an API.
+pub(super) const API_TOKEN_TYPE: &str = "pdp-decision+jwt";
+
 /// What a scope says about its key.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct KeySettings {
@@ -43,6 +46,7 @@ pub struct SigningKey {
     certificate: Option<Certificate>,
     jwk: Map<String, Value>,
     jws_header: String,
+    api_jws_header: String,
 }
 
 /// Where the private half is.
@@ -122,7 +126,8 @@ impl SigningKey {
             |template| template.render(&settings.client_id, &version, &thumbprint),
         );
         let jwk = public_jwk(members, algorithm, &kid, certificate.as_ref());
-        let jws_header = jws_header(algorithm, &kid, &settings.token_type);
+        let header = jws_header(algorithm, &kid, &settings.token_type);
+        let api_jws_header = jws_header(algorithm, &kid, API_TOKEN_TYPE);
         let created = origin.created;
         Ok(Self {
             signer,
@@ -134,7 +139,8 @@ impl SigningKey {
             created,
             certificate,
             jwk,
-            jws_header,
+            jws_header: header,
+            api_jws_header,
         })
     }
 
@@ -198,6 +204,11 @@ impl SigningKey {
     /// The encoded JWS header `{alg, kid, typ}`, without the dot.
     pub fn jws_header(&self) -> &str {
         &self.jws_header
+    }
+
+    /// The same for a token that was asked for over an API.
+    pub fn api_jws_header(&self) -> &str {
+        &self.api_jws_header
     }
 
     /// What is amiss with the certificate at `now` without stopping the key: one line each.

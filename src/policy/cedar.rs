@@ -6,6 +6,12 @@
 //! gives on everything, and the tests hold the two against each other. Cedar itself skips a policy
 //! it can't evaluate; for a forbid that would turn a fault into an allow, so here it denies.
 
+mod context;
+mod entities;
+mod footprint;
+mod index;
+mod load;
+
 use std::collections::{BTreeSet, HashMap};
 
 use cedar_policy_core::ast::{
@@ -16,12 +22,16 @@ use cedar_policy_core::entities::Entities;
 use cedar_policy_core::evaluator::{EvaluationError as Failure, Evaluator};
 use cedar_policy_core::extensions::Extensions;
 
-use super::context::{self, Constructors};
-use super::entities::{Caller, Store};
-use super::footprint::{Footprint, Reach};
-use super::index::{Index, Residue};
-use super::load::{CedarError, CedarSources, Loaded, entity_type, keep};
-use super::{Effect, Grounds, Question};
+pub use self::load::{CedarError, CedarSources};
+
+use self::context::Constructors;
+use self::entities::{Caller, Store};
+use self::footprint::{Footprint, Reach};
+use self::index::{Index, Residue};
+use self::load::{Loaded, entity_type, keep};
+use super::Question;
+use super::verdict::{Effect, Fault, Grounds, Verdict};
+use crate::request::BodyFault;
 use crate::route::Target;
 
 /// A compiled Cedar policy set with its entities.
@@ -95,6 +105,21 @@ impl Cedar {
         self.rules.len()
     }
 
+    pub(super) fn decide(&self, question: &Question<'_>) -> Verdict {
+        match self.ask(question) {
+            Ok(asking) => asking.decide(question.target),
+            Err(error) => self.fault(&error),
+        }
+    }
+
+    pub(super) fn fault(&self, error: &EvaluationError) -> Verdict {
+        let fault = match error {
+            EvaluationError::Body(fault) => Fault::Body(fault.to_string()),
+            other => Fault::Engine(other.to_string()),
+        };
+        Verdict::fault(fault, &self.revision)
+    }
+
     /// Makes ready to decide on any number of targets for one request. An `Err` means the question
     /// itself can't be put.
     pub(super) fn ask(&self, question: &Question<'_>) -> Result<Asking<'_>, EvaluationError> {
@@ -134,7 +159,22 @@ pub(super) struct Asking<'a> {
 
 impl<'a> Asking<'a> {
     /// Decides on `target`.
-    pub(super) fn verdict(&self, target: &Target) -> Result<Verdict<'a>, EvaluationError> {
+    pub(super) fn decide(&self, target: &Target) -> Verdict {
+        match self.outcome(target) {
+            Ok(outcome) => Verdict::plain(outcome.effect(), outcome.grounds(&self.engine.revision)),
+            Err(error) => self.engine.fault(&error),
+        }
+    }
+
+    /// Decides on `target`, without the grounds.
+    pub(super) fn effect(&self, target: &Target) -> Effect {
+        match self.outcome(target) {
+            Ok(outcome) => outcome.effect(),
+            Err(error) => self.engine.fault(&error).effect,
+        }
+    }
+
+    fn outcome(&self, target: &Target) -> Result<Outcome<'a>, EvaluationError> {
         let engine = self.engine;
         let action = uid(&engine.names.action, &target.action);
         let resource = engine.names.uid(&target.asset_type, &target.asset_id)?;
@@ -157,7 +197,7 @@ impl<'a> Asking<'a> {
         rules: &[&'a Rule],
         action: &EntityUID,
         resource: &EntityUID,
-    ) -> Result<Verdict<'a>, EvaluationError> {
+    ) -> Result<Outcome<'a>, EvaluationError> {
         let literals = rules.iter().flat_map(|rule| &rule.reach.literals);
         let roots = [self.caller.uid(), action, resource].into_iter().chain(literals);
         let depth = rules.iter().map(|rule| rule.reach.depth).max().unwrap_or_default();
@@ -170,15 +210,15 @@ impl<'a> Asking<'a> {
             Some(self.context.clone()),
         );
         let evaluator = Evaluator::new(request, &entities, Extensions::all_available());
-        let mut verdict = Verdict::default();
+        let mut outcome = Outcome::default();
         for rule in rules {
             match rule.holds(&evaluator) {
-                Ok(true) => verdict.satisfied.push(&rule.policy),
+                Ok(true) => outcome.satisfied.push(&rule.policy),
                 Ok(false) => {}
-                Err(error) => verdict.errors.push((&rule.policy, error)),
+                Err(error) => outcome.errors.push((&rule.policy, error)),
             }
         }
-        Ok(verdict)
+        Ok(outcome)
     }
 }
 
@@ -196,21 +236,23 @@ impl Rule {
     }
 }
 
-/// What the policies say to one target.
+/// What the policies say of one target.
 #[derive(Debug, Default)]
-pub(super) struct Verdict<'a> {
+struct Outcome<'a> {
     satisfied: Vec<&'a Policy>,
     errors: Vec<(&'a Policy, Box<Failure>)>,
 }
 
-impl Verdict<'_> {
-    pub(super) fn effect(&self) -> Effect {
+impl Outcome<'_> {
+    fn effect(&self) -> Effect {
         let broken_forbid =
             self.errors.iter().find(|(policy, _)| policy.effect() == PolicyEffect::Forbid);
         if self.has(PolicyEffect::Forbid) {
             Effect::Forbidden
         } else if let Some((policy, _)) = broken_forbid {
-            Effect::BrokenForbid(policy.id().to_string())
+            let id = policy.id();
+            let text = format!("the forbid policy `{id}` could not be evaluated");
+            Effect::Fault(Fault::Engine(text))
         } else if self.has(PolicyEffect::Permit) {
             Effect::Permitted
         } else {
@@ -219,7 +261,7 @@ impl Verdict<'_> {
     }
 
     /// The forbids that are satisfied, or when there is none the permits; and all that failed.
-    pub(super) fn grounds(&self, revision: &str) -> Grounds {
+    fn grounds(&self, revision: &str) -> Grounds {
         let deciding = if self.has(PolicyEffect::Forbid) {
             PolicyEffect::Forbid
         } else {
@@ -252,6 +294,8 @@ pub(super) enum EvaluationError {
     Circle(String),
     #[error("the request can't be put to the policies: {0}")]
     Question(String),
+    #[error("the body can't be read: {0}")]
+    Body(#[from] BodyFault),
 }
 
 impl Names {

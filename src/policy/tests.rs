@@ -2,6 +2,7 @@ use serde_json::json;
 
 use super::*;
 use crate::fixture::{self, NOW, file};
+use crate::request::Body;
 
 struct Asked {
     principal: Arc<Principal>,
@@ -28,15 +29,14 @@ impl Asked {
         Question {
             principal: &self.principal,
             target: &self.target,
-            request: &self.request,
-            path: &self.path,
+            context: Context::Http { request: &self.request, path: &self.path },
             now: NOW,
         }
     }
 }
 
 fn decide(policies: &str, asked: &Asked) -> Result<Permit, Refusal> {
-    fixture::policy(policies, "[]").decide(&asked.question())
+    fixture::policy(policies, "[]").decide_now(&asked.question())
 }
 
 /// Whether `condition` holds for `asked`.
@@ -155,6 +155,29 @@ fn the_context_shows_the_request() {
 }
 
 #[test]
+fn the_context_shows_the_body() {
+    let mut asked = Asked::new(fixture::user("alice"));
+    assert!(holds(r#"context.http.body.state == "unsent""#, &asked));
+    asked.request.headers.push("content-type", "application/json");
+    asked.request.body = Body::Partial(r#"{"amount": 7}"#.into());
+    let whole = "context.http.body has json";
+    assert!(holds(&format!(r#"context.http.body.state == "partial" && !({whole})"#), &asked));
+    asked.request.body = Body::Whole(r#"{"amount": 7}"#.into());
+    assert!(holds("context.http.body.json.amount == 7", &asked));
+    assert!(holds("!(context.http.body has form)", &asked));
+    asked.request.body = Body::Whole(r#"{"amount": 7"#.into());
+    let refusal =
+        decide(&format!("permit(principal, action, resource) when {{ {whole} }};"), &asked)
+            .unwrap_err();
+    assert!(matches!(refusal.kind, RefusalKind::BadBody(_)), "{refusal:?}");
+    assert!(decide("permit(principal, action, resource);", &asked).is_ok(), "nobody looks at it");
+    let mut form = Asked::new(fixture::user("alice"));
+    form.request.headers.push("content-type", "application/x-www-form-urlencoded");
+    form.request.body = Body::Whole("a=1&a=2".into());
+    assert!(holds(r#"context.http.body.form.a == ["1", "2"]"#, &form));
+}
+
+#[test]
 fn the_entities_file_adds_to_the_principal() {
     let entities = r#"[
         {"uid": {"type": "User", "id": "alice"}, "attrs": {"desk": 7, "claims": "old"},
@@ -167,10 +190,10 @@ fn the_entities_file_adds_to_the_principal() {
     let policy = fixture::policy(policies, entities);
     let mut alice = fixture::user("alice");
     alice.claims = json!({"level": 1}).as_object().unwrap().clone();
-    assert!(policy.decide(&Asked::new(alice).question()).is_ok());
+    assert!(policy.decide_now(&Asked::new(alice).question()).is_ok());
     let mut bob = fixture::user("bob");
     bob.groups = vec!["staff".to_owned()];
-    assert!(policy.decide(&Asked::new(bob).question()).is_err());
+    assert!(policy.decide_now(&Asked::new(bob).question()).is_err());
 }
 
 #[test]
@@ -222,7 +245,7 @@ fn policies_that_do_not_fit_the_schema_are_refused() {
         Cedar::load(&sources, ["Account"]).map(Policy::cedar)
     };
     let good = r#"permit(principal, action == Action::"read", resource) when { context.http.method == "GET" };"#;
-    assert!(load(good).unwrap().decide(&Asked::new(fixture::user("alice")).question()).is_ok());
+    assert!(load(good).unwrap().decide_now(&Asked::new(fixture::user("alice")).question()).is_ok());
     for bad in [
         r#"permit(principal, action == Action::"raed", resource);"#,
         r#"permit(principal, action == Action::"read", resource) when { context.http.metod == "GET" };"#,
@@ -270,12 +293,12 @@ fn a_json_policy_set_brings_templates_and_their_links() {
     let sources = CedarSources { policies: vec![json.clone(), text], schema: None, entities: None };
     let policy = Policy::cedar(Cedar::load(&sources, []).unwrap());
     assert_eq!(policy.len(), 4);
-    let permit = policy.decide(&Asked::new(fixture::user("alice")).question()).unwrap();
+    let permit = policy.decide_now(&Asked::new(fixture::user("alice")).question()).unwrap();
     assert_eq!(permit.grounds().determining, ["alice-1"]);
     assert_eq!(permit.grounds().reasons, ["reads it"]);
-    let permit = policy.decide(&Asked::new(fixture::user("bob")).question()).unwrap();
+    let permit = policy.decide_now(&Asked::new(fixture::user("bob")).question()).unwrap();
     assert_eq!(permit.grounds().determining, ["more.policy0"]);
-    assert!(policy.decide(&Asked::new(fixture::user("carol")).question()).is_err());
+    assert!(policy.decide_now(&Asked::new(fixture::user("carol")).question()).is_err());
     let twice = CedarSources { policies: vec![json.clone(), json.clone()], ..sources.clone() };
     let errors = Cedar::load(&twice, []).unwrap_err();
     assert!(errors.iter().any(|error| error.to_string().contains("`alice-1` is taken")));
@@ -311,9 +334,9 @@ fn a_principal_keeps_its_tags_and_is_never_above_its_groups() {
         entities,
     );
     let mut alice = fixture::user("alice");
-    assert!(policy.decide(&Asked::new(alice.clone()).question()).is_ok());
+    assert!(policy.decide_now(&Asked::new(alice.clone()).question()).is_ok());
     alice.groups = vec!["odd".to_owned()];
-    let refusal = policy.decide(&Asked::new(alice).question()).unwrap_err();
+    let refusal = policy.decide_now(&Asked::new(alice).question()).unwrap_err();
     assert!(matches!(&refusal.kind, RefusalKind::Fault(text) if text.contains("`Group::\"odd\"`")));
 }
 
@@ -359,7 +382,7 @@ fn what_is_below_the_principal_is_below_its_groups() {
         r#"permit(principal, action, resource) when { resource in Group::"staff" };"#,
     ] {
         let policy = fixture::policy(text, entities);
-        assert!(policy.decide(&alice.question()).is_ok(), "{text}");
-        assert!(policy.decide(&bob.question()).is_err(), "{text}");
+        assert!(policy.decide_now(&alice.question()).is_ok(), "{text}");
+        assert!(policy.decide_now(&bob.question()).is_err(), "{text}");
     }
 }

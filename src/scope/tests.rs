@@ -64,7 +64,8 @@ fn without_a_default_an_unknown_host_has_no_scope() {
 #[tokio::test]
 async fn what_no_scope_takes_is_denied() {
     let two = scopes(&[("a", &["a.example"], false), ("b", &["b.example"], false)]);
-    let (scope, decision) = two.decide(&request("c.example", None), fixture::NOW).await;
+    let (scope, decision) =
+        two.decide(&request("c.example", None), Channel::Proxy, fixture::NOW).await;
     assert!(scope.is_none());
     assert_eq!(decision.outcome.unwrap_err().reason(), Reason::NoScope);
 }

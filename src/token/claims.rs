@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use serde_json::{Map, Value};
 
 use super::template::Template;
-use super::{Binding, MintError, TokenId};
+use super::{Binding, DecisionId, MintError};
 use crate::clock::Timestamp;
 use crate::policy::Permit;
 use crate::route::Target;
@@ -73,9 +73,9 @@ impl ClaimSettings {
         &self,
         permit: &Permit,
         items: &[&Target],
-        request: &Binding<'_>,
+        request: Option<&Binding<'_>>,
         now: Timestamp,
-        id: &TokenId,
+        id: &DecisionId,
     ) -> Result<Map<String, Value>, MintError> {
         let principal = permit.principal();
         let issued = now.seconds();
@@ -92,7 +92,8 @@ impl ClaimSettings {
         };
         let mut set = |name: &str, value: Value| claims.insert(name.to_owned(), value);
         set("iss", self.issuer.as_str().into());
-        if let Some(subject) = &principal.subject {
+        let stated = permit.additions().subject.as_ref();
+        if let Some(subject) = stated.or(principal.subject.as_ref()) {
             set("sub", subject.as_str().into());
         }
         if let Some(audience) = &self.audience {
@@ -106,7 +107,7 @@ impl ClaimSettings {
         if let Some(issuer) = &principal.issuer {
             set("idp", issuer.as_str().into());
         }
-        if self.bind_request {
+        if let Some(request) = request.filter(|_| self.bind_request) {
             set("htm", request.method.into());
             set("htu", request.uri.into());
         }

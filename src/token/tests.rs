@@ -6,18 +6,20 @@ use serde_json::{Map, Value, json};
 use super::*;
 use crate::fixture::{self, NOW};
 use crate::identity::Principal;
-use crate::policy::Question;
+use crate::policy::{Context, Question};
 
 fn permit(principal: Principal) -> Permit {
     let target = target("1");
     let question = Question {
         principal: &Arc::new(principal),
         target: &target,
-        request: &fixture::request("GET", "/accounts/1"),
-        path: &fixture::path("/accounts/1"),
+        context: Context::Http {
+            request: &fixture::request("GET", "/accounts/1"),
+            path: &fixture::path("/accounts/1"),
+        },
         now: NOW,
     };
-    fixture::policy("permit(principal, action, resource);", "[]").decide(&question).unwrap()
+    fixture::policy("permit(principal, action, resource);", "[]").decide_now(&question).unwrap()
 }
 
 fn target(id: &str) -> Target {
@@ -37,7 +39,14 @@ fn mint_items(
 ) -> Result<Token, MintError> {
     let ring = KeyRing::single(Arc::new(fixture::signing_key("orders")));
     let minter = Minter::new(settings, Keys::fixed(ring));
-    now(minter.mint(&permit(principal), items, &BINDING, NOW, &TokenId("id-1".to_owned())))
+    now(minter.mint(
+        &permit(principal),
+        items,
+        Some(&BINDING),
+        Channel::Proxy,
+        NOW,
+        &DecisionId("id-1".to_owned()),
+    ))
 }
 
 /// A key in memory signs without waiting.
@@ -79,10 +88,17 @@ fn an_independent_verifier_accepts_the_signature() {
     let key = Arc::new(fixture::signing_key("orders"));
     let minter =
         Minter::new(fixture::claim_settings(), Keys::fixed(KeyRing::single(Arc::clone(&key))));
-    let id = TokenId::random().unwrap();
+    let id = DecisionId::random().unwrap();
     let items = [&target("1")];
-    let token =
-        now(minter.mint(&permit(fixture::user("alice")), &items, &BINDING, NOW, &id)).unwrap();
+    let token = now(minter.mint(
+        &permit(fixture::user("alice")),
+        &items,
+        Some(&BINDING),
+        Channel::Proxy,
+        NOW,
+        &id,
+    ))
+    .unwrap();
     let jwk: jsonwebtoken::jwk::Jwk =
         serde_json::from_value(Value::Object(key.jwk().clone())).unwrap();
     let verifier = jsonwebtoken::DecodingKey::from_jwk(&jwk).unwrap();
@@ -167,7 +183,7 @@ fn a_token_too_long_for_a_header_is_a_fault() {
 
 #[test]
 fn ids_are_random() {
-    let (one, two) = (TokenId::random().unwrap(), TokenId::random().unwrap());
+    let (one, two) = (DecisionId::random().unwrap(), DecisionId::random().unwrap());
     assert_eq!(one.0.len(), 22);
     assert_ne!(one.0, two.0);
 }

@@ -20,10 +20,11 @@ use cedar_policy::{
     Authorizer, Context, Decision, Entities, Entity, EntityUid, PolicySet,
     RestrictedExpression as Value,
 };
+use futures_util::FutureExt as _;
 use placet::clock::Timestamp;
 use placet::identity::Principal;
 use placet::path::{Allowances, CanonicalPath};
-use placet::policy::{Cedar, CedarSources, Policy, Question};
+use placet::policy::{self, Cedar, CedarSources, Policy, Question};
 use placet::request::{Host, Request};
 use placet::route::Target;
 
@@ -115,14 +116,13 @@ impl Case {
         Question {
             principal: &self.principal,
             target: &self.target,
-            request: &self.request,
-            path: &self.path,
+            context: policy::Context::Http { request: &self.request, path: &self.path },
             now: Timestamp::from_seconds(1_800_000_000),
         }
     }
 
     fn ours(&self) {
-        black_box(self.policy.decide(&self.question()).unwrap());
+        black_box(self.policy.decide(&self.question()).now_or_never().unwrap().unwrap());
     }
 
     fn many(&self) {

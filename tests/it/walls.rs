@@ -4,7 +4,8 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// Rooms that name no protocol, server or cluster.
-const INNER: [&str; 11] = [
+const INNER: [&str; 12] = [
+    "json",
     "request",
     "path",
     "scope",
@@ -31,7 +32,7 @@ const ORDER: [&[&str]; 10] = [
     &["scope"],
     &["authorizer"],
     &["entitlement", "token", "policy", "identity", "route"],
-    &["keys", "secrets", "path", "request", "metrics", "clock", "proto", "fixture"],
+    &["keys", "secrets", "path", "request", "json", "metrics", "clock", "proto", "fixture"],
 ];
 
 #[test]

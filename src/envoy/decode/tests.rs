@@ -53,6 +53,34 @@ fn both_forms_of_headers_are_read() {
 }
 
 #[test]
+fn a_body_that_may_be_cut_off_is_a_part() {
+    let body = |text: &str, size, marks: &[&str]| {
+        let mut http = HttpRequest { body: text.to_owned(), size, ..http() };
+        http.header_map = Some(HeaderMap {
+            headers: marks.iter().map(|mark| field(PARTIAL_BODY, mark.as_bytes())).collect(),
+        });
+        from_proto(check(http)).unwrap().body
+    };
+    let (whole, part) = (Body::Whole("abc".into()), Body::Partial("abc".into()));
+    for (size, marks, expected) in [
+        (3, &["false"][..], &whole),
+        (-1, &["false"], &whole),
+        (3, &[], &whole),
+        (9, &["false"], &part),
+        (3, &["true"], &part),
+        (3, &["false", "true"], &part),
+        (3, &["false,true"], &part),
+        (0, &[], &part),
+        (-1, &[], &part),
+    ] {
+        assert_eq!(&body("abc", size, marks), expected, "{size} {marks:?}");
+    }
+    assert_eq!(body("", 0, &["false"]), Body::Unsent);
+    let raw = HttpRequest { raw_body: b"\xff".to_vec(), size: 1, ..http() };
+    assert_eq!(from_proto(check(raw)).unwrap().body, Body::Whole(b"\xff".as_slice().into()));
+}
+
+#[test]
 fn what_is_no_request_is_refused() {
     assert!(matches!(request(Bytes::new()), Err(BadRequest::NoHttp)));
     assert!(matches!(request(Bytes::from_static(b"\xff\xff")), Err(BadRequest::Protobuf(_))));

@@ -1,8 +1,10 @@
 use super::*;
 use crate::fixture::{self, NOW};
+use crate::token::Channel;
 
 async fn answer(scope: &Scope, target: &str) -> CheckResponse {
-    let decision = scope.authorizer.authorize(&fixture::request("GET", target), NOW).await;
+    let decision =
+        scope.authorizer.authorize(&fixture::request("GET", target), Channel::Proxy, NOW).await;
     response(Some(scope), &decision.outcome)
 }
 
@@ -48,6 +50,30 @@ async fn an_allow_overwrites_the_header_and_removes_its_twins_only() {
     removed.sort_unstable();
     let twins = ["cookie", "x-placet_decision", "x_placet-decision", "x_placet_decision"];
     assert_eq!(removed, twins, "never the header itself: removal runs last");
+}
+
+#[test]
+fn what_a_policy_wants_changed_is_written() {
+    let text = |text: &str| text.to_owned();
+    let pair = |name: &str, value: &str| (text(name), text(value));
+    let mutations = Mutations {
+        headers: vec![pair("x-role", "admin")],
+        remove_headers: vec![text("x-debug")],
+        response_headers: vec![pair("set-cookie", "a=1"), pair("set-cookie", "b=2")],
+        query: vec![pair("a b", "1 &c=2é")],
+        remove_query: vec![text("d&")],
+        metadata: Map::default(),
+    };
+    let mut ok = OkHttpResponse::default();
+    mutate(&mut ok, &mutations);
+    assert_eq!(ok.headers, [overwrite("x-role", text("admin"))]);
+    assert_eq!(ok.headers_to_remove, ["x-debug"]);
+    assert_eq!(ok.response_headers_to_add.len(), 2);
+    let action = HeaderAppendAction::AppendIfExistsOrAdd;
+    assert!(ok.response_headers_to_add.iter().all(|add| add.append_action == i32::from(action)));
+    let query = &ok.query_parameters_to_set[0];
+    assert_eq!((query.key.as_str(), query.value.as_str()), ("a%20b", "1%20%26c%3D2%C3%A9"));
+    assert_eq!(ok.query_parameters_to_remove, ["d%26"]);
 }
 
 #[tokio::test]

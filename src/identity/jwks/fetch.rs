@@ -14,9 +14,9 @@ use reqwest::header::{ACCEPT, CACHE_CONTROL};
 use reqwest::{Client, Response, StatusCode, Url, redirect};
 use serde_json::Value;
 
-use super::super::json::{self, JsonFault};
 use super::super::settings::{IssuerSettings, KeySourceSettings};
 use super::{Pace, jittered};
+use crate::json::{self, JsonFault};
 
 /// The largest answer or file that is read, in bytes.
 const BODY_LIMIT: usize = 1024 * 1024;

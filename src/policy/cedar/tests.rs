@@ -12,6 +12,7 @@ use serde_json::{Value as Json, json};
 use self::world::{Asked, World, asked, uid, world};
 use super::*;
 use crate::fixture::{self, NOW};
+use crate::policy;
 
 type Found = Option<(String, Vec<String>, Vec<String>)>;
 
@@ -88,18 +89,17 @@ fn ours(engine: &Cedar, asked: &Asked) -> Vec<Found> {
     let question = Question {
         principal: &asked.principal,
         target: &asked.targets[0],
-        request: &asked.request,
-        path: &path,
+        context: policy::Context::Http { request: &asked.request, path: &path },
         now: NOW,
     };
     let Ok(asking) = engine.ask(&question) else { return vec![None; asked.targets.len()] };
     let found = |target| {
-        let verdict = asking.verdict(target).unwrap();
+        let verdict = asking.outcome(target).unwrap();
         let effect = match verdict.effect() {
             Effect::Permitted => "permitted",
             Effect::Forbidden => "forbidden",
             Effect::Unmatched => "unmatched",
-            Effect::BrokenForbid(_) => "broken",
+            Effect::Fault(_) => "broken",
         };
         let Grounds { determining, mut errors, .. } = verdict.grounds("");
         errors.sort_unstable();

@@ -19,6 +19,7 @@ use placet::config::Config;
 use placet::envoy::{decode, encode};
 use placet::request::Request;
 use placet::scope::Scopes;
+use placet::token::Channel;
 
 const NOW: Timestamp = Timestamp::from_seconds(1_800_000_000);
 const HEADER: &str = "x-placet-decision";
@@ -64,7 +65,7 @@ fn check_allow(ok: &OkHttpResponse) {
 
 fn answer(scopes: &Scopes, request: &Request) -> CheckResponse {
     let (scope, decision) =
-        scopes.decide(request, NOW).now_or_never().expect("a decision waits for nothing");
+        scopes.decide(request, Channel::Proxy, NOW).now_or_never().expect("a decision waits for nothing");
     encode::response(scope.as_deref(), &decision.outcome)
 }
 

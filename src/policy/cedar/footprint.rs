@@ -51,6 +51,7 @@ pub(super) struct Wants {
     pub(super) method: bool,
     pub(super) host: bool,
     pub(super) path: bool,
+    pub(super) body: bool,
     pub(super) query: Fields,
     pub(super) headers: Fields,
     pub(super) ip: bool,
@@ -72,7 +73,7 @@ impl Wants {
                 self.time = true;
             }
             ["http"] => {
-                for field in ["method", "host", "path", "query", "headers"] {
+                for field in ["method", "host", "path", "query", "headers", "body"] {
                     self.add_context(&["http", field]);
                 }
             }
@@ -80,6 +81,7 @@ impl Wants {
             ["http", "method", ..] => self.method = true,
             ["http", "host", ..] => self.host = true,
             ["http", "path", ..] => self.path = true,
+            ["http", "body", ..] => self.body = true,
             ["http", "query", rest @ ..] => self.query.add(rest.first().copied()),
             ["http", "headers", rest @ ..] => self.headers.add(rest.first().copied()),
             ["source", "ip", ..] => self.ip = true,

@@ -10,9 +10,11 @@ use cedar_policy_core::ast::{Context, Name, PartialValue, Value};
 use cedar_policy_core::extensions::Extensions;
 use serde_json::{Map, Value as Json};
 
-use super::Question;
-use super::cedar::EvaluationError;
+use super::EvaluationError;
 use super::footprint::{Fields, Wants};
+use crate::path::CanonicalPath;
+use crate::policy::{self, Question};
+use crate::request::{Content, Request};
 
 /// The names of Cedar's constructors, parsed once.
 #[derive(Debug)]
@@ -28,7 +30,7 @@ impl Constructors {
     }
 }
 
-/// `{http: {method, host, path, query, headers}, source: {ip, principal}, time}`.
+/// `{http: {method, host, path, query, headers, body}, source: {ip, principal}, time}`.
 ///
 /// `query` maps a name to the set of its values. `headers` maps a name in lower case to its value;
 /// several are joined with a comma and bytes that are not UTF-8 are `!`, both as Envoy itself does
@@ -38,19 +40,31 @@ pub(super) fn context(
     wants: &Wants,
     constructors: &Constructors,
 ) -> Result<Context, EvaluationError> {
+    let (request, path) = match question.context {
+        policy::Context::Http { request, path } => (request, path),
+        policy::Context::Stated(stated) => return Ok(of_statement(&stated.context)),
+    };
     let mut source = Vec::new();
-    if let Some(ip) = question.request.source.ip.filter(|_| wants.ip) {
+    if let Some(ip) = request.source.ip.filter(|_| wants.ip) {
         source.push(("ip", call(&constructors.ip, ip.to_string())?));
     }
     if let Some(peer) = question.principal.peer.as_deref().filter(|_| wants.peer) {
         source.push(("principal", peer.into()));
     }
-    let mut fields = vec![("http", http(question, wants)), ("source", Value::record(source, None))];
+    let mut fields =
+        vec![("http", http(request, path, wants)?), ("source", Value::record(source, None))];
     if wants.time {
         fields.push(("time", call(&constructors.datetime, question.now.rfc3339())?));
     }
     let fields = fields.into_iter().map(|(name, value)| (name.into(), value)).collect();
     Ok(Context::Value(std::sync::Arc::new(fields)))
+}
+
+/// What an application states in place of a request.
+fn of_statement(context: &Map<String, Json>) -> Context {
+    let fields =
+        context.iter().filter_map(|(name, json)| Some((name.as_str().into(), claim(json)?)));
+    Context::Value(std::sync::Arc::new(fields.collect()))
 }
 
 /// The attributes that a request gives its principal: `issuer`, when there is one, and `claims`.
@@ -68,24 +82,42 @@ pub(super) fn principal_attributes(
     attributes
 }
 
-fn http(question: &Question<'_>, wants: &Wants) -> Value {
+fn http(request: &Request, path: &CanonicalPath, wants: &Wants) -> Result<Value, EvaluationError> {
     let mut http: Vec<(&str, Value)> = Vec::new();
     if wants.method {
-        http.push(("method", question.request.method.as_str().into()));
+        http.push(("method", request.method.as_str().into()));
     }
     if wants.host {
-        http.push(("host", question.request.host.name().into()));
+        http.push(("host", request.host.name().into()));
     }
     if wants.path {
-        http.push(("path", question.path.as_str().into()));
+        http.push(("path", path.as_str().into()));
     }
     if wants.query.is_seen() {
-        http.push(("query", query(question.request.raw_query(), &wants.query)));
+        http.push(("query", query(request.raw_query(), &wants.query)));
     }
     if wants.headers.is_seen() {
-        http.push(("headers", headers(question, &wants.headers)));
+        http.push(("headers", headers(request, &wants.headers)));
     }
-    Value::record(http, None)
+    if wants.body {
+        http.push(("body", body(request)?));
+    }
+    Ok(Value::record(http, None))
+}
+
+/// `{state, json, form}`: `json` and `form` are there when the whole body is of that type.
+fn body(request: &Request) -> Result<Value, EvaluationError> {
+    let mut body = vec![("state", Value::from(request.body.state()))];
+    match request.content()? {
+        Content::Opaque => {}
+        Content::Json(json) => body.extend(claim(&json).map(|json| ("json", json))),
+        Content::Form(fields) => {
+            let set = |values: Vec<String>| Value::set(values.into_iter().map(Value::from), None);
+            let fields = fields.into_iter().map(|(name, values)| (name, set(values)));
+            body.push(("form", Value::record(fields, None)));
+        }
+    }
+    Ok(Value::record(body, None))
 }
 
 fn claims(claims: &Map<String, Json>, wanted: &Fields) -> Value {
@@ -114,9 +146,9 @@ fn query(raw: &str, wanted: &Fields) -> Value {
     Value::record(values.into_iter().map(|(name, values)| (name, Value::set(values, None))), None)
 }
 
-fn headers(question: &Question<'_>, wanted: &Fields) -> Value {
+fn headers(request: &Request, wanted: &Fields) -> Value {
     let mut joined: BTreeMap<&str, String> = BTreeMap::new();
-    for (name, value) in question.request.headers.iter().filter(|(name, _)| wanted.has(name)) {
+    for (name, value) in request.headers.iter().filter(|(name, _)| wanted.has(name)) {
         let text = joined.entry(name).and_modify(|text| text.push(',')).or_default();
         for chunk in value.utf8_chunks() {
             text.push_str(chunk.valid());

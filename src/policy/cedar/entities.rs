@@ -13,7 +13,7 @@ use cedar_policy_core::ast::{Entity, EntityUID, Literal, PartialValue, Value, Va
 use cedar_policy_core::entities::{Entities, NoEntitiesSchema, TCComputation};
 use cedar_policy_core::extensions::Extensions;
 
-use super::cedar::EvaluationError;
+use super::EvaluationError;
 use super::footprint::{Footprint, Wants};
 use super::index::{Index, Key};
 

@@ -1,4 +1,4 @@
-//! JSON objects read strictly: a member named twice, or nesting past [`DEPTH`], is a fault.
+//! JSON read strictly: a member named twice, or nesting past [`DEPTH`], is a fault.
 //!
 //! Two readers of a doubled member may each take another one, so that what we checked is not what
 //! the next one sees (RFC 7515 section 4, RFC 7519 section 4). Names are compared after their
@@ -11,7 +11,7 @@ use serde::de::{DeserializeSeed, Deserializer, Error, MapAccess, SeqAccess, Visi
 use serde_json::{Map, Number, Value};
 
 /// How deep objects and lists may nest, the outermost counted.
-pub(super) const DEPTH: usize = 32;
+const DEPTH: usize = 32;
 
 /// Why a text is not an object we read.
 #[derive(Clone, Copy, Debug, Eq, PartialEq, thiserror::Error)]
@@ -31,17 +31,21 @@ pub enum JsonFault {
 }
 
 /// Reads `text` as one object.
-pub(super) fn object(text: &[u8]) -> Result<Map<String, Value>, JsonFault> {
+pub(crate) fn object(text: &[u8]) -> Result<Map<String, Value>, JsonFault> {
+    match value(text)? {
+        Value::Object(members) => Ok(members),
+        _ => Err(JsonFault::NotObject),
+    }
+}
+
+/// Reads `text` as one value.
+pub(crate) fn value(text: &[u8]) -> Result<Value, JsonFault> {
     let fault = Cell::new(JsonFault::Syntax);
     let mut json = serde_json::Deserializer::from_slice(text);
     let value = Strict { left: DEPTH, fault: &fault }
         .deserialize(&mut json)
         .and_then(|value| json.end().map(|()| value));
-    match value {
-        Ok(Value::Object(members)) => Ok(members),
-        Ok(_) => Err(JsonFault::NotObject),
-        Err(_) => Err(fault.get()),
-    }
+    value.map_err(|_| fault.get())
 }
 
 /// Reads one value that may nest `left` levels; notes in `fault` why it is not to be had.
