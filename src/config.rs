@@ -119,6 +119,21 @@ pub struct ScopeConfig {
     pub remove_headers: Vec<String>,
     /// What a refused client sees.
     pub deny: DenyResponse,
+    /// What it answers beside its proxy's checks.
+    pub api: Option<ApiConfig>,
+}
+
+/// What a scope answers beside its proxy's checks, and where the digests of its callers' secrets are.
+#[derive(Debug)]
+pub struct ApiConfig {
+    /// Questions in the words of AuthZEN.
+    pub authzen: bool,
+    /// The checks of a proxy that asks over HTTP.
+    pub check: bool,
+    /// The store of the digests.
+    pub store: Arc<SecretStore>,
+    /// Where in the store.
+    pub location: KeyLocation,
 }
 
 impl ScopeConfig {

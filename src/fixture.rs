@@ -112,6 +112,7 @@ pub(crate) fn scope(client_id: &str) -> Scope {
         remove_headers: vec!["cookie".to_owned()],
         deny: DenyResponse::default(),
         jwks_max_age: Duration::from_secs(300),
+        api: None,
     }
 }
 

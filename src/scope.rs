@@ -4,9 +4,13 @@
 //! denial, and so is a host of no scope where there is no default. What was chosen is one immutable
 //! value, so a reload in the middle of a request changes nothing for it.
 
+mod caller;
+
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
+
+pub use caller::{Api, CallerError, CallerSecrets};
 
 use crate::authorizer::{Authorizer, Decision, Denial, Reason};
 use crate::clock::Timestamp;
@@ -31,6 +35,8 @@ pub struct Scope {
     pub deny: DenyResponse,
     /// How long verifiers may keep its JWKS.
     pub jwks_max_age: Duration,
+    /// What it answers beside its proxy's checks; `None`: nothing.
+    pub api: Option<Api>,
 }
 
 /// The header that carries the token upstream.

@@ -17,6 +17,7 @@ mod fields;
 mod file;
 #[cfg(any(feature = "aws", feature = "azure"))]
 mod history;
+mod kept;
 #[cfg(any(feature = "aws", feature = "azure"))]
 mod reason;
 pub mod reference;
@@ -33,6 +34,7 @@ use serde::{Deserialize, Deserializer};
 use zeroize::{Zeroize, Zeroizing};
 
 pub use error::{Cloud, CloudError, SecretError};
+pub use kept::{KeepTask, Kept};
 pub use settings::{
     AwsSettings, AzureSettings, KvVersion, Source, StoreKind, StoreSettings, VaultAuth,
     VaultSettings,

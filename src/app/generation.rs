@@ -14,12 +14,13 @@ use tokio_util::sync::{CancellationToken, DropGuard};
 
 use crate::authorizer::Authorizer;
 use crate::clock::Clock;
-use crate::config::{Config, ScopeConfig};
+use crate::config::{ApiConfig, Config, ScopeConfig};
 use crate::identity::Identity;
 use crate::identity::jwks::{self, IssuerKeys};
 use crate::keys::{KeyTask, Keys};
 use crate::readiness::{Needs, all_complete, any_complete};
-use crate::scope::{Scope, Scopes, Selectable};
+use crate::scope::{Api, CallerSecrets, Scope, Scopes, Selectable};
+use crate::secrets::KeepTask;
 use crate::token::Minter;
 
 /// A set of scopes and the tasks that keep their keys.
@@ -90,7 +91,7 @@ impl Generation {
 
 /// Starts the tasks of one scope, and compiles it.
 fn build(
-    config: ScopeConfig,
+    mut config: ScopeConfig,
     own_issuers: &[String],
     clock: Clock,
     earlier: &[Needs],
@@ -109,7 +110,13 @@ fn build(
     }
     let issuer_keys = issuers.iter().map(|(_, keys)| keys.clone()).collect();
     let needs = Needs { client_id: config.client_id.clone(), keys: keys.clone(), issuers };
-    Ok((compile(config, own_issuers, keys, issuer_keys)?, needs))
+    let api = config.api.take().map(|api| {
+        let ApiConfig { authzen, check, store, location } = api;
+        let (task, callers) = KeepTask::new(store, location, CallerSecrets::parse);
+        tasks.spawn(task.run(end.child_token()));
+        Api { authzen, check, callers }
+    });
+    Ok((compile(config, own_issuers, keys, issuer_keys, api)?, needs))
 }
 
 /// Puts one scope together from its settings and the keys it will read.
@@ -118,6 +125,7 @@ pub(super) fn compile(
     own_issuers: &[String],
     keys: Keys,
     issuer_keys: Vec<IssuerKeys>,
+    api: Option<Api>,
 ) -> Result<Selectable> {
     let identity = Identity::new(config.identity, issuer_keys, own_issuers.to_vec())
         .with_context(|| format!("scope `{}`", config.client_id))?;
@@ -135,6 +143,7 @@ pub(super) fn compile(
         remove_headers: config.remove_headers,
         deny: config.deny,
         jwks_max_age: (config.publish_before / 2).min(Duration::from_secs(300)),
+        api,
     };
     Ok(Selectable { scope: Arc::new(scope), hosts: config.hosts, default: config.default })
 }

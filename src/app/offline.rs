@@ -38,7 +38,7 @@ impl Offline {
                 .iter()
                 .map(|issuer| keys_of(issuer, issuer_keys))
                 .collect::<Result<_>>()?;
-            scopes.push(compile(scope, &own_issuers, ring, readers)?);
+            scopes.push(compile(scope, &own_issuers, ring, readers, None)?);
         }
         Ok(Self { scopes: Scopes::new(scopes) })
     }

@@ -233,6 +233,8 @@ raw! {
         pub(super) jwt_customization: JwtCustomization,
         /// What a refused client sees.
         pub(super) deny: Deny,
+        /// Answer others than the proxy, on the http listener. Default: nobody.
+        pub(super) api: Option<Api>,
     }
 }
 
@@ -508,6 +510,24 @@ raw! {
         pub(super) headers: std::collections::BTreeMap<String, String>,
         /// In place of the 403 body.
         pub(super) body: Option<String>,
+    }
+}
+
+raw! {
+    /// What a scope answers beside its proxy's checks. Callers present its client ID and a secret as
+    /// HTTP Basic credentials.
+    pub(super) struct Api {
+        /// Questions in the words of AuthZEN: `/access/v1/evaluation` and the rest. Default: false.
+        pub(super) authzen: Option<bool>,
+        /// The checks of a proxy that asks over HTTP: `/check/…`. Default: false.
+        pub(super) check: Option<bool>,
+        /// The store that holds the SHA-256 of the callers' secrets. Default: the default store.
+        pub(super) secret_store: Option<String>,
+        /// Where in the store. Default: the store's defaultPath.
+        pub(super) path_to_key: Option<String>,
+        /// The name of the secret: lines of `sha256:` and 64 hexadecimal digits. Default: the client ID and
+        /// `.callers`.
+        pub(super) key_name: Option<String>,
     }
 }
 

@@ -6,16 +6,17 @@ mod token;
 
 use std::collections::BTreeSet;
 use std::path::Path;
+use std::sync::Arc;
 
 use crate::config::raw::{self, PathAllowance};
 use crate::config::report::Report;
-use crate::config::{Address, Listen, ScopeConfig};
+use crate::config::{Address, ApiConfig, Listen, ScopeConfig};
 use crate::entitlement::Catalogue;
 use crate::path::Allowances;
 use crate::request::Host;
 use crate::route::{Pattern, Route, Routes};
 use crate::scope::{DecisionHeader, DenyResponse};
-use crate::secrets::SecretStores;
+use crate::secrets::{KeyLocation, SecretStores};
 use crate::token::Items;
 
 const DEFAULT_CLAIM: &str = "entitlements";
@@ -75,6 +76,7 @@ pub(super) fn check(
     let header = token::header(path, &raw.jwt_response, report);
     let remove_headers = token::remove_headers(path, &raw.jwt_response, header.as_ref(), report);
     let deny = deny(path, &raw.deny, header.as_ref(), report);
+    let api = api(path, raw.api.as_ref(), client_id.as_deref(), shared, report);
     let token::Signing { store, location, backend, key, publish_before, max_key_age } = signing?;
     let (routes, policy, claims) = (routes?, policy?, claims?);
     let catalogue = match claims.items {
@@ -103,6 +105,7 @@ pub(super) fn check(
         header: header?,
         remove_headers: remove_headers?,
         deny: deny?,
+        api: api?,
     })
 }
 
@@ -234,6 +237,34 @@ fn deny(
         headers.push((lower, value.clone()));
     }
     Some(DenyResponse { status, headers, body: raw.body.clone() })
+}
+
+/// The outer `None` is an error, the inner one says that there is none.
+fn api(
+    path: &str,
+    raw: Option<&raw::Api>,
+    client_id: Option<&str>,
+    shared: &Shared<'_>,
+    report: &mut Report,
+) -> Option<Option<ApiConfig>> {
+    let Some(raw) = raw else { return Some(None) };
+    let path_of = |name: &str| format!("{path}.api.{name}");
+    let (authzen, check) = (raw.authzen.unwrap_or(false), raw.check.unwrap_or(false));
+    if !authzen && !check {
+        report.error(
+            format_args!("{path}.api"),
+            "answers nothing: set authzen or check, or remove it",
+        );
+    }
+    let store = shared.stores.and_then(|stores| {
+        report.keep(path_of("secretStore"), stores.choose(raw.secret_store.as_deref()))
+    });
+    let name = raw.key_name.clone().or_else(|| client_id.map(|id| format!("{id}.callers")))?;
+    let location = KeyLocation { path: raw.path_to_key.clone(), name, is_named: true };
+    let store = Arc::clone(store?);
+    let judged = if store.has_paths() { "pathToKey" } else { "keyName" };
+    report.keep(path_of(judged), store.check(&location))?;
+    Some(Some(ApiConfig { authzen, check, store, location }))
 }
 
 fn is_header_value(text: &str) -> bool {

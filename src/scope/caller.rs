@@ -1,0 +1,183 @@
+//! Who may ask for a scope's decisions without being its proxy.
+//!
+//! Off unless the settings switch it on. A caller presents the scope's client ID and a secret, as HTTP
+//! Basic credentials (RFC 7617); the store holds only the secrets' SHA-256, one a line, so that a new
+//! secret can be let in before the old one is taken out. Secrets are random, so a plain digest keeps
+//! them; they are compared in constant time.
+
+use std::sync::Arc;
+
+use aws_lc_rs::constant_time::verify_slices_are_equal;
+use aws_lc_rs::digest::{SHA256, digest};
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+
+use super::{Scope, Scopes};
+use crate::secrets::Kept;
+
+/// What a scope answers beside its proxy's checks, and to whom.
+#[derive(Clone, Debug)]
+pub struct Api {
+    /// Questions in the words of AuthZEN.
+    pub authzen: bool,
+    /// The checks of a proxy that asks over HTTP.
+    pub check: bool,
+    /// Whom.
+    pub callers: Kept<CallerSecrets>,
+}
+
+/// The digests of the secrets that callers may present.
+#[derive(Debug)]
+pub struct CallerSecrets(Vec<[u8; 32]>);
+
+/// Why a caller is sent away.
+#[derive(Clone, Copy, Debug, Eq, PartialEq, thiserror::Error)]
+pub enum CallerError {
+    /// No credentials, or not of the form they must have.
+    #[error("the caller presents no Basic credentials")]
+    Missing,
+    /// They hold for no scope that may be asked.
+    #[error("the caller's credentials are not those of a scope that may be asked")]
+    Refused,
+    /// The secrets were not read yet.
+    #[error("the secrets of the scope's callers are not loaded yet")]
+    NotLoaded,
+}
+
+impl CallerSecrets {
+    /// Reads the digests: `sha256:` and 64 hexadecimal digits, one a line; empty lines and lines that
+    /// begin with `#` do not count.
+    ///
+    /// # Errors
+    /// If a line is not of that form, or there is none; nothing of it is quoted.
+    pub fn parse(text: &[u8]) -> Result<Self, String> {
+        let text = str::from_utf8(text).map_err(|_| "it is no text".to_owned())?;
+        let mut digests = Vec::new();
+        for (number, line) in (1..).zip(text.lines()) {
+            let line = line.trim();
+            if line.is_empty() || line.starts_with('#') {
+                continue;
+            }
+            let read = line.strip_prefix("sha256:").and_then(sha256_of_hex);
+            digests.push(read.ok_or_else(|| {
+                format!("line {number} is not `sha256:` and the 64 hexadecimal digits of a digest")
+            })?);
+        }
+        if digests.is_empty() {
+            return Err("it holds no digest: write `sha256:` and 64 hexadecimal digits".to_owned());
+        }
+        Ok(Self(digests))
+    }
+
+    /// Whether `secret` is one of them.
+    pub fn admit(&self, secret: &[u8]) -> bool {
+        let presented = digest(&SHA256, secret);
+        // Every one is compared, so that the time tells nothing.
+        let equal = |known: &[u8; 32]| verify_slices_are_equal(known, presented.as_ref()).is_ok();
+        self.0.iter().filter(|known| equal(known)).count() > 0
+    }
+}
+
+impl Scopes {
+    /// The scope whose caller presents `credentials`, the value of an `authorization` header.
+    pub fn of_caller(
+        &self,
+        credentials: Option<&[u8]>,
+    ) -> Result<(&Arc<Scope>, &Api), CallerError> {
+        let (client_id, secret) = credentials.and_then(basic).ok_or(CallerError::Missing)?;
+        let scope = self.with_client_id(&client_id).ok_or(CallerError::Refused)?;
+        let api = scope.api.as_ref().ok_or(CallerError::Refused)?;
+        let secrets = api.callers.current().ok_or(CallerError::NotLoaded)?;
+        if secrets.admit(&secret) { Ok((scope, api)) } else { Err(CallerError::Refused) }
+    }
+}
+
+/// The user and password of Basic credentials (RFC 7617 section 2).
+fn basic(credentials: &[u8]) -> Option<(String, Vec<u8>)> {
+    let (scheme, encoded) = credentials.split_at_checked(6)?;
+    if !scheme.eq_ignore_ascii_case(b"basic ") {
+        return None;
+    }
+    let mut decoded = STANDARD.decode(encoded).ok()?;
+    let colon = decoded.iter().position(|byte| *byte == b':')?;
+    let secret = decoded.split_off(colon + 1);
+    decoded.truncate(colon);
+    (!secret.is_empty()).then_some(())?;
+    Some((String::from_utf8(decoded).ok()?, secret))
+}
+
+fn sha256_of_hex(text: &str) -> Option<[u8; 32]> {
+    let mut digest = [0; 32];
+    hex::decode_to_slice(text, &mut digest).ok().map(|()| digest)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::fixture;
+    use crate::scope::Selectable;
+
+    /// The digest of `secret`.
+    const DIGEST: &str = "sha256:2bb80d537b1da3e38bd30361aa855686bde0eacd7162fef6a25fe97bf527a25b";
+
+    fn api(text: &str) -> Api {
+        let callers = Kept::fixed(CallerSecrets::parse(text.as_bytes()).unwrap());
+        Api { authzen: true, check: true, callers }
+    }
+
+    fn scopes() -> Scopes {
+        let other = "sha256:".to_owned() + &"0".repeat(64);
+        let with = |client_id: &str, api| {
+            let scope = Arc::new(Scope { api, ..fixture::scope(client_id) });
+            Selectable { scope, hosts: Vec::new(), default: false }
+        };
+        let orders = api(&format!(
+            "# now and next\n{other}\n\n{}\n",
+            DIGEST.to_uppercase().replace("SHA256", "sha256")
+        ));
+        Scopes::new(vec![with("orders", Some(orders)), with("closed", None)])
+    }
+
+    fn asked(credentials: &str) -> Result<String, CallerError> {
+        scopes().of_caller(Some(credentials.as_bytes())).map(|(scope, _)| scope.client_id.clone())
+    }
+
+    fn basic_of(pair: &str) -> String {
+        format!("Basic {}", STANDARD.encode(pair))
+    }
+
+    #[test]
+    fn the_client_id_and_a_secret_of_its_own_are_asked_for() {
+        assert_eq!(asked(&basic_of("orders:secret")), Ok("orders".to_owned()));
+        assert_eq!(
+            asked(&basic_of("orders:secret").replace("Basic", "bASIC")),
+            Ok("orders".into())
+        );
+        for wrong in
+            ["orders:Secret", "orders:secret ", "closed:secret", "Orders:secret", ":secret"]
+        {
+            assert_eq!(asked(&basic_of(wrong)), Err(CallerError::Refused), "{wrong}");
+        }
+        for missing in [
+            String::new(),
+            "Bearer x".to_owned(),
+            "Basic".to_owned(),
+            "Basic !".to_owned(),
+            basic_of("orders"),
+            basic_of("orders:"),
+            format!("{},x", basic_of("orders:secret")),
+        ] {
+            assert_eq!(asked(&missing), Err(CallerError::Missing), "{missing}");
+        }
+        assert_eq!(scopes().of_caller(None).map(drop), Err(CallerError::Missing));
+    }
+
+    #[test]
+    fn what_holds_no_digest_is_refused_without_being_quoted() {
+        for text in ["", "# none", "plain-secret", "sha256:", "sha256:00", &format!("{DIGEST}0")] {
+            let error = CallerSecrets::parse(text.as_bytes()).unwrap_err();
+            assert!(!error.contains("plain-secret"), "{error}");
+        }
+        assert!(CallerSecrets::parse(b"\xff").is_err());
+    }
+}
