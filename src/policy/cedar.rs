@@ -10,18 +10,22 @@ mod context;
 mod entities;
 mod footprint;
 mod index;
+mod inventory;
+mod listing;
 mod load;
 
 use std::collections::{BTreeSet, HashMap};
 
 use cedar_policy_core::ast::{
     Context, Effect as PolicyEffect, Eid, EntityType, EntityUID, EntityUIDEntry, Expr, Literal,
-    Policy, Request, ValueKind,
+    PartialValue, Policy, Request, ValueKind,
 };
 use cedar_policy_core::entities::Entities;
 use cedar_policy_core::evaluator::{EvaluationError as Failure, Evaluator};
 use cedar_policy_core::extensions::Extensions;
 
+pub(super) use self::inventory::Inventory;
+pub(super) use self::listing::Listing;
 pub use self::load::{CedarError, CedarSources};
 
 use self::context::Constructors;
@@ -31,6 +35,7 @@ use self::index::{Index, Residue};
 use self::load::{Loaded, entity_type, keep};
 use super::Question;
 use super::verdict::{Effect, Fault, Grounds, Verdict};
+use crate::identity::Principal;
 use crate::request::BodyFault;
 use crate::route::Target;
 
@@ -44,6 +49,8 @@ pub struct Cedar {
     store: Store,
     names: Names,
     constructors: Constructors,
+    /// `(asset type, action)`, by the schema.
+    actions: Vec<(String, String)>,
     revision: String,
 }
 
@@ -57,6 +64,7 @@ struct Names {
 
 #[derive(Debug)]
 struct Rule {
+    number: usize,
     policy: Policy,
     residue: Residue,
     reach: Reach,
@@ -89,12 +97,14 @@ impl Cedar {
         let rules = policies.into_iter().enumerate().map(|(number, policy)| Rule {
             residue: index.insert(number, &policy),
             reach: footprint.add(&policy),
+            number,
             policy,
         });
         let rules = rules.collect();
         let entities: &Entities = loaded.entities.as_ref();
         let store = Store::new(entities.clone(), &index, &footprint);
-        Self { rules, index, footprint, store, names, constructors, revision: loaded.revision }
+        let Loaded { actions, revision, .. } = loaded;
+        Self { rules, index, footprint, store, names, constructors, actions, revision }
     }
 
     pub(super) fn revision(&self) -> &str {
@@ -138,14 +148,37 @@ impl Cedar {
         Ok(Asking { engine: self, caller, context })
     }
 
-    pub(super) fn known_assets(&self, types: &BTreeSet<&str>) -> Vec<(String, String)> {
-        let named = self.store.uids().map(|uid| {
-            let id: &str = uid.eid().as_ref();
-            (uid.entity_type().to_string(), id.to_owned())
-        });
-        let mut assets: Vec<_> = named.filter(|(name, _)| types.contains(name.as_str())).collect();
-        assets.sort_unstable();
-        assets
+    pub(super) fn inventory(&self, pairs: &BTreeSet<(&str, &str)>) -> Inventory {
+        Inventory::new(self, pairs)
+    }
+
+    /// Makes ready to list what the principal of `question` holds.
+    pub(super) fn list<'a>(
+        &'a self,
+        inventory: &'a Inventory,
+        question: &Question<'_>,
+    ) -> Result<Listing<'a>, EvaluationError> {
+        Ok(Listing::new(self.ask(question)?, inventory))
+    }
+
+    /// What the policies can see of the principal.
+    pub(super) fn sight<'q>(&self, principal: &'q Principal) -> context::Sight<'q> {
+        context::Sight::new(principal, &self.footprint.wants)
+    }
+
+    /// The attribute `name` of `target`'s asset, when the entities have it as a plain value.
+    pub(super) fn attribute(&self, target: &Target, name: &str) -> Option<String> {
+        let asset = self.names.uid(&target.asset_type, &target.asset_id).ok()?;
+        let PartialValue::Value(value) = self.store.get(&asset)?.get(name)? else { return None };
+        match value.value_kind() {
+            ValueKind::Lit(Literal::String(text)) => Some(text.to_string()),
+            ValueKind::Lit(Literal::Long(number)) => Some(number.to_string()),
+            ValueKind::Lit(Literal::Bool(flag)) => Some(flag.to_string()),
+            ValueKind::Lit(Literal::EntityUID(_))
+            | ValueKind::Set(_)
+            | ValueKind::Record(_)
+            | ValueKind::ExtensionValue(_) => None,
+        }
     }
 }
 
@@ -163,14 +196,6 @@ impl<'a> Asking<'a> {
         match self.outcome(target) {
             Ok(outcome) => Verdict::plain(outcome.effect(), outcome.grounds(&self.engine.revision)),
             Err(error) => self.engine.fault(&error),
-        }
-    }
-
-    /// Decides on `target`, without the grounds.
-    pub(super) fn effect(&self, target: &Target) -> Effect {
-        match self.outcome(target) {
-            Ok(outcome) => outcome.effect(),
-            Err(error) => self.engine.fault(&error).effect,
         }
     }
 
@@ -202,13 +227,7 @@ impl<'a> Asking<'a> {
         let roots = [self.caller.uid(), action, resource].into_iter().chain(literals);
         let depth = rules.iter().map(|rule| rule.reach.depth).max().unwrap_or_default();
         let entities = self.engine.store.slice(&self.caller, roots, depth)?;
-        let known = |uid: &EntityUID| EntityUIDEntry::known(uid.clone(), None);
-        let request = Request::new_unchecked(
-            known(self.caller.uid()),
-            known(action),
-            known(resource),
-            Some(self.context.clone()),
-        );
+        let request = self.request(action, resource);
         let evaluator = Evaluator::new(request, &entities, Extensions::all_available());
         let mut outcome = Outcome::default();
         for rule in rules {
@@ -219,6 +238,16 @@ impl<'a> Asking<'a> {
             }
         }
         Ok(outcome)
+    }
+
+    fn request(&self, action: &EntityUID, resource: &EntityUID) -> Request {
+        let known = |uid: &EntityUID| EntityUIDEntry::known(uid.clone(), None);
+        Request::new_unchecked(
+            known(self.caller.uid()),
+            known(action),
+            known(resource),
+            Some(self.context.clone()),
+        )
     }
 }
 

@@ -36,7 +36,8 @@ impl Residue {
     }
 }
 
-type ByAction = HashMap<Key, Vec<usize>>;
+/// Policies whose heads agree on principal and resource, by the key of their action.
+pub(super) type ByAction = HashMap<Key, Vec<usize>>;
 type ByResource = HashMap<Key, ByAction>;
 
 /// Policies, by number, under the keys of their heads.
@@ -94,6 +95,16 @@ impl Index {
         found.sort_unstable();
         found.dedup();
         found
+    }
+
+    /// The policies whose heads fit a principal of these keys, by the key of their resource.
+    pub(super) fn fitting(&self, principal: &[Key]) -> HashMap<Key, Vec<&ByAction>> {
+        let mut fitting: HashMap<Key, Vec<&ByAction>> = HashMap::new();
+        let by_resource = principal.iter().filter_map(|key| self.by_principal.get(key));
+        for (key, by_action) in by_resource.flatten() {
+            fitting.entry(*key).or_default().push(by_action);
+        }
+        fitting
     }
 
     fn key(

@@ -79,6 +79,7 @@ fn compiled(world: &World) -> Cedar {
     let loaded = Loaded {
         policies: world.policies.clone(),
         entities: world.entities.clone(),
+        actions: Vec::new(),
         revision: String::new(),
     };
     Cedar::compile(loaded, names, Constructors::new().unwrap())
@@ -120,6 +121,82 @@ proptest! {
         for asked in askeds {
             for (target, ours) in asked.targets.iter().zip(ours(&engine, &asked)) {
                 prop_assert_eq!(ours, reference(&world, &asked, target), "{:?} {:?}", asked, target);
+            }
+        }
+    }
+}
+
+/// What brute force finds: the numbers of the held targets, or `None` where a permit holds and a
+/// forbid that fails might take it away.
+fn brute(engine: &Cedar, inventory: &Inventory, question: &Question<'_>) -> Option<Vec<usize>> {
+    let Ok(asking) = engine.ask(question) else { return None };
+    let mut held = Vec::new();
+    for (number, target) in inventory.targets().iter().enumerate() {
+        let outcome = asking.outcome(target).unwrap();
+        match outcome.effect() {
+            Effect::Permitted => held.push(number),
+            Effect::Fault(_) if outcome.has(PolicyEffect::Permit) => return None,
+            _ => {}
+        }
+    }
+    Some(held)
+}
+
+/// What a listing finds, and whether it looked at the request.
+fn listed(
+    engine: &Cedar,
+    inventory: &Inventory,
+    question: &Question<'_>,
+) -> (Option<Vec<usize>>, bool) {
+    let Ok(mut listing) = engine.list(inventory, question) else { return (None, true) };
+    let mut held = Vec::new();
+    loop {
+        match listing.decide_some(&mut held) {
+            Ok(true) => {}
+            Ok(false) => break,
+            Err(_) => return (None, listing.looked_at_request()),
+        }
+    }
+    held.sort_unstable();
+    (Some(held), listing.looked_at_request())
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 256, failure_persistence: None, ..ProptestConfig::default() })]
+
+    #[test]
+    fn lists_what_brute_force_finds(world in world(), askeds in prop::collection::vec(asked(), 1..6)) {
+        let engine = compiled(&world);
+        let types = ["User", "Group", "Folder", "Account"];
+        let pairs = types.into_iter().flat_map(|name| ["read", "write", "change"].map(|action| (name, action)));
+        let inventory = engine.inventory(&pairs.collect());
+        let path = fixture::path("/accounts/1");
+        for (asked, other) in askeds.iter().zip(askeds.iter().rev()) {
+            let question = Question {
+                principal: &asked.principal,
+                target: &asked.targets[0],
+                context: policy::Context::Http { request: &asked.request, path: &path },
+                now: NOW,
+            };
+            let (found, looked) = listed(&engine, &inventory, &question);
+            prop_assert_eq!(&found, &brute(&engine, &inventory, &question), "{:?}", asked);
+            if looked {
+                continue;
+            }
+            // Whoever the policies can't tell from this principal holds the same, whatever is asked.
+            let mut principal = (*asked.principal).clone();
+            principal.claims = other.principal.claims.clone();
+            principal.peer = other.principal.peer.clone();
+            principal.issuer = None;
+            let text = |principal| serde_json::to_string(&engine.sight(principal)).unwrap();
+            if text(&principal) == text(&asked.principal) {
+                let question = Question {
+                    principal: &principal.into(),
+                    context: policy::Context::Http { request: &other.request, path: &path },
+                    now: NOW.after(std::time::Duration::from_secs(3)),
+                    ..question
+                };
+                prop_assert_eq!(found, listed(&engine, &inventory, &question).0, "{:?} {:?}", asked, other);
             }
         }
     }
