@@ -73,11 +73,7 @@ pub enum Lookup {
 
 impl Catalogue {
     /// Pairs the policy's known assets with the actions on them; a list has at most `max_items`.
-    pub fn new(
-        policy: &Policy,
-        routes: &Routes,
-        max_items: usize,
-    ) -> Result<Self, TooManyTargets> {
+    pub fn new(policy: &Policy, routes: &Routes, max_items: usize) -> Result<Self, TooManyTargets> {
         let pairs: BTreeSet<(&str, &str)> = routes.named_targets().collect();
         let inventory = policy.inventory(&pairs);
         let count = inventory.targets().len();
@@ -142,10 +138,14 @@ pub enum Unlisted {
     #[error("{}", .0.kind)]
     Undecided(Refusal),
     /// More is held than a list may have.
-    #[error("the principal holds more than {0} entitlements: raise jwtCustomization.maxItems, or use `items: decision`")]
+    #[error(
+        "the principal holds more than {0} entitlements: raise jwtCustomization.maxItems, or use `items: decision`"
+    )]
     TooMany(usize),
     /// More could be held than a request may decide on.
-    #[error("the principal's policies reach {0} targets, more than {MAX_DECIDED} for one request: narrow their heads, or use `items: decision`")]
+    #[error(
+        "the principal's policies reach {0} targets, more than {MAX_DECIDED} for one request: narrow their heads, or use `items: decision`"
+    )]
     TooManyToDecide(usize),
 }
 

@@ -133,7 +133,7 @@ async fn entitlements_are_listed_completely_and_only_where_permitted() {
 /// A long list lets the deadline strike: the deadline's timer is past, and only a pause shows it.
 #[tokio::test]
 async fn a_long_list_of_entitlements_ends_at_the_deadline() {
-    let policy = r#"permit(principal, action, resource) when { resource == Account::"1" };"#;
+    let policy = r#"permit(principal, action, resource) when { resource has owner || resource == Account::"1" };"#;
     let listing = fixture::listing_authorizer(policy, &accounts(4_000));
     let asked = request("GET", "/accounts/1");
     let deadline = std::time::Duration::from_millis(1);
@@ -143,9 +143,8 @@ async fn a_long_list_of_entitlements_ends_at_the_deadline() {
 }
 
 fn accounts(count: usize) -> String {
-    let account = |id| {
-        serde_json::json!({"uid": {"type": "Account", "id": id}, "attrs": {}, "parents": []})
-    };
+    let account =
+        |id| serde_json::json!({"uid": {"type": "Account", "id": id}, "attrs": {}, "parents": []});
     let accounts: Vec<_> = (0..count).map(|id| account(id.to_string())).collect();
     serde_json::to_string(&accounts).unwrap()
 }
@@ -179,7 +178,8 @@ async fn too_many_targets_to_decide_are_a_denial() {
 #[tokio::test]
 async fn a_list_is_kept_for_whom_the_policies_see_and_no_longer_than_the_credential() {
     let lookup = async |authorizer: &Authorizer, principal: &Principal, now| {
-        let target = Target { asset_type: "Account".into(), asset_id: "1".into(), action: "read".into() };
+        let target =
+            Target { asset_type: "Account".into(), asset_id: "1".into(), action: "read".into() };
         let (asked, path) = (request("GET", "/accounts/1"), fixture::path("/accounts/1"));
         let principal = Arc::new(principal.clone());
         let context = Context::Http { request: &asked, path: &path };
@@ -205,7 +205,8 @@ async fn a_list_is_kept_for_whom_the_policies_see_and_no_longer_than_the_credent
     assert_eq!(lookup(&authorizer, &alice, NOW).await, (0, Lookup::Miss), "another group");
     assert_eq!(lookup(&authorizer, &fixture::user("bob"), NOW).await, (0, Lookup::Miss));
 
-    let by_time = r#"permit(principal, action, resource) when { context.time > datetime("2020-01-01") };"#;
+    let by_time =
+        r#"permit(principal, action, resource) when { context.time > datetime("2020-01-01") };"#;
     let authorizer = fixture::listing_authorizer(by_time, &accounts(3));
     assert_eq!(lookup(&authorizer, &alice, NOW).await, (3, Lookup::Miss));
     assert_eq!(lookup(&authorizer, &alice, NOW).await, (3, Lookup::Miss), "time decides");

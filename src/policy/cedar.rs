@@ -11,6 +11,7 @@ mod entities;
 mod footprint;
 mod index;
 mod inventory;
+mod leading;
 mod listing;
 mod load;
 
@@ -18,7 +19,7 @@ use std::collections::{BTreeSet, HashMap};
 
 use cedar_policy_core::ast::{
     Context, Effect as PolicyEffect, Eid, EntityType, EntityUID, EntityUIDEntry, Expr, Literal,
-    PartialValue, Policy, Request, ValueKind,
+    PartialValue, Policy, Request, Value, ValueKind,
 };
 use cedar_policy_core::entities::Entities;
 use cedar_policy_core::evaluator::{EvaluationError as Failure, Evaluator};
@@ -31,7 +32,7 @@ pub use self::load::{CedarError, CedarSources};
 use self::context::Constructors;
 use self::entities::{Caller, Store};
 use self::footprint::{Footprint, Reach};
-use self::index::{Index, Residue};
+use self::index::{Guard, Guarded, Index, Residue};
 use self::load::{Loaded, entity_type, keep};
 use super::Question;
 use super::verdict::{Effect, Fault, Grounds, Verdict};
@@ -200,21 +201,58 @@ impl<'a> Asking<'a> {
     }
 
     fn outcome(&self, target: &Target) -> Result<Outcome<'a>, EvaluationError> {
-        let engine = self.engine;
-        let action = uid(&engine.names.action, &target.action);
-        let resource = engine.names.uid(&target.asset_type, &target.asset_id)?;
-        let rules: Vec<&'a Rule> = engine
-            .index
-            .candidates(
-                self.caller.keys(),
-                &engine.store.keys(&action, &self.caller, &engine.index),
-                &engine.store.keys(&resource, &self.caller, &engine.index),
-            )
-            .into_iter()
-            .filter_map(|number| engine.rules.get(number))
-            .filter(|rule| rule.residue.admits(self.caller.uid(), &resource))
-            .collect();
+        let action = uid(&self.engine.names.action, &target.action);
+        let resource = self.engine.names.uid(&target.asset_type, &target.asset_id)?;
+        let rules = self.candidates(&action, &resource)?;
         self.evaluate(&rules, &action, &resource)
+    }
+
+    /// The policies that can decide or err, in the order of their ids.
+    fn candidates(
+        &self,
+        action: &EntityUID,
+        resource: &EntityUID,
+    ) -> Result<Vec<&'a Rule>, EvaluationError> {
+        let engine = self.engine;
+        let found = engine.index.candidates(
+            self.caller.keys(),
+            &engine.store.keys(action, &self.caller, &engine.index),
+            &engine.store.keys(resource, &self.caller, &engine.index),
+        );
+        let mut numbers = found.plain;
+        if !found.guarded.is_empty() {
+            self.add_guarded(&found.guarded, action, resource, &mut numbers)?;
+        }
+        numbers.sort_unstable();
+        numbers.dedup();
+        let rules = numbers.into_iter().filter_map(|number| engine.rules.get(number));
+        Ok(rules.filter(|rule| rule.residue.admits(self.caller.uid(), resource)).collect())
+    }
+
+    /// Adds those of the `guarded` policies whose value is there, or for which it can't be had.
+    fn add_guarded(
+        &self,
+        guarded: &[(usize, &Guarded)],
+        action: &EntityUID,
+        resource: &EntityUID,
+        numbers: &mut Vec<usize>,
+    ) -> Result<(), EvaluationError> {
+        let guards = guarded.iter().filter_map(|(guard, _)| self.engine.index.guard(*guard));
+        let depth = guards.map(|guard| guard.depth).max().unwrap_or_default();
+        let roots = [self.caller.uid(), action, resource];
+        let entities = self.engine.store.slice(&self.caller, roots, depth)?;
+        let request = self.request(action, resource);
+        let evaluator = Evaluator::new(request, &entities, Extensions::all_available());
+        let mut seen = HashMap::new();
+        for (number, by_value) in guarded {
+            let Some(guard) = self.engine.index.guard(*number) else { continue };
+            match seen.entry(*number).or_insert_with(|| guard.look(&evaluator)) {
+                Look::Value(value) => numbers.extend(by_value.get(value).into_iter().flatten()),
+                Look::Nothing => {}
+                Look::Broken => numbers.extend(by_value.values().flatten()),
+            }
+        }
+        Ok(())
     }
 
     fn evaluate(
@@ -262,6 +300,34 @@ impl Rule {
         // Not a yes or no: Cedar's own words for it.
         let strict = Expr::and(condition.clone(), Expr::val(true));
         Ok(evaluator.interpret(&strict, self.policy.env()).map(|_| false)?)
+    }
+}
+
+/// What a guard finds.
+enum Look {
+    Value(Literal),
+    /// No policy that looks for a value can go on.
+    Nothing,
+    /// Every policy that looks for a value has to find out for itself.
+    Broken,
+}
+
+impl Guard {
+    fn look(&self, evaluator: &Evaluator<'_>) -> Look {
+        let look = |expr| evaluator.interpret(expr, &HashMap::new()).ok();
+        for has in &self.before {
+            match look(has).as_ref().map(Value::value_kind) {
+                Some(ValueKind::Lit(Literal::Bool(true))) => {}
+                Some(ValueKind::Lit(Literal::Bool(false))) => return Look::Nothing,
+                Some(_) | None => return Look::Broken,
+            }
+        }
+        match look(&self.value).as_ref().map(Value::value_kind) {
+            Some(ValueKind::Lit(value)) => Look::Value(value.clone()),
+            // A set, a record or a date is equal to no literal.
+            Some(_) => Look::Nothing,
+            None => Look::Broken,
+        }
     }
 }
 

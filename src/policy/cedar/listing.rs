@@ -15,7 +15,7 @@ use cedar_policy_core::entities::Entities;
 use cedar_policy_core::evaluator::Evaluator;
 use cedar_policy_core::extensions::Extensions;
 
-use super::index::{ByAction, Key};
+use super::index::{Bucket, ByAction, Key};
 use super::inventory::{Asset, Inventory};
 use super::{Asking, EvaluationError, Rule};
 use crate::policy::verdict::Refusal;
@@ -80,12 +80,16 @@ impl<'a> Listing<'a> {
     pub(super) fn new(asking: Asking<'a>, inventory: &'a Inventory) -> Self {
         let engine = asking.engine;
         let fitting = engine.index.fitting(asking.caller.keys());
-        let is_permit = |number: &usize| {
-            let rule = engine.rules.get(*number);
+        let is_permit = |number: usize| {
+            let rule = engine.rules.get(number);
             rule.is_some_and(|rule| rule.policy.effect() == PolicyEffect::Permit)
         };
         let permits = fitting.iter().filter(|(_, tables)| {
-            tables.iter().flat_map(|by_action| by_action.values().flatten()).any(is_permit)
+            tables
+                .iter()
+                .flat_map(|by_action| by_action.values())
+                .flat_map(Bucket::numbers)
+                .any(is_permit)
         });
         let beside = inventory.beside(asking.caller.uid());
         let mut reached: Vec<usize> = beside.to_vec();
@@ -151,8 +155,7 @@ impl<'a> Listing<'a> {
         if let Some(first) = group.actions.first().filter(|_| group.opens.is_some()) {
             // Only conditions that do not look at the action are put to it.
             let request = self.asking.request(first.action, &asset.uid);
-            view.evaluator =
-                Some(Evaluator::new(request, entities, Extensions::all_available()));
+            view.evaluator = Some(Evaluator::new(request, entities, Extensions::all_available()));
         }
         for candidates in &group.actions {
             match self.is_held(candidates, &mut view) {
@@ -257,7 +260,7 @@ impl<'a> Listing<'a> {
         for (number, action) in self.inventory.actions(asset) {
             let action_keys = engine.store.keys(action, &self.asking.caller, &engine.index);
             let found = tables.iter().flat_map(|by_action| {
-                action_keys.iter().filter_map(|key| by_action.get(key)).flatten().copied()
+                action_keys.iter().filter_map(|key| by_action.get(key)).flat_map(Bucket::numbers)
             });
             let found: BTreeSet<usize> = found.collect();
             let rules = found
