@@ -9,6 +9,7 @@
 mod context;
 mod entities;
 mod footprint;
+mod guard;
 mod index;
 mod inventory;
 mod leading;
@@ -19,7 +20,7 @@ use std::collections::{BTreeSet, HashMap};
 
 use cedar_policy_core::ast::{
     Context, Effect as PolicyEffect, Eid, EntityType, EntityUID, EntityUIDEntry, Expr, Literal,
-    PartialValue, Policy, Request, Value, ValueKind,
+    PartialValue, Policy, Request, ValueKind,
 };
 use cedar_policy_core::entities::Entities;
 use cedar_policy_core::evaluator::{EvaluationError as Failure, Evaluator};
@@ -32,7 +33,8 @@ pub use self::load::{CedarError, CedarSources};
 use self::context::Constructors;
 use self::entities::{Caller, Store};
 use self::footprint::{Footprint, Reach};
-use self::index::{Guard, Guarded, Index, Residue};
+use self::guard::{Guarded, Look};
+use self::index::{Index, Residue};
 use self::load::{Loaded, entity_type, keep};
 use super::Question;
 use super::verdict::{Effect, Fault, Grounds, Verdict};
@@ -300,34 +302,6 @@ impl Rule {
         // Not a yes or no: Cedar's own words for it.
         let strict = Expr::and(condition.clone(), Expr::val(true));
         Ok(evaluator.interpret(&strict, self.policy.env()).map(|_| false)?)
-    }
-}
-
-/// What a guard finds.
-enum Look {
-    Value(Literal),
-    /// No policy that looks for a value can go on.
-    Nothing,
-    /// Every policy that looks for a value has to find out for itself.
-    Broken,
-}
-
-impl Guard {
-    fn look(&self, evaluator: &Evaluator<'_>) -> Look {
-        let look = |expr| evaluator.interpret(expr, &HashMap::new()).ok();
-        for has in &self.before {
-            match look(has).as_ref().map(Value::value_kind) {
-                Some(ValueKind::Lit(Literal::Bool(true))) => {}
-                Some(ValueKind::Lit(Literal::Bool(false))) => return Look::Nothing,
-                Some(_) | None => return Look::Broken,
-            }
-        }
-        match look(&self.value).as_ref().map(Value::value_kind) {
-            Some(ValueKind::Lit(value)) => Look::Value(value.clone()),
-            // A set, a record or a date is equal to no literal.
-            Some(_) => Look::Nothing,
-            None => Look::Broken,
-        }
     }
 }
 

@@ -1,20 +1,21 @@
 //! Which policies can apply to a request, found by what their heads name.
 //!
 //! A policy's head narrows principal, action and resource to anything, a type, one entity, or one
-//! entity and all below it; where it leaves one open, the beginning of the condition may narrow it
-//! ([`leading`]). Each of these is a [`Key`], a policy is filed under its three, and a
-//! request looks under all the keys its three entities answer to. What is found is exactly what
-//! Cedar would find true of the heads and beginnings; these can't fail to evaluate, so what is not
-//! found could neither decide nor err. The cost follows what is found, not how many policies there are.
+//! entity and all below it; what a head leaves open, the beginning of the condition may narrow. Each
+//! of these is a [`Key`], a policy is filed under its three, and a request looks under all the keys
+//! its three entities answer to. What is found is exactly what Cedar would find true of heads and
+//! beginnings; these can't fail to evaluate, so what is not found could neither decide nor err. The
+//! cost follows what is found, not how many policies there are.
 
 use std::collections::HashMap;
 
 use cedar_policy_core::ast::{
-    ActionConstraint, EntityReference, EntityType, EntityUID, Expr, Literal, Policy,
+    ActionConstraint, EntityReference, EntityType, EntityUID, Policy,
     PrincipalOrResourceConstraint as Constraint, SlotId, Var,
 };
 
-use super::leading::{Asks, Beginning, Names, depth, has_depth};
+use super::guard::{Guard, Guarded};
+use super::leading::{Asks, Beginning, Names};
 
 /// One thing that a head can ask of an entity, by the numbers an [`Index`] gives out.
 #[derive(Clone, Copy, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
@@ -51,24 +52,12 @@ pub(super) struct Bucket {
     guarded: HashMap<usize, Guarded>,
 }
 
-/// Policies that look at one value, by the value they go on with.
-pub(super) type Guarded = HashMap<Literal, Vec<usize>>;
-
 impl Bucket {
     /// All of them.
     pub(super) fn numbers(&self) -> impl Iterator<Item = usize> {
         let guarded = self.guarded.values().flat_map(HashMap::values);
         guarded.chain([&self.plain]).flatten().copied()
     }
-}
-
-/// A value that policies begin by looking at.
-#[derive(Debug)]
-pub(super) struct Guard {
-    pub(super) before: Vec<Expr>,
-    pub(super) value: Expr,
-    /// How many entities are opened for it.
-    pub(super) depth: usize,
 }
 
 /// What a look at the heads finds.
@@ -176,12 +165,7 @@ impl Index {
         let next = self.guards.len();
         let number = *self.guard_numbers.entry(text).or_insert(next);
         if number == next {
-            let depths = names.before.iter().map(|has| has_depth(has)).chain([depth(names.value)]);
-            self.guards.push(Guard {
-                before: names.before.iter().copied().cloned().collect(),
-                value: names.value.clone(),
-                depth: depths.flatten().max().unwrap_or_default(),
-            });
+            self.guards.push(Guard::new(names));
         }
         number
     }
