@@ -13,6 +13,7 @@ use std::time::Duration;
 
 use crate::authorizer::{Decision, Facts, Grant};
 use crate::clock::Timestamp;
+use crate::entitlement::Lookup;
 use crate::metrics::Metrics;
 use crate::proto::{DecisionRecord, HttpRequest, Policy, Principal, Target};
 use crate::request::Request;
@@ -81,6 +82,9 @@ impl Recorder {
         let (outcome, reason) = outcome(decision);
         let client_id = scope.map_or("", |scope| scope.client_id.as_str());
         self.metrics.decision(client_id, outcome, reason, took);
+        if let Some(lookup) = decision.facts.entitlements {
+            self.metrics.cache_lookup("entitlements", lookup == Lookup::Hit);
+        }
         let Some(lines) = &self.lines else { return };
         let record = record(request, scope, decision, now, took);
         let Ok(mut line) = serde_json::to_vec(&record) else {

@@ -8,7 +8,7 @@ use std::fmt;
 use std::sync::Arc;
 
 use crate::clock::Timestamp;
-use crate::entitlement::Catalogue;
+use crate::entitlement::{Catalogue, Lookup, Unlisted};
 use crate::identity::{Identity, Principal, Refusal as CredentialRefusal};
 use crate::path::{Allowances, CanonicalPath};
 use crate::policy::{
@@ -16,7 +16,7 @@ use crate::policy::{
 };
 use crate::request::Request;
 use crate::route::{Resolved, Routes, Target};
-use crate::token::{Binding, Channel, DecisionId, MintError, Minter, Token};
+use crate::token::{Binding, Channel, DecisionId, Listed, MintError, Minter, Token};
 
 /// Everything that decides for one scope.
 #[derive(Debug)]
@@ -71,7 +71,8 @@ impl Authorizer {
             Denial::from(refusal)
         })?;
         facts.grounds = Some(permit.grounds().clone());
-        let items = self.items(&permit, &question).await?;
+        let targets = self.items(&permit, &question, &mut facts.entitlements).await?;
+        let items = Listed { targets: &targets, assets: &self.policy };
         let authority = request.host.authority(&request.scheme);
         let uri = format!("{}://{authority}{path}", request.scheme);
         let binding = Binding { method: &request.method, uri: &uri };
@@ -84,12 +85,13 @@ impl Authorizer {
         &'a self,
         permit: &'a Permit,
         question: &Question<'_>,
+        lookup: &mut Option<Lookup>,
     ) -> Result<Vec<&'a Target>, Denial> {
         let mut items = vec![permit.target()];
         if let Some(catalogue) = &self.catalogue {
             let held = catalogue.held(&self.policy, question).await?;
-            items.retain(|target| !held.contains(target));
-            items.extend(held);
+            *lookup = Some(held.lookup);
+            items.extend(held.targets.into_iter().filter(|target| *target != permit.target()));
         }
         Ok(items)
     }
@@ -124,6 +126,8 @@ pub struct Facts {
     pub target: Option<Target>,
     /// What the policies said.
     pub grounds: Option<Grounds>,
+    /// Where the list of what the principal holds came from.
+    pub entitlements: Option<Lookup>,
 }
 
 /// A yes.
@@ -262,12 +266,27 @@ impl From<Refusal> for Denial {
     }
 }
 
+impl From<Unlisted> for Denial {
+    fn from(unlisted: Unlisted) -> Self {
+        match unlisted {
+            Unlisted::Undecided(refusal) => Self::from(refusal),
+            Unlisted::TooMany(_) | Unlisted::TooManyToDecide(_) => {
+                Self::new(Reason::Internal, unlisted)
+            }
+        }
+    }
+}
+
 impl From<MintError> for Denial {
     fn from(error: MintError) -> Self {
         let reason = match error {
             MintError::NoKey | MintError::Stale | MintError::Sign(_) => Reason::KeyUnavailable,
             MintError::Expired => Reason::BadToken,
-            MintError::TooLong(_) | MintError::Claims(_) | MintError::Random => Reason::Internal,
+            MintError::Attribute(_) => Reason::PolicyError,
+            MintError::TooLong(_)
+            | MintError::TooManyItems { .. }
+            | MintError::Claims(_)
+            | MintError::Random => Reason::Internal,
         };
         Self::new(reason, error)
     }

@@ -77,6 +77,7 @@ pub(crate) fn claim_settings() -> ClaimSettings {
         template: Template::parse("{{asset_type}}:{{asset_id}}:{{action}}", Some(",")).unwrap(),
         delimiter: Some(",".to_owned()),
         items: Items::Decision,
+        max_items: 1_000,
     }
 }
 
@@ -100,7 +101,7 @@ pub(crate) fn authorizer() -> Authorizer {
 /// An authorizer whose tokens list what the principal holds.
 pub(crate) fn listing_authorizer(policy_text: &str, entities: &str) -> Authorizer {
     let policy = policy(policy_text, entities);
-    let catalogue = Catalogue::new(&policy, &routes()).unwrap();
+    let catalogue = Catalogue::new(&policy, &routes(), 1_000).unwrap();
     Authorizer { policy, catalogue: Some(catalogue), ..authorizer() }
 }
 

@@ -27,6 +27,8 @@ struct Inner {
     registry: Registry,
     decisions: Family<DecisionLabels, Counter>,
     check_duration: Histogram,
+    cache_hits: Family<CacheLabel, Counter>,
+    cache_misses: Family<CacheLabel, Counter>,
     reload_failures: Counter,
     log_dropped: Counter,
     key_age: Family<ScopeLabel, Gauge<i64, AtomicI64>>,
@@ -46,6 +48,11 @@ struct ScopeLabel {
     scope: String,
 }
 
+#[derive(Clone, Debug, EncodeLabelSet, Eq, Hash, PartialEq)]
+struct CacheLabel {
+    cache: &'static str,
+}
+
 impl Metrics {
     /// All metrics, at zero.
     pub fn new() -> Self {
@@ -53,6 +60,8 @@ impl Metrics {
             registry: Registry::with_prefix("placet"),
             decisions: Family::default(),
             check_duration: Histogram::new(DURATION_BUCKETS),
+            cache_hits: Family::default(),
+            cache_misses: Family::default(),
             reload_failures: Counter::<u64, AtomicU64>::default(),
             log_dropped: Counter::default(),
             key_age: Family::default(),
@@ -73,6 +82,12 @@ impl Metrics {
         let labels = DecisionLabels { scope: scope.to_owned(), outcome, reason };
         self.0.decisions.get_or_create(&labels).inc();
         self.0.check_duration.observe(took.as_secs_f64());
+    }
+
+    /// Counts a look into the cache of this name.
+    pub fn cache_lookup(&self, cache: &'static str, is_hit: bool) {
+        let counters = if is_hit { &self.0.cache_hits } else { &self.0.cache_misses };
+        counters.get_or_create(&CacheLabel { cache }).inc();
     }
 
     /// Counts settings or policies that were not taken over.
@@ -141,6 +156,16 @@ impl Inner {
             "check_duration_seconds",
             "Time from the arrival of a check to its answer",
             self.check_duration.clone(),
+        );
+        registry.register(
+            "cache_hits",
+            "Looks into a cache that found what they looked for",
+            self.cache_hits.clone(),
+        );
+        registry.register(
+            "cache_misses",
+            "Looks into a cache that found nothing, or nothing that still counts",
+            self.cache_misses.clone(),
         );
         registry.register(
             "reload_failures",

@@ -12,6 +12,7 @@ mod verdict;
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
+use aws_lc_rs::digest;
 use serde_json::{Map, Value};
 
 pub use cedar::{Cedar, CedarError, CedarSources};
@@ -113,40 +114,102 @@ impl Policy {
         self.decide(question).now_or_never().unwrap()
     }
 
-    /// Makes ready to decide on many targets for the principal and request of `question`; its own
-    /// target is but one of them.
-    pub fn inquire<'a>(&'a self, question: &Question<'a>) -> Result<Inquiry<'a>, Refusal> {
-        let Engine::Cedar(engine) = &self.engine;
-        let asking = engine.ask(question).map_err(|error| engine.fault(&error).refusal())?;
-        Ok(Inquiry { principal: question.principal, asking })
-    }
-
-    /// Every asset of one of `types` that the policies' entities know.
-    pub fn known_assets(&self, types: &BTreeSet<&str>) -> Vec<(String, String)> {
+    /// Everything that a list of what somebody holds can name: the assets that the policies'
+    /// entities know, of the types in `pairs` (asset type, action), with the actions that `pairs`
+    /// and the schema name for them.
+    pub fn inventory(&self, pairs: &BTreeSet<(&str, &str)>) -> Inventory {
         match &self.engine {
-            Engine::Cedar(cedar) => cedar.known_assets(types),
+            Engine::Cedar(cedar) => Inventory(cedar.inventory(pairs)),
         }
+    }
+
+    /// Makes ready to list what the principal of `question` holds of `inventory`, which is this
+    /// policy's own; the question's target is but one of them.
+    pub fn list<'a>(
+        &'a self,
+        inventory: &'a Inventory,
+        question: &Question<'_>,
+    ) -> Result<Listing<'a>, Refusal> {
+        match &self.engine {
+            Engine::Cedar(cedar) => match cedar.list(&inventory.0, question) {
+                Ok(listing) => Ok(Listing(listing)),
+                Err(error) => Err(cedar.fault(&error).refusal()),
+            },
+        }
+    }
+
+    /// What the policies can see of the principal of `question`. `None` where an application
+    /// states the circumstances: what it says of the principal's peer is then not the peer.
+    pub fn sight(&self, question: &Question<'_>) -> Option<Sight> {
+        let Context::Http { .. } = question.context else { return None };
+        let text = match &self.engine {
+            Engine::Cedar(cedar) => serde_json::to_vec(&cedar.sight(question.principal)).ok()?,
+        };
+        let digest = digest::digest(&digest::SHA256, &text);
+        digest.as_ref().try_into().ok().map(Sight)
+    }
+
+    /// The attribute `name` of `target`'s asset, as the policies' entities have it.
+    pub fn attribute(&self, target: &Target, name: &str) -> Result<String, NoAttribute> {
+        let found = match &self.engine {
+            Engine::Cedar(cedar) => cedar.attribute(target, name),
+        };
+        found.ok_or_else(|| NoAttribute {
+            asset_type: target.asset_type.escape_debug().to_string(),
+            asset_id: target.asset_id.escape_debug().to_string(),
+            name: name.to_owned(),
+        })
     }
 }
 
-/// One principal's request, ready to be decided on any number of targets.
+/// All that a list of what somebody holds can name.
 #[derive(Debug)]
-pub struct Inquiry<'a> {
-    principal: &'a Arc<Principal>,
-    asking: cedar::Asking<'a>,
+pub struct Inventory(cedar::Inventory);
+
+impl Inventory {
+    /// By asset type, asset id and action. A target's place here is its number.
+    pub fn targets(&self) -> &[Target] {
+        self.0.targets()
+    }
 }
 
-impl Inquiry<'_> {
-    /// Whether the principal may do `target`, decided like the request itself.
-    pub fn permits(&self, target: &Target) -> Result<bool, Refusal> {
-        match self.asking.effect(target) {
-            Effect::Permitted => Ok(true),
-            Effect::Forbidden | Effect::Unmatched => Ok(false),
-            Effect::Fault(_) => {
-                self.asking.decide(target).permit(self.principal, target).map(|_| true)
-            }
-        }
+/// A list of what one principal holds, in the making.
+#[derive(Debug)]
+pub struct Listing<'a>(cedar::Listing<'a>);
+
+impl Listing<'_> {
+    /// How many targets there are to decide, at most: those that some permit can reach.
+    pub fn reach(&self) -> usize {
+        self.0.reach()
     }
+
+    /// Decides on some more targets and adds the numbers of those that are held to `held`, in no
+    /// order. False when there was nothing left to decide. What is held is exactly what
+    /// [`Policy::decide`] would permit; where it could not tell, the whole list is refused.
+    pub fn decide_some(&mut self, held: &mut Vec<usize>) -> Result<bool, Refusal> {
+        self.0.decide_some(held)
+    }
+
+    /// Whether what came out so far depends on more than the principal's [`Sight`].
+    pub fn looked_at_request(&self) -> bool {
+        self.0.looked_at_request()
+    }
+}
+
+/// A digest of all that the policies can see of a principal: its id, type and groups, and of its
+/// issuer, its peer and its claims what some policy names.
+#[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
+pub struct Sight([u8; 32]);
+
+/// The entities don't say what is to be written of an asset.
+#[derive(Debug, thiserror::Error)]
+#[error(
+    "the asset `{asset_type}` `{asset_id}` has no attribute `{name}` that is a string, a whole number or true or false: add it to the entities, or take it out of the template"
+)]
+pub struct NoAttribute {
+    asset_type: String,
+    asset_id: String,
+    name: String,
 }
 
 /// Proof that policy permitted: who, what, and why. Only [`Policy::decide`] makes one.

@@ -19,7 +19,7 @@ pub use template::{Template, TemplateError};
 
 use crate::clock::Timestamp;
 use crate::keys::{KeyRing, Keys, SignError};
-use crate::policy::Permit;
+use crate::policy::{NoAttribute, Permit, Policy};
 use crate::route::Target;
 
 /// A longer token is a fault: proxies and servers bound the size of a header.
@@ -53,12 +53,12 @@ impl Minter {
         self.keys.had_keys()
     }
 
-    /// Mints the token that says `permit`, listing `items`, bound to `request` if there is one. It awaits a key that
+    /// Mints the token that says `permit`, with a list of `items`, bound to `request` if there is one. It awaits a key that
     /// signs in its store, and nothing else.
     pub async fn mint(
         &self,
         permit: &Permit,
-        items: &[&Target],
+        items: &Listed<'_>,
         request: Option<&Binding<'_>>,
         channel: Channel,
         now: Timestamp,
@@ -83,6 +83,15 @@ impl Minter {
         }
         Ok(Token { jws, id: id.0.clone(), key_id: key.kid().to_owned() })
     }
+}
+
+/// What a token lists.
+#[derive(Clone, Copy, Debug)]
+pub struct Listed<'a> {
+    /// The items.
+    pub targets: &'a [&'a Target],
+    /// Knows the attributes of their assets.
+    pub assets: &'a Policy,
 }
 
 /// The request a token is bound to (claims `htm` and `htu`, as in RFC 9449 section 4.2).
@@ -182,6 +191,17 @@ pub enum MintError {
     /// The token is too long for a header.
     #[error("the token would be {0} bytes long, more than 8192: carry over fewer claims or items")]
     TooLong(usize),
+    /// There are more items than the scope allows.
+    #[error("the token would list {count} items, more than jwtCustomization.maxItems ({limit})")]
+    TooManyItems {
+        /// How many there are.
+        count: usize,
+        /// How many there may be.
+        limit: usize,
+    },
+    /// The template names what an item's asset lacks.
+    #[error(transparent)]
+    Attribute(#[from] NoAttribute),
     /// The claims are no JSON.
     #[error("the claims can't be written as JSON: {0}")]
     Claims(serde_json::Error),

@@ -133,16 +133,83 @@ async fn entitlements_are_listed_completely_and_only_where_permitted() {
 /// A long list lets the deadline strike: the deadline's timer is past, and only a pause shows it.
 #[tokio::test]
 async fn a_long_list_of_entitlements_ends_at_the_deadline() {
-    let entities: Vec<_> = (0..2_000)
-        .map(|id| serde_json::json!({"uid": {"type": "Account", "id": id.to_string()}, "attrs": {}, "parents": []}))
-        .collect();
-    let entities = serde_json::to_string(&entities).unwrap();
-    let listing = fixture::listing_authorizer("permit(principal, action, resource);", &entities);
+    let policy = r#"permit(principal, action, resource) when { resource has owner || resource == Account::"1" };"#;
+    let listing = fixture::listing_authorizer(policy, &accounts(4_000));
     let asked = request("GET", "/accounts/1");
     let deadline = std::time::Duration::from_millis(1);
     let decision =
         tokio::time::timeout(deadline, listing.authorize(&asked, Channel::Proxy, NOW)).await;
     assert!(decision.is_err(), "the whole list was decided without a pause");
+}
+
+fn accounts(count: usize) -> String {
+    let account =
+        |id| serde_json::json!({"uid": {"type": "Account", "id": id}, "attrs": {}, "parents": []});
+    let accounts: Vec<_> = (0..count).map(|id| account(id.to_string())).collect();
+    serde_json::to_string(&accounts).unwrap()
+}
+
+#[tokio::test]
+async fn more_entitlements_than_allowed_are_a_denial_and_never_cut() {
+    let policy = "permit(principal, action, resource);";
+    let with_limit = |max_items| {
+        let listing = fixture::listing_authorizer(policy, &accounts(5));
+        let catalogue = Catalogue::new(&listing.policy, &listing.routes, max_items).unwrap();
+        Authorizer { catalogue: Some(catalogue), ..listing }
+    };
+    let grant = decide(&with_limit(5), &request("GET", "/accounts/1")).await.unwrap();
+    assert_eq!(claims(&grant)["entitlements"].as_str().unwrap().split(',').count(), 5);
+    let denial = decide(&with_limit(4), &request("GET", "/accounts/1")).await.unwrap_err();
+    assert_eq!(denial.reason(), Reason::Internal);
+    assert!(denial.detail().contains("more than 4 entitlements"), "{}", denial.detail());
+}
+
+#[tokio::test]
+async fn too_many_targets_to_decide_are_a_denial() {
+    let policy = r#"
+        permit(principal, action, resource == Account::"1");
+        permit(principal, action, resource) when { context.http.headers has "x-all" };"#;
+    let listing = fixture::listing_authorizer(policy, &accounts(20_001));
+    let denial = decide(&listing, &request("GET", "/accounts/1")).await.unwrap_err();
+    assert_eq!(denial.reason(), Reason::Internal);
+    assert!(denial.detail().contains("20001 targets"), "{}", denial.detail());
+}
+
+#[tokio::test]
+async fn a_list_is_kept_for_whom_the_policies_see_and_no_longer_than_the_credential() {
+    let lookup = async |authorizer: &Authorizer, principal: &Principal, now| {
+        let target =
+            Target { asset_type: "Account".into(), asset_id: "1".into(), action: "read".into() };
+        let (asked, path) = (request("GET", "/accounts/1"), fixture::path("/accounts/1"));
+        let principal = Arc::new(principal.clone());
+        let context = Context::Http { request: &asked, path: &path };
+        let question = Question { principal: &principal, target: &target, context, now };
+        let held = authorizer.catalogue.as_ref().unwrap().held(&authorizer.policy, &question);
+        let held = held.await.unwrap();
+        (held.targets.len(), held.lookup)
+    };
+    let by_claim = r#"permit(principal, action, resource) when { principal.claims.level > 1 };"#;
+    let authorizer = fixture::listing_authorizer(by_claim, &accounts(3));
+    let mut alice = fixture::user("alice");
+    alice.claims.insert("level".to_owned(), 2.into());
+    alice.claims.insert("jti".to_owned(), "1".into());
+    alice.expires = Some(NOW.after(std::time::Duration::from_secs(10)));
+    assert_eq!(lookup(&authorizer, &alice, NOW).await, (3, Lookup::Miss));
+    alice.claims.insert("jti".to_owned(), "2".into());
+    assert_eq!(lookup(&authorizer, &alice, NOW).await, (3, Lookup::Hit), "another token");
+    let later = NOW.after(std::time::Duration::from_secs(10));
+    assert_eq!(lookup(&authorizer, &alice, later).await, (3, Lookup::Miss), "the first has ended");
+    alice.claims.insert("level".to_owned(), 1.into());
+    assert_eq!(lookup(&authorizer, &alice, NOW).await, (0, Lookup::Miss), "another level");
+    alice.groups.push("staff".to_owned());
+    assert_eq!(lookup(&authorizer, &alice, NOW).await, (0, Lookup::Miss), "another group");
+    assert_eq!(lookup(&authorizer, &fixture::user("bob"), NOW).await, (0, Lookup::Miss));
+
+    let by_time =
+        r#"permit(principal, action, resource) when { context.time > datetime("2020-01-01") };"#;
+    let authorizer = fixture::listing_authorizer(by_time, &accounts(3));
+    assert_eq!(lookup(&authorizer, &alice, NOW).await, (3, Lookup::Miss));
+    assert_eq!(lookup(&authorizer, &alice, NOW).await, (3, Lookup::Miss), "time decides");
 }
 
 #[test]

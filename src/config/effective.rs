@@ -49,6 +49,10 @@ fn scope(scope: &ScopeConfig) -> Value {
                 Items::Decision => "decision",
                 Items::Entitlements => "entitlements",
             },
+            "maxItems": match claims.items {
+                Items::Decision => None,
+                Items::Entitlements => Some(claims.max_items),
+            },
         },
         "identity": {
             "anonymous": scope.identity.anonymous,

@@ -482,7 +482,8 @@ raw! {
         pub(super) include_incoming_payload: Option<bool>,
         /// The claim that holds the decision. Default: entitlements.
         pub(super) claim_attribute_name: Option<String>,
-        /// One item. Default: {{asset_type}}:{{asset_id}}:{{action}}.
+        /// One item. {{attr.NAME}} is an attribute of the asset in the policy's entities. Default:
+        /// {{asset_type}}:{{asset_id}}:{{action}}.
         pub(super) template: Option<String>,
         /// Joins the items; null makes a JSON array. Default: a comma.
         #[serde(deserialize_with = "present", skip_serializing_if = "Option::is_none")]
@@ -490,6 +491,8 @@ raw! {
         pub(super) item_delimiter: Option<Option<String>>,
         /// `decision`: this request's target. `entitlements`: all the principal holds.
         pub(super) items: Option<Items>,
+        /// With `items: entitlements`: a principal that holds more is denied. Default: 1000.
+        pub(super) max_items: Option<usize>,
     }
 }
 

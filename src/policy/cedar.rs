@@ -9,28 +9,36 @@
 mod context;
 mod entities;
 mod footprint;
+mod guard;
 mod index;
+mod inventory;
+mod leading;
+mod listing;
 mod load;
 
 use std::collections::{BTreeSet, HashMap};
 
 use cedar_policy_core::ast::{
     Context, Effect as PolicyEffect, Eid, EntityType, EntityUID, EntityUIDEntry, Expr, Literal,
-    Policy, Request, ValueKind,
+    PartialValue, Policy, Request, ValueKind,
 };
 use cedar_policy_core::entities::Entities;
 use cedar_policy_core::evaluator::{EvaluationError as Failure, Evaluator};
 use cedar_policy_core::extensions::Extensions;
 
+pub(super) use self::inventory::Inventory;
+pub(super) use self::listing::Listing;
 pub use self::load::{CedarError, CedarSources};
 
 use self::context::Constructors;
 use self::entities::{Caller, Store};
 use self::footprint::{Footprint, Reach};
+use self::guard::{Guarded, Look};
 use self::index::{Index, Residue};
 use self::load::{Loaded, entity_type, keep};
 use super::Question;
 use super::verdict::{Effect, Fault, Grounds, Verdict};
+use crate::identity::Principal;
 use crate::request::BodyFault;
 use crate::route::Target;
 
@@ -44,6 +52,8 @@ pub struct Cedar {
     store: Store,
     names: Names,
     constructors: Constructors,
+    /// `(asset type, action)`, by the schema.
+    actions: Vec<(String, String)>,
     revision: String,
 }
 
@@ -57,6 +67,7 @@ struct Names {
 
 #[derive(Debug)]
 struct Rule {
+    number: usize,
     policy: Policy,
     residue: Residue,
     reach: Reach,
@@ -89,12 +100,14 @@ impl Cedar {
         let rules = policies.into_iter().enumerate().map(|(number, policy)| Rule {
             residue: index.insert(number, &policy),
             reach: footprint.add(&policy),
+            number,
             policy,
         });
         let rules = rules.collect();
         let entities: &Entities = loaded.entities.as_ref();
         let store = Store::new(entities.clone(), &index, &footprint);
-        Self { rules, index, footprint, store, names, constructors, revision: loaded.revision }
+        let Loaded { actions, revision, .. } = loaded;
+        Self { rules, index, footprint, store, names, constructors, actions, revision }
     }
 
     pub(super) fn revision(&self) -> &str {
@@ -138,14 +151,37 @@ impl Cedar {
         Ok(Asking { engine: self, caller, context })
     }
 
-    pub(super) fn known_assets(&self, types: &BTreeSet<&str>) -> Vec<(String, String)> {
-        let named = self.store.uids().map(|uid| {
-            let id: &str = uid.eid().as_ref();
-            (uid.entity_type().to_string(), id.to_owned())
-        });
-        let mut assets: Vec<_> = named.filter(|(name, _)| types.contains(name.as_str())).collect();
-        assets.sort_unstable();
-        assets
+    pub(super) fn inventory(&self, pairs: &BTreeSet<(&str, &str)>) -> Inventory {
+        Inventory::new(self, pairs)
+    }
+
+    /// Makes ready to list what the principal of `question` holds.
+    pub(super) fn list<'a>(
+        &'a self,
+        inventory: &'a Inventory,
+        question: &Question<'_>,
+    ) -> Result<Listing<'a>, EvaluationError> {
+        Ok(Listing::new(self.ask(question)?, inventory))
+    }
+
+    /// What the policies can see of the principal.
+    pub(super) fn sight<'q>(&self, principal: &'q Principal) -> context::Sight<'q> {
+        context::Sight::new(principal, &self.footprint.wants)
+    }
+
+    /// The attribute `name` of `target`'s asset, when the entities have it as a plain value.
+    pub(super) fn attribute(&self, target: &Target, name: &str) -> Option<String> {
+        let asset = self.names.uid(&target.asset_type, &target.asset_id).ok()?;
+        let PartialValue::Value(value) = self.store.get(&asset)?.get(name)? else { return None };
+        match value.value_kind() {
+            ValueKind::Lit(Literal::String(text)) => Some(text.to_string()),
+            ValueKind::Lit(Literal::Long(number)) => Some(number.to_string()),
+            ValueKind::Lit(Literal::Bool(flag)) => Some(flag.to_string()),
+            ValueKind::Lit(Literal::EntityUID(_))
+            | ValueKind::Set(_)
+            | ValueKind::Record(_)
+            | ValueKind::ExtensionValue(_) => None,
+        }
     }
 }
 
@@ -166,30 +202,59 @@ impl<'a> Asking<'a> {
         }
     }
 
-    /// Decides on `target`, without the grounds.
-    pub(super) fn effect(&self, target: &Target) -> Effect {
-        match self.outcome(target) {
-            Ok(outcome) => outcome.effect(),
-            Err(error) => self.engine.fault(&error).effect,
-        }
+    fn outcome(&self, target: &Target) -> Result<Outcome<'a>, EvaluationError> {
+        let action = uid(&self.engine.names.action, &target.action);
+        let resource = self.engine.names.uid(&target.asset_type, &target.asset_id)?;
+        let rules = self.candidates(&action, &resource)?;
+        self.evaluate(&rules, &action, &resource)
     }
 
-    fn outcome(&self, target: &Target) -> Result<Outcome<'a>, EvaluationError> {
+    /// The policies that can decide or err, in the order of their ids.
+    fn candidates(
+        &self,
+        action: &EntityUID,
+        resource: &EntityUID,
+    ) -> Result<Vec<&'a Rule>, EvaluationError> {
         let engine = self.engine;
-        let action = uid(&engine.names.action, &target.action);
-        let resource = engine.names.uid(&target.asset_type, &target.asset_id)?;
-        let rules: Vec<&'a Rule> = engine
-            .index
-            .candidates(
-                self.caller.keys(),
-                &engine.store.keys(&action, &self.caller, &engine.index),
-                &engine.store.keys(&resource, &self.caller, &engine.index),
-            )
-            .into_iter()
-            .filter_map(|number| engine.rules.get(number))
-            .filter(|rule| rule.residue.admits(self.caller.uid(), &resource))
-            .collect();
-        self.evaluate(&rules, &action, &resource)
+        let found = engine.index.candidates(
+            self.caller.keys(),
+            &engine.store.keys(action, &self.caller, &engine.index),
+            &engine.store.keys(resource, &self.caller, &engine.index),
+        );
+        let mut numbers = found.plain;
+        if !found.guarded.is_empty() {
+            self.add_guarded(&found.guarded, action, resource, &mut numbers)?;
+        }
+        numbers.sort_unstable();
+        numbers.dedup();
+        let rules = numbers.into_iter().filter_map(|number| engine.rules.get(number));
+        Ok(rules.filter(|rule| rule.residue.admits(self.caller.uid(), resource)).collect())
+    }
+
+    /// Adds those of the `guarded` policies whose value is there, or for which it can't be had.
+    fn add_guarded(
+        &self,
+        guarded: &[(usize, &Guarded)],
+        action: &EntityUID,
+        resource: &EntityUID,
+        numbers: &mut Vec<usize>,
+    ) -> Result<(), EvaluationError> {
+        let guards = guarded.iter().filter_map(|(guard, _)| self.engine.index.guard(*guard));
+        let depth = guards.map(|guard| guard.depth).max().unwrap_or_default();
+        let roots = [self.caller.uid(), action, resource];
+        let entities = self.engine.store.slice(&self.caller, roots, depth)?;
+        let request = self.request(action, resource);
+        let evaluator = Evaluator::new(request, &entities, Extensions::all_available());
+        let mut seen = HashMap::new();
+        for (number, by_value) in guarded {
+            let Some(guard) = self.engine.index.guard(*number) else { continue };
+            match seen.entry(*number).or_insert_with(|| guard.look(&evaluator)) {
+                Look::Value(value) => numbers.extend(by_value.get(value).into_iter().flatten()),
+                Look::Nothing => {}
+                Look::Broken => numbers.extend(by_value.values().flatten()),
+            }
+        }
+        Ok(())
     }
 
     fn evaluate(
@@ -202,13 +267,7 @@ impl<'a> Asking<'a> {
         let roots = [self.caller.uid(), action, resource].into_iter().chain(literals);
         let depth = rules.iter().map(|rule| rule.reach.depth).max().unwrap_or_default();
         let entities = self.engine.store.slice(&self.caller, roots, depth)?;
-        let known = |uid: &EntityUID| EntityUIDEntry::known(uid.clone(), None);
-        let request = Request::new_unchecked(
-            known(self.caller.uid()),
-            known(action),
-            known(resource),
-            Some(self.context.clone()),
-        );
+        let request = self.request(action, resource);
         let evaluator = Evaluator::new(request, &entities, Extensions::all_available());
         let mut outcome = Outcome::default();
         for rule in rules {
@@ -219,6 +278,16 @@ impl<'a> Asking<'a> {
             }
         }
         Ok(outcome)
+    }
+
+    fn request(&self, action: &EntityUID, resource: &EntityUID) -> Request {
+        let known = |uid: &EntityUID| EntityUIDEntry::known(uid.clone(), None);
+        Request::new_unchecked(
+            known(self.caller.uid()),
+            known(action),
+            known(resource),
+            Some(self.context.clone()),
+        )
     }
 }
 

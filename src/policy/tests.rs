@@ -340,31 +340,40 @@ fn a_principal_keeps_its_tags_and_is_never_above_its_groups() {
     assert!(matches!(&refusal.kind, RefusalKind::Fault(text) if text.contains("`Group::\"odd\"`")));
 }
 
+fn listed(policy: &Policy, asked: &Asked, actions: &[&str]) -> Result<Vec<String>, Refusal> {
+    let pairs = actions.iter().map(|action| ("Account", *action)).collect();
+    let inventory = policy.inventory(&pairs);
+    let question = asked.question();
+    let mut listing = policy.list(&inventory, &question)?;
+    let mut held = Vec::new();
+    while listing.decide_some(&mut held)? {}
+    held.sort_unstable();
+    let targets = inventory.targets();
+    Ok(held.iter().map(|n| format!("{}:{}", targets[*n].asset_id, targets[*n].action)).collect())
+}
+
 #[test]
-fn one_inquiry_decides_on_many_targets() {
+fn a_list_holds_what_deciding_would_permit() {
     let policy = fixture::policy(
         r#"permit(principal in Group::"staff", action, resource) when { resource.owner == principal };
            @id("broken") forbid(principal, action == Action::"write", resource) when { principal.absent };"#,
         r#"[{"uid": {"type": "Account", "id": "1"}, "parents": [],
              "attrs": {"owner": {"__entity": {"type": "User", "id": "alice"}}}},
             {"uid": {"type": "Account", "id": "2"}, "parents": [],
-             "attrs": {"owner": {"__entity": {"type": "User", "id": "bob"}}}}]"#,
+             "attrs": {"owner": {"__entity": {"type": "User", "id": "bob"}}}},
+            {"uid": {"type": "Account", "id": "3"}, "parents": [], "attrs": {}},
+            {"uid": {"type": "Folder", "id": "1"}, "parents": [],
+             "attrs": {"owner": {"__entity": {"type": "User", "id": "alice"}}}}]"#,
     );
     let mut alice = fixture::user("alice");
     alice.groups = vec!["staff".to_owned()];
-    let asked = Asked::new(alice);
-    let question = asked.question();
-    let inquiry = policy.inquire(&question).unwrap();
-    let target = |id: &str, action: &str| Target {
-        asset_type: "Account".to_owned(),
-        asset_id: id.to_owned(),
-        action: action.to_owned(),
-    };
-    assert!(inquiry.permits(&target("1", "read")).unwrap());
-    assert!(!inquiry.permits(&target("2", "read")).unwrap());
-    assert!(!inquiry.permits(&target("3", "read")).unwrap());
-    let refusal = inquiry.permits(&target("1", "write")).unwrap_err();
+    let alice = Asked::new(alice);
+    assert_eq!(listed(&policy, &alice, &["read", "list"]).unwrap(), ["1:list", "1:read"]);
+    let refusal = listed(&policy, &alice, &["read", "write"]).unwrap_err();
     assert!(matches!(&refusal.kind, RefusalKind::Fault(text) if text.contains("`broken`")));
+    // Where nothing is permitted, a forbid that fails takes nothing away.
+    let nobody = Asked::new(fixture::user("bob"));
+    assert_eq!(listed(&policy, &nobody, &["read", "write"]).unwrap(), [] as [&str; 0]);
 }
 
 #[test]

@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use serde_json::{Map, Value};
 
 use super::template::Template;
-use super::{Binding, DecisionId, MintError};
+use super::{Binding, DecisionId, Listed, MintError};
 use crate::clock::Timestamp;
 use crate::policy::Permit;
 use crate::route::Target;
@@ -66,13 +66,15 @@ pub struct ClaimSettings {
     pub delimiter: Option<String>,
     /// What is listed.
     pub items: Items,
+    /// How many items a token may list; one of more is not minted.
+    pub max_items: usize,
 }
 
 impl ClaimSettings {
     pub(super) fn claims(
         &self,
         permit: &Permit,
-        items: &[&Target],
+        items: &Listed<'_>,
         request: Option<&Binding<'_>>,
         now: Timestamp,
         id: &DecisionId,
@@ -111,16 +113,23 @@ impl ClaimSettings {
             set("htm", request.method.into());
             set("htu", request.uri.into());
         }
-        set(&self.decision_claim, self.decision(items));
+        set(&self.decision_claim, self.decision(items)?);
         Ok(claims)
     }
 
-    fn decision(&self, items: &[&Target]) -> Value {
-        let items = items.iter().map(|target| self.template.render(target));
-        match &self.delimiter {
-            Some(delimiter) => items.collect::<Vec<_>>().join(delimiter).into(),
-            None => items.map(Value::from).collect(),
+    fn decision(&self, listed: &Listed<'_>) -> Result<Value, MintError> {
+        let (count, limit) = (listed.targets.len(), self.max_items);
+        if count > limit {
+            return Err(MintError::TooManyItems { count, limit });
         }
+        let item = |target: &&Target| {
+            self.template.render(target, |name| listed.assets.attribute(target, name))
+        };
+        let items = listed.targets.iter().map(item).collect::<Result<Vec<_>, _>>()?;
+        Ok(match &self.delimiter {
+            Some(delimiter) => items.join(delimiter).into(),
+            None => items.into(),
+        })
     }
 
     fn carried_over(&self, incoming: &Map<String, Value>) -> Map<String, Value> {

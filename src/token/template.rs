@@ -23,11 +23,13 @@ enum Piece {
     Field(Field),
 }
 
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 enum Field {
     AssetType,
     AssetId,
     Action,
+    /// Of the asset.
+    Attribute(String),
 }
 
 impl Template {
@@ -76,8 +78,20 @@ impl Template {
         &self.text
     }
 
-    /// The item for one target.
-    pub fn render(&self, target: &Target) -> String {
+    /// The first attribute of an asset that it names, if it names one.
+    pub fn attribute(&self) -> Option<&str> {
+        self.pieces.iter().find_map(|piece| match piece {
+            Piece::Field(Field::Attribute(name)) => Some(name.as_str()),
+            Piece::Literal(_) | Piece::Field(_) => None,
+        })
+    }
+
+    /// The item for one target; `attribute` looks an attribute of its asset up.
+    pub fn render<E>(
+        &self,
+        target: &Target,
+        attribute: impl Fn(&str) -> Result<String, E>,
+    ) -> Result<String, E> {
         let mut item = String::new();
         for piece in &self.pieces {
             match piece {
@@ -85,9 +99,10 @@ impl Template {
                 Piece::Field(Field::AssetType) => self.push(&target.asset_type, &mut item),
                 Piece::Field(Field::AssetId) => self.push(&target.asset_id, &mut item),
                 Piece::Field(Field::Action) => self.push(&target.action, &mut item),
+                Piece::Field(Field::Attribute(name)) => self.push(&attribute(name)?, &mut item),
             }
         }
-        item
+        Ok(item)
     }
 
     fn push(&self, value: &str, item: &mut String) {
@@ -109,7 +124,10 @@ fn field(name: &str) -> Result<Field, TemplateError> {
         "asset_type" => Ok(Field::AssetType),
         "asset_id" => Ok(Field::AssetId),
         "action" => Ok(Field::Action),
-        other => Err(TemplateError::UnknownPlaceholder(other.to_owned())),
+        other => match other.strip_prefix("attr.") {
+            Some(name) if !name.is_empty() => Ok(Field::Attribute(name.to_owned())),
+            _ => Err(TemplateError::UnknownPlaceholder(other.to_owned())),
+        },
     }
 }
 
@@ -118,7 +136,7 @@ fn field(name: &str) -> Result<Field, TemplateError> {
 pub enum TemplateError {
     /// A placeholder that does not exist.
     #[error(
-        "`{{{{{0}}}}}` is no placeholder: use {{{{asset_type}}}}, {{{{asset_id}}}} or {{{{action}}}}"
+        "`{{{{{0}}}}}` is no placeholder: use {{{{asset_type}}}}, {{{{asset_id}}}}, {{{{action}}}} or {{{{attr.NAME}}}}"
     )]
     UnknownPlaceholder(String),
     /// `{{` without `}}`.
@@ -148,6 +166,10 @@ mod tests {
 
     const DEFAULT: &str = "{{asset_type}}:{{asset_id}}:{{action}}";
 
+    fn rendered(template: &Template, target: &Target) -> String {
+        template.render(target, |name| Err(name.to_owned())).unwrap()
+    }
+
     fn target(asset_type: &str, asset_id: &str, action: &str) -> Target {
         Target {
             asset_type: asset_type.to_owned(),
@@ -159,17 +181,17 @@ mod tests {
     #[test]
     fn writes_the_seed_example() {
         let template = Template::parse(DEFAULT, Some(",")).unwrap();
-        assert_eq!(template.render(&target("Accounts", "A1", "Read")), "Accounts:A1:Read");
+        assert_eq!(rendered(&template, &target("Accounts", "A1", "Read")), "Accounts:A1:Read");
     }
 
     #[test]
     fn no_value_can_forge_an_item() {
         let template = Template::parse(DEFAULT, Some(",")).unwrap();
         let forged = target("Account", "1:read,Account:2", "read");
-        assert_eq!(template.render(&forged), "Account:1%3Aread%2CAccount%3A2:read");
-        assert_eq!(template.render(&target("A", "50%,\n\u{85}", "r")), "A:50%25%2C%0A%C2%85:r");
+        assert_eq!(rendered(&template, &forged), "Account:1%3Aread%2CAccount%3A2:read");
+        assert_eq!(rendered(&template, &target("A", "50%,\n\u{85}", "r")), "A:50%25%2C%0A%C2%85:r");
         let words = Template::parse("ü{{asset_id}}or{{action}}", None).unwrap();
-        assert_eq!(words.render(&target("A", "roüx,", "do")), "ü%72%6F%C3%BCx,ord%6F");
+        assert_eq!(rendered(&words, &target("A", "roüx,", "do")), "ü%72%6F%C3%BCx,ord%6F");
     }
 
     #[test]
@@ -203,7 +225,7 @@ mod tests {
             let template = Template::parse(DEFAULT, Some(&delimiter)).unwrap();
             let claim = values
                 .iter()
-                .map(|(a, b, c)| template.render(&target(a, b, c)))
+                .map(|(a, b, c)| rendered(&template, &target(a, b, c)))
                 .collect::<Vec<_>>()
                 .join(&delimiter);
             let decode = |text: &str| percent_decode_str(text).decode_utf8().unwrap().into_owned();

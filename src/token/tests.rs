@@ -26,6 +26,12 @@ fn target(id: &str) -> Target {
     Target { asset_type: "Account".into(), asset_id: id.into(), action: "read".into() }
 }
 
+const ENTITIES: &str = r#"[
+    {"uid": {"type": "Account", "id": "1"}, "parents": [],
+     "attrs": {"tier": "a,b:50%", "limit": -7, "open": true, "tags": ["x"]}},
+    {"uid": {"type": "Account", "id": "2"}, "parents": [], "attrs": {}}
+]"#;
+
 const BINDING: Binding<'_> = Binding { method: "GET", uri: "http://a/accounts/1" };
 
 fn mint(settings: ClaimSettings, principal: Principal) -> Result<Token, MintError> {
@@ -39,9 +45,10 @@ fn mint_items(
 ) -> Result<Token, MintError> {
     let ring = KeyRing::single(Arc::new(fixture::signing_key("orders")));
     let minter = Minter::new(settings, Keys::fixed(ring));
+    let assets = fixture::policy("", ENTITIES);
     now(minter.mint(
         &permit(principal),
-        items,
+        &Listed { targets: items, assets: &assets },
         Some(&BINDING),
         Channel::Proxy,
         NOW,
@@ -89,10 +96,9 @@ fn an_independent_verifier_accepts_the_signature() {
     let minter =
         Minter::new(fixture::claim_settings(), Keys::fixed(KeyRing::single(Arc::clone(&key))));
     let id = DecisionId::random().unwrap();
-    let items = [&target("1")];
     let token = now(minter.mint(
         &permit(fixture::user("alice")),
-        &items,
+        &Listed { targets: &[&target("1")], assets: &fixture::policy("", "[]") },
         Some(&BINDING),
         Channel::Proxy,
         NOW,
@@ -179,6 +185,37 @@ fn a_token_too_long_for_a_header_is_a_fault() {
     assert!(few.as_str().len() <= 8192);
     let refusal = mint_items(fixture::claim_settings(), fixture::user("a"), &items);
     assert!(matches!(refusal, Err(MintError::TooLong(length)) if length > 8192));
+}
+
+#[test]
+fn more_items_than_allowed_is_a_fault() {
+    let settings = |max_items| ClaimSettings { max_items, ..fixture::claim_settings() };
+    let (one, two) = (target("1"), target("2"));
+    let minted = |max_items| mint_items(settings(max_items), fixture::user("a"), &[&one, &two]);
+    assert!(minted(2).is_ok());
+    assert!(matches!(minted(1), Err(MintError::TooManyItems { count: 2, limit: 1 })));
+}
+
+#[test]
+fn an_item_names_attributes_of_its_asset() {
+    let settings = |text| ClaimSettings {
+        template: Template::parse(text, Some(",")).unwrap(),
+        ..fixture::claim_settings()
+    };
+    let item = |text, id| {
+        let token = mint_items(settings(text), fixture::user("a"), &[&target(id)])?;
+        Ok::<_, MintError>(part(&token, 1)["entitlements"].as_str().unwrap().to_owned())
+    };
+    assert_eq!(
+        item("{{asset_id}}:{{attr.tier}}:{{ attr.limit }}:{{attr.open}}", "1").unwrap(),
+        "1:a%2Cb%3A50%25:-7:true"
+    );
+    // Nothing to write is no empty text.
+    for (text, id) in [("{{attr.tags}}", "1"), ("{{attr.tier}}", "2"), ("{{attr.tier}}", "3")] {
+        let error = item(text, id).unwrap_err();
+        assert!(matches!(error, MintError::Attribute(_)), "{text}");
+        assert!(error.to_string().contains(&format!("`Account` `{id}`")), "{error}");
+    }
 }
 
 #[test]

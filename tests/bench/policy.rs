@@ -1,4 +1,5 @@
-//! What a decision costs by the number of policies and entities, beside Cedar's own authorizer.
+//! What a decision costs by the number of policies and entities, beside Cedar's own authorizer; and
+//! what a list of all that somebody holds costs.
 //!
 //! `cargo bench --bench policy`. The same question is decided by Placet, and by `cedar-policy` on
 //! all policies with the principal added to a copy of all entities, which is what its interface
@@ -7,6 +8,7 @@
 //! `cargo bench --bench policy -- ours|cedar POLICIES ENTITIES CALLS` only calls, for callgrind.
 
 #![expect(clippy::unwrap_used, reason = "a benchmark ends at the first surprise")]
+#![expect(clippy::indexing_slicing, reason = "as above")]
 #![expect(clippy::print_stdout, reason = "its tables are what it is for")]
 
 use std::collections::{HashMap, HashSet};
@@ -22,11 +24,12 @@ use cedar_policy::{
 };
 use futures_util::FutureExt as _;
 use placet::clock::Timestamp;
+use placet::entitlement::{Catalogue, Lookup};
 use placet::identity::Principal;
 use placet::path::{Allowances, CanonicalPath};
 use placet::policy::{self, Cedar, CedarSources, Policy, Question};
 use placet::request::{Host, Request};
-use placet::route::Target;
+use placet::route::{Pattern, Route, Routes, Target};
 
 const SIZES: [usize; 4] = [10, 100, 1_000, 10_000];
 
@@ -50,11 +53,8 @@ fn main() {
         });
         println!("{policies:>10} {:>22} {:>22}", cells[0], cells[1]);
     }
-    println!("\nthe same with 1,000 targets decided for one request, microseconds a target");
-    for policies in SIZES {
-        let case = Case::new(policies, 10_000);
-        println!("{policies:>10} {:>22.1}", least(|| case.many()) / 1_000.0);
-    }
+    crowds();
+    lists();
 }
 
 struct Case {
@@ -69,17 +69,20 @@ struct Case {
 
 impl Case {
     fn new(policies: usize, entities: usize) -> Self {
+        Self::of(&policy_text(policies), &entity_text(entities))
+    }
+
+    fn of(text: &str, file: &str) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let write = |name: &str, text: &str| {
             let path = folder.path().join(name);
             fs::write(&path, text).unwrap();
             path
         };
-        let (text, file) = (policy_text(policies), entity_text(entities));
         let sources = CedarSources {
-            policies: vec![write("orders.cedar", &text)],
+            policies: vec![write("orders.cedar", text)],
             schema: None,
-            entities: Some(write("entities.json", &file)),
+            entities: Some(write("entities.json", file)),
         };
         let policy = Policy::cedar(Cedar::load(&sources, ["User", "Account"]).unwrap());
         let principal = Principal {
@@ -104,7 +107,7 @@ impl Case {
         Self {
             policy,
             all: text.parse().unwrap(),
-            entities: Entities::from_json_str(&file, None).unwrap(),
+            entities: Entities::from_json_str(file, None).unwrap(),
             principal: Arc::new(principal),
             target: target("a1"),
             request,
@@ -122,23 +125,23 @@ impl Case {
     }
 
     fn ours(&self) {
-        black_box(self.policy.decide(&self.question()).now_or_never().unwrap().unwrap());
+        assert!(self.is_permitted());
     }
 
-    fn many(&self) {
-        let question = self.question();
-        let inquiry = self.policy.inquire(&question).unwrap();
-        for number in 0..1_000 {
-            black_box(inquiry.permits(&target(&format!("a{number}"))).unwrap());
-        }
+    fn is_permitted(&self) -> bool {
+        black_box(self.policy.decide(&self.question()).now_or_never().unwrap()).is_ok()
     }
 
     fn cedar(&self) {
+        assert_eq!(self.response(), Decision::Allow);
+    }
+
+    fn response(&self) -> Decision {
         let principal = uid("User", &self.principal.id);
         let request = cedar_policy::Request::new(
             principal.clone(),
             uid("Action", "read"),
-            uid("Account", "a1"),
+            uid("Account", &self.target.asset_id),
             self.context(),
             None,
         );
@@ -154,7 +157,7 @@ impl Case {
         let entity = Entity::new(principal, attributes, parents).unwrap();
         let entities = self.entities.clone().upsert_entities([entity], None).unwrap();
         let response = Authorizer::new().is_authorized(&request.unwrap(), &self.all, &entities);
-        assert_eq!(black_box(response).decision(), Decision::Allow);
+        black_box(response).decision()
     }
 
     fn context(&self) -> Context {
@@ -237,14 +240,237 @@ fn uid(name: &str, id: &str) -> EntityUid {
 }
 
 /// Microseconds of one call: the least of 15 batches of about 20 ms each.
-fn least(mut call: impl FnMut()) -> f64 {
+fn least(call: impl FnMut()) -> f64 {
+    least_of(15, Duration::from_millis(20), call)
+}
+
+fn least_of(batches: usize, batch: Duration, mut call: impl FnMut()) -> f64 {
     let began = Instant::now();
     call();
-    let calls = (Duration::from_millis(20).as_nanos() / began.elapsed().as_nanos().max(1)).max(1);
+    let calls = (batch.as_nanos() / began.elapsed().as_nanos().max(1)).max(1);
     let batch = |_| {
         let began = Instant::now();
         (0..calls).for_each(|_| call());
         began.elapsed().as_secs_f64() * 1e6 / calls as f64
     };
-    (0..15).map(batch).fold(f64::MAX, f64::min)
+    (0..batches).map(batch).fold(f64::MAX, f64::min)
+}
+
+/// Principals, of which some ask far more often than others.
+const CROWD: usize = 200;
+const DRAWS: usize = 1_000;
+
+/// A crowd asks of sets in which groups lie three deep: the median of what is asked, by how often
+/// each asks, and the principal that costs most. Placet and Cedar must agree on each.
+fn crowds() {
+    println!("\na crowd of {CROWD} (Zipf), groups three deep, microseconds a decision");
+    println!(
+        "{:>10} {:>16} {:>16} {:>16}",
+        "policies", "Placet median", "Placet worst", "Cedar median"
+    );
+    for is_mixed in [false, true] {
+        println!("{}", if is_mixed { "5 % with an open head" } else { "all with a head" });
+        for policies in [10, 100, 1_000, 10_000, 100_000] {
+            let [median, worst, cedar] = crowd(policies, is_mixed);
+            println!("{policies:>10} {median:>16.1} {worst:>16.1} {cedar:>16.1}");
+        }
+    }
+}
+
+fn crowd(policies: usize, is_mixed: bool) -> [f64; 3] {
+    let teams = (policies / 20).max(4);
+    let mut case = Case::of(&mixed_text(policies, teams, is_mixed), &crowd_entities(teams));
+    let ask = |number: usize, case: &mut Case| {
+        let mut principal = (*case.principal).clone();
+        principal.id = format!("u{number}");
+        principal.groups = vec![format!("team{}", number * 7 % teams)];
+        principal.claims.insert("role".to_owned(), format!("role{number}").into());
+        case.principal = Arc::new(principal);
+        case.target = target(&format!("a{}", number * 13 % 1_000));
+    };
+    let mut cost = Vec::new();
+    for number in 0..CROWD {
+        ask(number, &mut case);
+        cost.push(least_of(5, Duration::from_millis(2), || {
+            case.is_permitted();
+        }));
+    }
+    let mut asked: Vec<f64> = zipf().map(|number| cost[number]).collect();
+    let worst = cost.iter().copied().fold(0.0, f64::max);
+    let mut plain: Vec<f64> = zipf()
+        .step_by(DRAWS / 20)
+        .map(|number| {
+            ask(number, &mut case);
+            assert_eq!(case.is_permitted(), case.response() == Decision::Allow, "{number}");
+            least_of(3, Duration::ZERO, || {
+                case.response();
+            })
+        })
+        .collect();
+    [median(&mut asked), worst, median(&mut plain)]
+}
+
+/// `DRAWS` numbers below `CROWD`, the n-th with a weight of 1/n.
+fn zipf() -> impl Iterator<Item = usize> {
+    let weights: Vec<f64> = (1..=CROWD).map(|rank| 1.0 / rank as f64).collect();
+    let total: f64 = weights.iter().sum();
+    (0..DRAWS).map(move |draw| {
+        let mut left = total * (draw as f64 + 0.5) / DRAWS as f64;
+        weights
+            .iter()
+            .position(|weight| {
+                left -= weight;
+                left < 0.0
+            })
+            .unwrap_or(0)
+    })
+}
+
+fn mixed_text(count: usize, teams: usize, is_mixed: bool) -> String {
+    let mut text = String::new();
+    for number in 0..count {
+        let (team, folder) = (number % teams, number % 1_000);
+        let open = "(principal, action, resource)";
+        let policy = match (is_mixed && number % 20 == 9, number / 20 % 4, number % 4) {
+            (true, 0, _) => format!(
+                "permit{open} when {{ principal in Group::\"team{team}\" && resource.owner == principal }};"
+            ),
+            (true, 1, _) => format!(
+                "forbid{open} when {{ resource in Folder::\"f{folder}\" && context.http.method == \"PATCH\" }};"
+            ),
+            (true, 2, _) => format!(
+                "permit{open} when {{ principal.claims has role && principal.claims.role == \"role{number}\" }};"
+            ),
+            (true, ..) => format!(
+                "forbid{open} when {{ context.source.ip.isInRange(ip(\"10.{}.{}.0/24\")) }};",
+                number / 256 % 256, number % 256
+            ),
+            (_, _, 0) => format!(
+                "permit(principal in Group::\"team{team}\", action == Action::\"read\", resource == Account::\"a{folder}\");"
+            ),
+            (_, _, 1) => format!(
+                "permit(principal in Group::\"department{}\", action in [Action::\"read\", Action::\"write\"], resource in Folder::\"f{folder}\");",
+                team / 10
+            ),
+            (_, _, 2) => format!(
+                "permit(principal == User::\"u{number}\", action, resource is Account) when {{ resource.owner == principal }};"
+            ),
+            _ => format!(
+                "permit(principal in Group::\"division{}\", action == Action::\"read\", resource in Folder::\"f{folder}\")
+                 when {{ context.http.method == \"GET\" }};",
+                team / 100
+            ),
+        };
+        writeln!(text, "{policy}").unwrap();
+    }
+    text
+}
+
+/// Teams in departments in divisions, and 1,000 accounts in folders.
+fn crowd_entities(teams: usize) -> String {
+    let group = |name: &str, number: usize, parent: &str| {
+        format!(
+            r#"{{"uid": {{"type": "Group", "id": "{name}{number}"}}, "attrs": {{}},
+                "parents": [{{"type": "Group", "id": "{parent}{}"}}]}}"#,
+            number / 10
+        )
+    };
+    let mut file: Vec<String> =
+        (0..teams).map(|number| group("team", number, "department")).collect();
+    file.extend((0..teams.div_ceil(10)).map(|number| group("department", number, "division")));
+    file.extend((0..1_000).map(account));
+    format!("[{}]", file.join(","))
+}
+
+fn account(number: usize) -> String {
+    format!(
+        r#"{{"uid": {{"type": "Account", "id": "a{number}"}},
+            "attrs": {{"owner": {{"__entity": {{"type": "User", "id": "u{}"}}}}, "level": {}}},
+            "parents": [{{"type": "Folder", "id": "f{}"}}]}}"#,
+        number % 50,
+        number % 3,
+        number % 50,
+    )
+}
+
+const ACTIONS: [&str; 5] = ["close", "list", "read", "share", "write"];
+
+/// 1,000 accounts with five actions each, and 1,000 policies.
+fn lists() {
+    println!(
+        "\nmilliseconds a list, of 1,000 assets with 5 actions: cold | warm | each decided by itself"
+    );
+    let accounts: Vec<String> = (0..1_000).map(account).collect();
+    let case = Case::of(&listed_text(), &format!("[{}]", accounts.join(",")));
+    let route = |action: &&str| {
+        let pattern = Pattern::parse("/accounts/{id}", Allowances::default()).unwrap();
+        Route::target(vec![], pattern, "Account".into(), "{id}", (*action).to_owned()).unwrap()
+    };
+    let routes = Routes::new(ACTIONS.iter().map(route).collect());
+    let catalogue = Catalogue::new(&case.policy, &routes, 10_000).unwrap();
+    for group in ["nobody", "some", "all", "judged"] {
+        let mut principal = (*case.principal).clone();
+        principal.groups = vec![group.to_owned()];
+        let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+        let list = |principal: Principal| {
+            let principal = Arc::new(principal);
+            let question = Question { principal: &principal, ..case.question() };
+            let held = runtime.block_on(catalogue.held(&case.policy, &question)).unwrap();
+            (held.targets.len(), held.lookup)
+        };
+        let mut count = 0;
+        let cold = least(|| {
+            count += 1;
+            let somebody = Principal { id: format!("somebody{count}"), ..principal.clone() };
+            assert_eq!(list(somebody).1, Lookup::Miss);
+        });
+        let (held, _) = list(principal.clone());
+        let warm = least(|| assert_eq!(list(principal.clone()), (held, Lookup::Hit)));
+        let each = least_of(3, Duration::ZERO, || {
+            let principal = Arc::new(principal.clone());
+            let decided = (0..5_000).filter(|number| {
+                let asset = format!("a{}", number / 5);
+                let target = Target { action: ACTIONS[number % 5].to_owned(), ..target(&asset) };
+                let question =
+                    Question { principal: &principal, target: &target, ..case.question() };
+                case.policy.decide(&question).now_or_never().unwrap().is_ok()
+            });
+            assert_eq!(decided.count(), held);
+        });
+        println!(
+            "{group:>10}, {held:>4} held {:>10.3} | {:.3} | {:.3}",
+            cold / 1e3,
+            warm / 1e3,
+            each / 1e3
+        );
+    }
+}
+
+fn listed_text() -> String {
+    let mut text = String::from(
+        "forbid(principal, action, resource) when { principal.claims has locked };
+         permit(principal in Group::\"some\", action == Action::\"read\", resource in Folder::\"f1\");
+         permit(principal in Group::\"some\", action == Action::\"list\", resource in Folder::\"f2\") when { resource.level < 2 };
+         permit(principal in Group::\"all\", action, resource is Account);",
+    );
+    for action in ACTIONS {
+        writeln!(
+            text,
+            "permit(principal in Group::\"judged\", action == Action::\"{action}\", resource is Account) when {{ resource.level < 9 }};"
+        )
+        .unwrap();
+    }
+    for number in 0..990 {
+        writeln!(
+            text,
+            "permit(principal in Group::\"g{number}\", action, resource == Account::\"a{number}\");"
+        )
+        .unwrap();
+    }
+    text
+}
+
+fn median(values: &mut [f64]) -> f64 {
+    values.sort_unstable_by(f64::total_cmp);
+    values[values.len() / 2]
 }

@@ -55,6 +55,52 @@ fn the_least_settings_are_valid_and_have_the_defaults_of_the_contract() {
 }
 
 #[test]
+fn the_items_of_a_token_are_bounded_and_their_attributes_come_from_entities() {
+    let wrong = |customization: Value, entities: bool| {
+        let (folder, path) = settings(|tree| {
+            tree["scopes"][0]["jwtCustomization"] = customization;
+            if entities {
+                tree["scopes"][0]["policy"]["entities"] = "e.json".into();
+            }
+        });
+        std::fs::write(folder.path().join("e.json"), "[]").unwrap();
+        errors(&path)
+    };
+    let json = |text| serde_json::from_str::<Value>(text).unwrap();
+    for (customization, entities, expected) in [
+        (r#"{"maxItems": 5}"#, false, "jwtCustomization.maxItems: is for `items: entitlements`"),
+        (
+            r#"{"items": "entitlements", "maxItems": 0}"#,
+            false,
+            "jwtCustomization.maxItems: `0` is not 1 to",
+        ),
+        (
+            r#"{"items": "entitlements", "maxItems": 10001}"#,
+            false,
+            "jwtCustomization.maxItems: `10001`",
+        ),
+        (
+            r#"{"template": "{{attr.tier}}"}"#,
+            false,
+            "jwtCustomization.template: `attr.tier` is looked up",
+        ),
+        (
+            r#"{"template": "{{attr.}}"}"#,
+            true,
+            "jwtCustomization.template: `{{attr.}}` is no placeholder",
+        ),
+    ] {
+        let found = wrong(json(customization), entities);
+        assert!(found.len() == 1 && found[0].contains(expected), "{customization}: {found:?}");
+    }
+    assert!(wrong(json(r#"{"template": "{{attr.tier}}"}"#), true).is_empty());
+    let (_folder, path) = settings(|tree| {
+        tree["scopes"][0]["jwtCustomization"] = json(r#"{"items": "entitlements"}"#);
+    });
+    assert_eq!(Config::load(&path).unwrap().scopes[0].claims.max_items, 1_000);
+}
+
+#[test]
 fn the_contract_s_example_has_no_unknown_key() {
     // What remains are files that are not here, an elided address, and what this version lacks.
     let expected = [

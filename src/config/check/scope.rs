@@ -82,7 +82,7 @@ pub(super) fn check(
     let catalogue = match claims.items {
         Items::Decision => None,
         Items::Entitlements => {
-            let catalogue = Catalogue::new(&policy, &routes);
+            let catalogue = Catalogue::new(&policy, &routes, claims.max_items);
             Some(report.keep(format_args!("{path}.jwtCustomization.items"), catalogue)?)
         }
     };

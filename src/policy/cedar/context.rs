@@ -8,10 +8,12 @@ use std::collections::BTreeMap;
 
 use cedar_policy_core::ast::{Context, Name, PartialValue, Value};
 use cedar_policy_core::extensions::Extensions;
+use serde::Serialize;
 use serde_json::{Map, Value as Json};
 
 use super::EvaluationError;
 use super::footprint::{Fields, Wants};
+use crate::identity::Principal;
 use crate::path::CanonicalPath;
 use crate::policy::{self, Question};
 use crate::request::{Content, Request};
@@ -80,6 +82,32 @@ pub(super) fn principal_attributes(
         attributes.push(("issuer", issuer.into()));
     }
     attributes
+}
+
+/// What the policies see of a principal, as text: two principals of one sight are one to them, under
+/// whatever circumstances.
+#[derive(Debug, Serialize)]
+pub(in crate::policy) struct Sight<'a> {
+    entity_type: &'a str,
+    id: &'a str,
+    groups: &'a [String],
+    issuer: Option<&'a str>,
+    peer: Option<&'a str>,
+    claims: Vec<(&'a str, &'a Json)>,
+}
+
+impl<'a> Sight<'a> {
+    pub(super) fn new(principal: &'a Principal, wants: &Wants) -> Self {
+        let claims = principal.claims.iter().filter(|(name, _)| wants.claims.has(name));
+        Self {
+            entity_type: &principal.entity_type,
+            id: &principal.id,
+            groups: &principal.groups,
+            issuer: principal.issuer.as_deref().filter(|_| wants.issuer),
+            peer: principal.peer.as_deref().filter(|_| wants.peer),
+            claims: claims.map(|(name, json)| (name.as_str(), json)).collect(),
+        }
+    }
 }
 
 fn http(request: &Request, path: &CanonicalPath, wants: &Wants) -> Result<Value, EvaluationError> {

@@ -43,8 +43,19 @@ impl Store {
         Self { known: known.collect() }
     }
 
-    pub(super) fn uids(&self) -> impl Iterator<Item = &EntityUID> {
-        self.known.keys()
+    pub(super) fn entities(&self) -> impl Iterator<Item = &Entity> {
+        self.known.values().map(|known| &*known.entity)
+    }
+
+    pub(super) fn get(&self, uid: &EntityUID) -> Option<&Entity> {
+        self.known.get(uid).map(|known| &*known.entity)
+    }
+
+    /// The keys that `uid` answers to whoever asks.
+    pub(super) fn own_keys(&self, uid: &EntityUID, index: &Index) -> Vec<Key> {
+        let mut keys = index.keys(uid);
+        keys.extend(self.known.get(uid).iter().flat_map(|known| &known.within));
+        keys
     }
 
     /// The principal `uid`, which is in `groups` and has `attributes`, beside what the file says.
@@ -87,17 +98,15 @@ impl Store {
         Ok(Caller { entity, added, keys })
     }
 
-    /// The keys that `uid` answers to.
+    /// The keys that `uid` answers to when `caller` asks.
     pub(super) fn keys(&self, uid: &EntityUID, caller: &Caller, index: &Index) -> Vec<Key> {
         if uid == caller.uid() {
             return caller.keys.clone();
         }
-        let mut keys = index.keys(uid);
-        if let Some(known) = self.known.get(uid) {
-            keys.extend(&known.within);
-            if known.entity.is_descendant_of(caller.uid()) {
-                keys.extend(&caller.added);
-            }
+        let mut keys = self.own_keys(uid, index);
+        let known = self.known.get(uid);
+        if known.is_some_and(|known| known.entity.is_descendant_of(caller.uid())) {
+            keys.extend(&caller.added);
         }
         keys
     }

@@ -107,6 +107,19 @@ pub(super) struct Reach {
     pub(super) literals: Vec<EntityUID>,
     /// How many entities one after the other it opens: 1 for `principal.a`, 2 for `principal.a.b`.
     pub(super) depth: usize,
+    /// Whether it looks at the resource.
+    pub(super) resource: bool,
+    /// Whether it looks at the action.
+    pub(super) action: bool,
+    /// Whether it looks at anything of the request but who sends it.
+    pub(super) circumstances: bool,
+}
+
+impl Reach {
+    /// Whether the condition is the same for every action on a resource, and not for every resource.
+    pub(super) fn is_of_resource_alone(&self) -> bool {
+        self.resource && !self.action
+    }
 }
 
 /// What all policies together look at.
@@ -134,9 +147,14 @@ impl Footprint {
             match root.expr_kind() {
                 ExprKind::Var(Var::Context) => {
                     self.wants.add_context(&path);
+                    reach.circumstances |= !matches!(&*path, ["source", "principal", ..]);
                     continue;
                 }
-                ExprKind::Var(_) => reach.depth = reach.depth.max(onward),
+                ExprKind::Var(var) => {
+                    reach.depth = reach.depth.max(onward);
+                    reach.resource |= *var == Var::Resource;
+                    reach.action |= *var == Var::Action;
+                }
                 ExprKind::Lit(Literal::EntityUID(uid)) => {
                     reach.depth = reach.depth.max(onward);
                     reach.literals.push(EntityUID::clone(uid));

@@ -27,6 +27,8 @@ pub struct CedarSources {
 pub(super) struct Loaded {
     pub(super) policies: PolicySet,
     pub(super) entities: Entities,
+    /// `(asset type, action)`: which actions there are on what, by the schema.
+    pub(super) actions: Vec<(String, String)>,
     pub(super) revision: String,
 }
 
@@ -43,7 +45,8 @@ impl Loaded {
             validate(&policies, schema, errors);
         }
         let entities = keep(read_entities(sources, schema.as_ref(), &mut revision), errors)?;
-        Some(Self { policies, entities, revision: short_hex(revision) })
+        let actions = schema.iter().flat_map(actions).collect();
+        Some(Self { policies, entities, actions, revision: short_hex(revision) })
     }
 }
 
@@ -191,6 +194,16 @@ fn read_entities(
             .map_err(|error| CedarError::Invalid(one_line(&error))),
         (None, None) => Ok(Entities::empty()),
     }
+}
+
+/// A request's action is an `Action` of no namespace, so only such are listed.
+fn actions(schema: &Schema) -> Vec<(String, String)> {
+    let actions = schema.actions().filter(|action| action.type_name().to_string() == "Action");
+    let on = |action| {
+        let types = schema.resources_for_action(action).into_iter().flatten();
+        types.map(|name| (name.to_string(), action.id().unescaped().to_owned()))
+    };
+    actions.flat_map(on).collect()
 }
 
 fn validate(policies: &PolicySet, schema: &Schema, errors: &mut Vec<CedarError>) {

@@ -13,6 +13,9 @@ use crate::secrets::{KeyLocation, SecretStore};
 use crate::token::{ClaimSettings, Items, NEVER_CARRIED, Template};
 
 const DEFAULT_TEMPLATE: &str = "{{asset_type}}:{{asset_id}}:{{action}}";
+const DEFAULT_MAX_ITEMS: usize = 1_000;
+/// More items than this fit into no token, however short they are.
+const MOST_ITEMS: usize = 10_000;
 const MAX_LIFETIME_SECONDS: u64 = 86_400;
 
 /// Where the private key comes from, and what it must be.
@@ -127,6 +130,23 @@ pub(super) fn claims(
     }
     let text = custom.template.as_deref().unwrap_or(DEFAULT_TEMPLATE);
     let template = report.keep(path_of("template"), Template::parse(text, delimiter.as_deref()));
+    let attribute = template.as_ref().and_then(Template::attribute);
+    let has_entities = raw.policy.as_ref().is_none_or(|policy| policy.entities.is_some());
+    if let Some(name) = attribute.filter(|_| !has_entities) {
+        let message = format!("`attr.{name}` is looked up in the entities: set policy.entities");
+        report.error(path_of("template"), message);
+    }
+    let items = match custom.items {
+        None | Some(raw::Items::Decision) => Items::Decision,
+        Some(raw::Items::Entitlements) => Items::Entitlements,
+    };
+    if custom.max_items.is_some() && items == Items::Decision {
+        report.error(path_of("maxItems"), "is for `items: entitlements`: remove it, or set that");
+    }
+    let max_items = custom.max_items.unwrap_or(DEFAULT_MAX_ITEMS);
+    if !(1..=MOST_ITEMS).contains(&max_items) {
+        report.error(path_of("maxItems"), format_args!("`{max_items}` is not 1 to {MOST_ITEMS}"));
+    }
     let claim = custom.claim_attribute_name.as_deref().unwrap_or(DEFAULT_CLAIM);
     if claim.is_empty() || NEVER_CARRIED.contains(&claim) {
         let message = format!("`{claim}` has a meaning of its own in a token: choose another name");
@@ -149,10 +169,8 @@ pub(super) fn claims(
         decision_claims: shared.decision_claims.clone(),
         template: template?,
         delimiter,
-        items: match custom.items {
-            None | Some(raw::Items::Decision) => Items::Decision,
-            Some(raw::Items::Entitlements) => Items::Entitlements,
-        },
+        items,
+        max_items,
     })
 }
 

@@ -52,8 +52,15 @@ const RESOURCES: [&str; 11] = [
     " in Group::\"g1\"",
     " == User::\"u0\"",
 ];
-const TERMS: [&str; 58] = [
+const TERMS: [&str; 65] = [
     "true",
+    "principal == User::\"u0\"",
+    "principal in Group::\"g1\"",
+    "principal is User in Group::\"g3\"",
+    "resource == Account::\"a0\"",
+    "resource in Folder::\"f1\"",
+    "resource is Account",
+    "action == Action::\"read\"",
     "context.http.method == \"GET\"",
     "context.http.host == \"orders.example\"",
     "context.http.path like \"/accounts/*\"",
