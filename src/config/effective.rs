@@ -60,6 +60,7 @@ fn scope(scope: &ScopeConfig) -> Value {
             })).collect::<Vec<_>>(),
         },
         "policy": {"engine": "cedar", "revision": scope.policy.revision()},
+        "dryRun": scope.dry_run.is_some(),
         "deny": {"status": scope.deny.status},
     })
 }
