@@ -94,12 +94,9 @@ impl Shadow {
         questions.try_send(Asked { id, enforced, question, _room: room }).map_err(|_| Dropped)
     }
 
-    /// What the shadow says of a question. A panic is a fault like any other.
+    /// What the shadow says of a question.
     pub async fn opinion(&self, question: &Question<'_>) -> Opinion {
-        let asking = AssertUnwindSafe(self.policy.opinion(question)).catch_unwind();
-        asking.await.unwrap_or_else(|_| {
-            Opinion::fault("the shadow policies panicked", self.policy.revision())
-        })
+        survived(self.policy.opinion(question), self.policy.revision()).await
     }
 
     /// [`Self::opinion`] on a question that was queued.
@@ -108,6 +105,12 @@ impl Shadow {
         let context = Context::Http { request, path };
         self.opinion(&Question { principal, target, context, now: *now }).await
     }
+}
+
+/// A panic is a fault like any other.
+async fn survived(asking: impl Future<Output = Opinion>, revision: &str) -> Opinion {
+    let said = AssertUnwindSafe(asking).catch_unwind().await;
+    said.unwrap_or_else(|_| Opinion::fault("the shadow policies panicked", revision))
 }
 
 /// What `request` holds, in KiB, rounded up.
@@ -187,6 +190,13 @@ mod tests {
         assert!(submit(&shadow, large()).await.is_err());
         drop(waiting.try_recv().unwrap());
         submit(&shadow, large()).await.unwrap();
+    }
+
+    #[tokio::test]
+    async fn a_panic_is_a_fault() {
+        let opinion = survived(async { panic!("while asked") }, "r1").await;
+        assert_eq!((opinion.said, opinion.grounds.revision.as_str()), (Said::Fault, "r1"));
+        assert!(opinion.detail.is_some());
     }
 
     #[test]

@@ -4,6 +4,8 @@
   http-plain           an Envoy that just asks over HTTP: nothing of ours but the answer protects
   http-forgotten       http.yaml with allowed_upstream_headers forgotten
   http-body            http-plain with with_request_body
+  http-h2              http-plain, over HTTP/2 to Placet
+  http-connect         http-plain with a route that takes CONNECT
   grpc-plain           the same questions over gRPC
 """
 
@@ -62,6 +64,18 @@ def plain(listener, _):
     envoy.plain(listener)
 
 
+def over_h2(listener, authz):
+    envoy.plain(listener)
+    authz["http_service"]["server_uri"]["cluster"] = "placet_h2"
+
+
+def with_connect(listener, _):
+    envoy.plain(listener)
+    [host] = envoy.connection_manager(listener)["route_config"]["virtual_hosts"]
+    upgrade = {"upgrade_type": "CONNECT", "connect_config": {}}
+    host["routes"].insert(0, {"match": {"connect_matcher": {}}, "route": {"cluster": "upstream", "upgrade_configs": [upgrade]}})
+
+
 def with_body(listener, authz):
     envoy.plain(listener)
     authz["with_request_body"] = {"max_request_bytes": 64, "allow_partial_message": True}
@@ -79,10 +93,13 @@ def world(directory, issuer, echo):
         cluster["name"] = "placet_grpc"
         envoy.ext_authz(grpc)["grpc_service"]["envoy_grpc"]["cluster_name"] = "placet_grpc"
         envoy.ext_authz(grpc)["encode_raw_headers"] = False
-        resources["clusters"].append(cluster)
+        h2 = copy.deepcopy(next(each for each in resources["clusters"] if each["name"] == "placet"))
+        h2 |= {"name": "placet_h2", "typed_extension_protocol_options": cluster["typed_extension_protocol_options"]}
+        resources["clusters"] += [cluster, h2]
         resources["listeners"] = [
             changed(http, CLOSED), changed(http, OPEN, fails_open), changed(http, "http-forgotten", forgotten),
             changed(http, "http-plain", plain), changed(http, "http-body", with_body),
+            changed(http, "http-h2", over_h2), changed(http, "http-connect", with_connect),
             changed(grpc, "grpc-plain", plain),
         ]
         for made in resources["listeners"]:
@@ -238,8 +255,9 @@ QUESTIONS = [
 
 @pytest.mark.parametrize("method,target", QUESTIONS)
 @pytest.mark.parametrize("credentials", [True, False], ids=["token", "no-token"])
-def test_the_answers_are_those_of_grpc(world, method, target, credentials):
-    (http, over_http), (grpc, over_grpc) = (ask(world, way, target, (), credentials, method=method) for way in ("http-plain", "grpc-plain"))
+@pytest.mark.parametrize("way", ["http-plain", "http-h2"])
+def test_the_answers_are_those_of_grpc(world, way, method, target, credentials):
+    (http, over_http), (grpc, over_grpc) = (ask(world, way, target, (), credentials, method=method) for way in (way, "grpc-plain"))
     assert (http.status, http.body) == (grpc.status, grpc.body)
     # Of an answer to HEAD, which has no body, Envoy drops the content type.
     for name in ("www-authenticate", "content-type") if method != "HEAD" else ("www-authenticate",):
@@ -281,6 +299,14 @@ def test_what_is_no_host_is_refused(world, host):
 def test_a_doubled_credential_is_refused(world):
     answer, seen = ask(world, "http-plain", headers=[bearer(world.token)])
     assert (answer.status, seen) == (401, [])
+
+
+def test_a_connect_is_refused_whatever_its_target(world):
+    """Envoy can't ask about a CONNECT over HTTP: to it every answer, a 403 too, is an error."""
+    for target in ("orders.example.com:443", "accounts/1", "/accounts/1"):
+        answer, seen = ask(world, "http-connect", target, method="CONNECT")
+        assert (answer.status, seen) in [(503, []), (400, [])], target
+    assert ask(world, "http-connect")[0].status == 200, "control"
 
 
 # --- bodies

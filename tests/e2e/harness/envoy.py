@@ -110,7 +110,7 @@ class Envoy(Process):
         self.config = yaml.safe_load(text)
         self.admin = self.config["admin"]["address"]["socket_address"]["port_value"]
         argv = [os.environ["PLACET_TEST_ENVOY"], "-c", file, "--concurrency", "1", "--base-id", next(_base_ids),
-                "--log-level", "warning", "--drain-time-s", "1"]
+                "--log-level", "warning", "--drain-time-s", "1", "--file-flush-interval-msec", "50"]
         super().__init__(name, argv, directory)
 
     def start(self):
