@@ -7,6 +7,7 @@
 mod generation;
 mod listener;
 mod offline;
+mod shadowing;
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -78,7 +79,7 @@ impl App {
         let metrics = Metrics::new();
         let (recorder, log) = Recorder::open(&config.decision_log, metrics.clone())
             .context("the decision log can't be opened")?;
-        let generation = Generation::start(config, clock, &[])?;
+        let generation = Generation::start(config, clock, &[], &recorder)?;
         let live = Live {
             scopes: Arc::new(ArcSwap::new(Arc::clone(&generation.scopes))),
             needs: Arc::new(ArcSwap::from_pointee(generation.needs.clone())),
@@ -99,13 +100,14 @@ impl App {
         let Self { path, clock, live, generation, listeners, recorder, log } = self;
         let (health, health_service) = tonic_health::server::health_reporter();
         health.set_service_status("", ServingStatus::NotServing).await;
-        let check = CheckService::new(Arc::clone(&live.scopes), recorder, clock);
+        let check = CheckService::new(Arc::clone(&live.scopes), recorder.clone(), clock);
         let shown = api::admin::Shown {
             ready: live.ready.subscribe(),
             needs: Arc::clone(&live.needs),
             settings: Arc::clone(&live.settings),
             metrics: live.metrics.clone(),
         };
+        let check_over_http = check.clone();
         let mut tasks = JoinSet::new();
         let grpc = tonic::transport::Server::builder()
             .add_service(health_service)
@@ -121,7 +123,9 @@ impl App {
                 .await
                 .context("the gRPC server failed")
         });
-        spawn_http(&mut tasks, http, api::jwks::router(Arc::clone(&live.scopes)), &shutdown);
+        let routes = api::jwks::router(Arc::clone(&live.scopes));
+        let routes = routes.merge(envoy::over_http::router(check_over_http));
+        spawn_http(&mut tasks, http, routes, &shutdown);
         spawn_http(&mut tasks, admin, api::admin::router(shown), &shutdown);
         if let Some(control) = control {
             let routes = api::keys::control(Arc::clone(&live.needs));
@@ -132,7 +136,7 @@ impl App {
             });
         }
         tasks.spawn(report_health(live.ready.subscribe(), health, shutdown.clone()));
-        let keeper = Keeper { path, clock, live, addresses };
+        let keeper = Keeper { path, clock, live, addresses, recorder };
         tasks.spawn(keeper.run(generation, reload, shutdown.clone()));
         let outcome = supervise(tasks, &shutdown).await;
         log.finish();
@@ -173,6 +177,7 @@ struct Keeper {
     clock: Clock,
     live: Live,
     addresses: Listen,
+    recorder: Recorder,
 }
 
 impl Keeper {
@@ -212,7 +217,7 @@ impl Keeper {
         if config.listen != self.addresses {
             tracing::warn!("listen: a change of addresses takes a restart");
         }
-        let next = Generation::start(config, self.clock, &current.needs)?;
+        let next = Generation::start(config, self.clock, &current.needs, &self.recorder)?;
         if current.is_complete() {
             let grace = next.startup_grace;
             tokio::time::timeout(grace, next.complete()).await.map_err(|_| {

@@ -11,13 +11,15 @@ use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
 use std::thread;
 use std::time::Duration;
 
-use crate::authorizer::{Decision, Facts, Grant};
+use crate::authorizer::{Decision, Denial, Facts, Grant};
 use crate::clock::Timestamp;
 use crate::entitlement::Lookup;
 use crate::metrics::Metrics;
-use crate::proto::{DecisionRecord, HttpRequest, Policy, Principal, Target};
+use crate::policy::{self, Grounds};
+use crate::proto::{DecisionRecord, HttpRequest, Opinion, Policy, Principal, ShadowRecord, Target};
 use crate::request::Request;
 use crate::scope::Scope;
+use crate::shadow::Asked;
 
 /// Lines waiting for the sink.
 const QUEUE: usize = 8_192;
@@ -79,15 +81,49 @@ impl Recorder {
         now: Timestamp,
         took: Duration,
     ) {
-        let (outcome, reason) = outcome(decision);
+        let outcome = match &decision.outcome {
+            Ok(Grant::Waived(_)) => "dry_run",
+            _ => outcome(decision),
+        };
         let client_id = scope.map_or("", |scope| scope.client_id.as_str());
-        self.metrics.decision(client_id, outcome, reason, took);
+        self.metrics.decision(client_id, outcome, decision.reason(), took);
         if let Some(lookup) = decision.facts.entitlements {
             self.metrics.cache_lookup("entitlements", lookup == Lookup::Hit);
         }
+        if self.lines.is_some() {
+            self.write(&record(request, scope, decision, now, took));
+        }
+    }
+
+    /// Counts what the shadow policies of a scope say of a decision, and logs it where they differ.
+    pub fn record_shadow(
+        &self,
+        client_id: &str,
+        asked: &Asked,
+        shadow: &policy::Opinion,
+        now: Timestamp,
+    ) {
+        let agrees = asked.enforced.agrees(shadow);
+        self.metrics.shadow_decision(client_id, shadow.said.outcome(), agrees);
+        if !agrees {
+            self.write(&ShadowRecord {
+                time: now.rfc3339(),
+                shadow_of: asked.id.clone(),
+                scope: client_id.to_owned(),
+                enforced: Some(opinion(&asked.enforced)),
+                shadow: Some(opinion(shadow)),
+            });
+        }
+    }
+
+    /// Counts a decision that the shadow policies were not asked about.
+    pub fn shadow_dropped(&self, client_id: &str) {
+        self.metrics.shadow_dropped(client_id);
+    }
+
+    fn write(&self, record: &impl serde::Serialize) {
         let Some(lines) = &self.lines else { return };
-        let record = record(request, scope, decision, now, took);
-        let Ok(mut line) = serde_json::to_vec(&record) else {
+        let Ok(mut line) = serde_json::to_vec(record) else {
             self.metrics.log_line_dropped();
             return;
         };
@@ -106,14 +142,18 @@ pub fn record(
     now: Timestamp,
     took: Duration,
 ) -> DecisionRecord {
-    let (outcome, reason) = outcome(decision);
     let facts = &decision.facts;
+    let grounds = facts.opinion.as_ref().map(|opinion| policy(&opinion.grounds));
+    let in_force = || {
+        let revision = scope?.authorizer.policy.revision().to_owned();
+        Some(Policy { revision, ..Policy::default() })
+    };
     let mut record = DecisionRecord {
         time: now.rfc3339(),
         request_id: request.map(|request| request.id.clone()).unwrap_or_default(),
         scope: scope.map(|scope| scope.client_id.clone()).unwrap_or_default(),
-        outcome: outcome.to_owned(),
-        reason: reason.to_owned(),
+        outcome: outcome(decision).to_owned(),
+        reason: decision.reason().to_owned(),
         http: request.map(|request| http(request, facts)),
         principal: facts.principal.as_deref().map(|principal| Principal {
             r#type: principal.entity_type.clone(),
@@ -125,12 +165,7 @@ pub fn record(
             asset_id: target.asset_id.clone(),
             action: target.action.clone(),
         }),
-        policy: facts.grounds.as_ref().map(|grounds| Policy {
-            determining: grounds.determining.clone(),
-            revision: grounds.revision.clone(),
-            errors: grounds.errors.clone(),
-            reasons: grounds.reasons.clone(),
-        }),
+        policy: grounds.or_else(in_force),
         id: facts.id.as_ref().map(ToString::to_string).unwrap_or_default(),
         duration_us: u64::try_from(took.as_micros()).unwrap_or(u64::MAX),
         ..DecisionRecord::default()
@@ -141,24 +176,48 @@ pub fn record(
             record.token_id = token.id().to_owned();
             record.key_id = token.key_id().to_owned();
         }
-        Err(denial) => {
-            record.detail = denial.detail().to_owned();
-            let custom = denial.custom().and_then(|custom| custom.status);
-            record.status = match (custom, scope) {
-                (Some(status), _) => status.into(),
-                (None, Some(scope)) if denial.reason().status() == 403 => scope.deny.status.into(),
-                _ => denial.reason().status().into(),
-            };
+        Ok(Grant::Waived(waived)) => {
+            deny(&mut record, scope, waived.denial());
+            record.dry_run = true;
         }
+        Err(denial) => deny(&mut record, scope, denial),
     }
     record
 }
 
-fn outcome(decision: &Decision) -> (&'static str, &'static str) {
+fn deny(record: &mut DecisionRecord, scope: Option<&Scope>, denial: &Denial) {
+    record.detail = denial.detail().to_owned();
+    let custom = denial.custom().and_then(|custom| custom.status);
+    record.status = match (custom, scope) {
+        (Some(status), _) => status.into(),
+        (None, Some(scope)) if denial.reason().status() == 403 => scope.deny.status.into(),
+        _ => denial.reason().status().into(),
+    };
+}
+
+fn outcome(decision: &Decision) -> &'static str {
     match &decision.outcome {
-        Ok(Grant::Bypass) => ("bypass", "bypass"),
-        Ok(Grant::Signed { .. }) => ("allow", "permitted"),
-        Err(denial) => ("deny", denial.reason().code()),
+        Ok(Grant::Bypass) => "bypass",
+        Ok(Grant::Signed { .. }) => "allow",
+        Ok(Grant::Waived(_)) | Err(_) => "deny",
+    }
+}
+
+fn opinion(opinion: &policy::Opinion) -> Opinion {
+    Opinion {
+        outcome: opinion.said.outcome().to_owned(),
+        reason: opinion.said.reason().to_owned(),
+        detail: opinion.detail.clone().unwrap_or_default(),
+        policy: Some(policy(&opinion.grounds)),
+    }
+}
+
+fn policy(grounds: &Grounds) -> Policy {
+    Policy {
+        determining: grounds.determining.clone(),
+        revision: grounds.revision.clone(),
+        errors: grounds.errors.clone(),
+        reasons: grounds.reasons.clone(),
     }
 }
 

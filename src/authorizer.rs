@@ -12,7 +12,7 @@ use crate::entitlement::{Catalogue, Lookup, Unlisted};
 use crate::identity::{Identity, Principal, Refusal as CredentialRefusal};
 use crate::path::{Allowances, CanonicalPath};
 use crate::policy::{
-    Context, CustomDenial, Grounds, Permit, Policy, Question, Refusal, RefusalKind,
+    Context, CustomDenial, Opinion, Permit, Policy, Question, Refusal, RefusalKind,
 };
 use crate::request::Request;
 use crate::route::{Resolved, Routes, Target};
@@ -67,10 +67,10 @@ impl Authorizer {
         let context = Context::Http { request, path: &path };
         let question = Question { principal: &principal, target, context, now };
         let permit = self.policy.decide(&question).await.map_err(|refusal| {
-            facts.grounds = Some((*refusal.grounds).clone());
+            facts.opinion = Some(Opinion::from(&refusal));
             Denial::from(refusal)
         })?;
-        facts.grounds = Some(permit.grounds().clone());
+        facts.opinion = Some(Opinion::from(&permit));
         let targets = self.items(&permit, &question, &mut facts.entitlements).await?;
         let items = Listed { targets: &targets, assets: &self.policy };
         let authority = request.host.authority(&request.scheme);
@@ -107,9 +107,27 @@ pub struct Decision {
 }
 
 impl Decision {
-    /// A denial before anything was learned.
+    /// A denial before anything was learned. It has an id too, unless randomness failed.
     pub fn denied(denial: Denial) -> Self {
-        Self { outcome: Err(denial), facts: Facts::default() }
+        let facts = Facts { id: DecisionId::random().ok(), ..Facts::default() };
+        Self { outcome: Err(denial), facts }
+    }
+
+    /// Lets a denial pass, as the scope's settings ask by `_asked`; a yes stays what it is.
+    #[must_use]
+    pub fn waived(self, _asked: DryRun) -> Self {
+        let outcome = self.outcome.or_else(|denial| Ok(Grant::Waived(Waived { denial })));
+        Self { outcome, ..self }
+    }
+
+    /// The code of why.
+    pub fn reason(&self) -> &'static str {
+        match &self.outcome {
+            Ok(Grant::Bypass) => "bypass",
+            Ok(Grant::Signed { .. }) => "permitted",
+            Ok(Grant::Waived(waived)) => waived.denial.reason.code(),
+            Err(denial) => denial.reason.code(),
+        }
     }
 }
 
@@ -125,9 +143,19 @@ pub struct Facts {
     /// What was asked for.
     pub target: Option<Target>,
     /// What the policies said.
-    pub grounds: Option<Grounds>,
+    pub opinion: Option<Opinion>,
     /// Where the list of what the principal holds came from.
     pub entitlements: Option<Lookup>,
+}
+
+impl Facts {
+    /// What the policies were asked of `request`; `None` when it did not come to that.
+    pub fn question<'a>(&'a self, request: &'a Request, now: Timestamp) -> Option<Question<'a>> {
+        self.opinion.as_ref()?;
+        let context = Context::Http { request, path: self.path.as_ref()? };
+        let (principal, target) = (self.principal.as_ref()?, self.target.as_ref()?);
+        Some(Question { principal, target, context, now })
+    }
 }
 
 /// A yes.
@@ -142,6 +170,32 @@ pub enum Grant {
         /// The signed form of it.
         token: Token,
     },
+    /// Denied, and forwarded without a token all the same: the scope is not protected yet.
+    Waived(Waived),
+}
+
+/// A denial that passes. Only [`Decision::waived`] makes one.
+#[derive(Debug)]
+pub struct Waived {
+    denial: Denial,
+}
+
+impl Waived {
+    /// What it would have been.
+    pub fn denial(&self) -> &Denial {
+        &self.denial
+    }
+}
+
+/// That a scope's settings say `dryRun: true`: without one of these no denial can pass.
+#[derive(Clone, Copy, Debug)]
+pub struct DryRun(());
+
+impl DryRun {
+    /// From the value of the setting.
+    pub fn of_setting(dry_run: bool) -> Option<Self> {
+        dry_run.then_some(Self(()))
+    }
 }
 
 /// A no: its reason code, and for the log what exactly was wrong.

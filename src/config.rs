@@ -17,13 +17,14 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::audit::Sink;
+use crate::authorizer::DryRun;
 use crate::entitlement::Catalogue;
 use crate::identity::IdentitySettings;
 use crate::keys::{Backend, KeySettings, KeySource};
 use crate::path::Allowances;
 use crate::policy::Policy;
 use crate::route::Routes;
-use crate::scope::{DecisionHeader, DenyResponse};
+use crate::scope::{DecisionHeader, DenyResponse, Explain};
 use crate::secrets::{KeyLocation, SecretStore};
 use crate::token::ClaimSettings;
 use report::Report;
@@ -97,6 +98,12 @@ pub struct ScopeConfig {
     pub identity: IdentitySettings,
     /// Who may do what.
     pub policy: Policy,
+    /// The policies that are only compared.
+    pub shadow: Option<Policy>,
+    /// Set while its denials pass.
+    pub dry_run: Option<DryRun>,
+    /// What its answers tell beside themselves.
+    pub explain: Explain,
     /// The candidates for `items: entitlements`.
     pub catalogue: Option<Catalogue>,
     /// The store that holds its key.
@@ -130,6 +137,8 @@ pub struct ApiConfig {
     pub authzen: bool,
     /// The checks of a proxy that asks over HTTP.
     pub check: bool,
+    /// The scheme of the requests that such a proxy asks about.
+    pub scheme: &'static str,
     /// The store of the digests.
     pub store: Arc<SecretStore>,
     /// Where in the store.

@@ -7,8 +7,10 @@
 
 pub mod decode;
 pub mod encode;
+mod explain;
 mod framing;
 pub mod json;
+pub mod over_http;
 
 use std::convert::Infallible;
 use std::future::Future;
@@ -63,43 +65,72 @@ impl CheckService {
 impl Inner {
     /// Reads one message and answers it, whatever happens.
     async fn answer(&self, call: http::Request<Body>) -> CheckResponse {
-        let started = Instant::now();
         let deadline = framing::timeout(call.headers()).unwrap_or(DEFAULT_DEADLINE);
-        let mut request = None;
-        let work = AssertUnwindSafe(self.check(call, &mut request)).catch_unwind();
-        let outcome = tokio::time::timeout(margin(deadline), work).await;
-        let (scope, decision) = match outcome {
-            Ok(Ok(decided)) => decided,
-            Ok(Err(_)) => refused(Reason::Internal, "the check panicked"),
-            Err(_) => refused(Reason::Deadline, "the caller's deadline came first"),
+        let bad = |error: &dyn std::fmt::Display| Denial::new(Reason::BadRequest, error);
+        let decoding = async {
+            let message = framing::read_message(call.into_body()).await;
+            decode::request(message.map_err(|error| bad(&error))?).map_err(|error| bad(&error))
+        };
+        self.decide(decoding, Channel::Proxy, deadline).await
+    }
+
+    /// Decides on what `decoding` yields, records it, and makes the answer.
+    async fn decide(
+        &self,
+        decoding: impl Future<Output = Result<Request, Denial>>,
+        channel: Channel,
+        deadline: Duration,
+    ) -> CheckResponse {
+        let started = Instant::now();
+        let mut seen = Seen::default();
+        let work = AssertUnwindSafe(self.check(decoding, channel, &mut seen)).catch_unwind();
+        let denied = |reason, detail: &str| Decision::denied(Denial::new(reason, detail));
+        let decision = match tokio::time::timeout(margin(deadline), work).await {
+            Ok(Ok(Ok(decision))) => decision,
+            Ok(Ok(Err(denial))) => Decision::denied(denial),
+            Ok(Err(_)) => denied(Reason::Internal, "the check panicked"),
+            Err(_) => denied(Reason::Deadline, "the caller's deadline came first"),
+        };
+        let Seen { request, scope } = seen;
+        let decision = match &scope {
+            Some(scope) => scope.enforced(decision),
+            None => decision,
         };
         let now = self.clock.now();
         self.recorder.record(request.as_ref(), scope.as_deref(), &decision, now, started.elapsed());
-        encode::response(scope.as_deref(), &decision.outcome)
+        let response = encode::response(scope.as_deref(), &decision);
+        if let (Some(scope), Some(request)) = (scope, request)
+            && let Some(shadow) = &scope.shadow
+            && shadow.submit(request, decision.facts, now).is_err()
+        {
+            self.recorder.shadow_dropped(&scope.client_id);
+        }
+        response
     }
 
-    /// Decode, call: the request is left in `seen` for the record.
-    async fn check(&self, call: http::Request<Body>, seen: &mut Option<Request>) -> Decided {
+    /// Decode, call: what is learned on the way is left in `seen`, where neither a deadline nor a
+    /// panic takes it.
+    async fn check(
+        &self,
+        decoding: impl Future<Output = Result<Request, Denial>>,
+        channel: Channel,
+        seen: &mut Seen,
+    ) -> Result<Decision, Denial> {
         let Ok(_permit) = self.in_progress.try_acquire() else {
-            return refused(Reason::Overload, "too many checks in progress");
+            return Err(Denial::new(Reason::Overload, "too many checks in progress"));
         };
-        let message = match framing::read_message(call.into_body()).await {
-            Ok(message) => message,
-            Err(error) => return refused(Reason::BadRequest, error),
-        };
-        let request = match decode::request(message) {
-            Ok(request) => seen.insert(request),
-            Err(error) => return refused(Reason::BadRequest, error),
-        };
+        let request = seen.request.insert(decoding.await?);
         let scopes = self.scopes.load_full();
-        scopes.decide(request, Channel::Proxy, self.clock.now()).await
+        let scope = seen.scope.insert(Arc::clone(scopes.select(request)?));
+        let decision = scope.authorizer.authorize(request, channel, self.clock.now()).await;
+        Ok(if channel == Channel::Api { over_http::carried(decision) } else { decision })
     }
 }
 
-type Decided = (Option<Arc<Scope>>, Decision);
-
-fn refused(reason: Reason, detail: impl std::fmt::Display) -> Decided {
-    (None, Decision::denied(Denial::new(reason, detail)))
+#[derive(Default)]
+struct Seen {
+    request: Option<Request>,
+    scope: Option<Arc<Scope>>,
 }
 
 /// Answers before the caller gives up: its giving up would be an error, and could be an allow.

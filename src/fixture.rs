@@ -13,7 +13,7 @@ use crate::path::{Allowances, CanonicalPath};
 use crate::policy::{Cedar, CedarSources, Policy};
 use crate::request::{Host, Request};
 use crate::route::{Pattern, Route, Routes};
-use crate::scope::{DecisionHeader, DenyResponse, Scope};
+use crate::scope::{DecisionHeader, DenyResponse, Explain, Scope};
 use crate::token::{ClaimSettings, Items, Minter, Template};
 
 pub(crate) const NOW: Timestamp = Timestamp::from_seconds(1_800_000_000);
@@ -114,6 +114,9 @@ pub(crate) fn scope(client_id: &str) -> Scope {
         deny: DenyResponse::default(),
         jwks_max_age: Duration::from_secs(300),
         api: None,
+        dry_run: None,
+        explain: Explain::default(),
+        shadow: None,
     }
 }
 

@@ -40,6 +40,7 @@ pub mod request;
 pub mod route;
 pub mod scope;
 pub mod secrets;
+pub mod shadow;
 pub mod token;
 
 /// Placet's own messages, from `proto/placet/v1`.

@@ -34,6 +34,15 @@ struct Inner {
     key_age: Family<ScopeLabel, Gauge<i64, AtomicI64>>,
     key_left: Family<ScopeLabel, Gauge<i64, AtomicI64>>,
     shared_kids: Family<ScopeLabel, Gauge<i64, AtomicI64>>,
+    shadow_decisions: Family<ShadowLabels, Counter>,
+    shadow_dropped: Family<ScopeLabel, Counter>,
+}
+
+#[derive(Clone, Debug, EncodeLabelSet, Eq, Hash, PartialEq)]
+struct ShadowLabels {
+    scope: String,
+    outcome: &'static str,
+    agrees: &'static str,
 }
 
 #[derive(Clone, Debug, EncodeLabelSet, Eq, Hash, PartialEq)]
@@ -67,6 +76,8 @@ impl Metrics {
             key_age: Family::default(),
             key_left: Family::default(),
             shared_kids: Family::default(),
+            shadow_decisions: Family::default(),
+            shadow_dropped: Family::default(),
         };
         Self(Arc::new(inner.registered()))
     }
@@ -88,6 +99,18 @@ impl Metrics {
     pub fn cache_lookup(&self, cache: &'static str, is_hit: bool) {
         let counters = if is_hit { &self.0.cache_hits } else { &self.0.cache_misses };
         counters.get_or_create(&CacheLabel { cache }).inc();
+    }
+
+    /// Counts what a scope's shadow policies say of a decision: `allow`, `deny` or `fault`.
+    pub fn shadow_decision(&self, scope: &str, outcome: &'static str, agrees: bool) {
+        let agrees = if agrees { "true" } else { "false" };
+        let labels = ShadowLabels { scope: scope.to_owned(), outcome, agrees };
+        self.0.shadow_decisions.get_or_create(&labels).inc();
+    }
+
+    /// Counts a decision that a scope's shadow policies were not asked about.
+    pub fn shadow_dropped(&self, scope: &str) {
+        self.0.shadow_dropped.get_or_create(&ScopeLabel { scope: scope.to_owned() }).inc();
     }
 
     /// Counts settings or policies that were not taken over.
@@ -149,7 +172,7 @@ impl Inner {
         let registry = &mut self.registry;
         registry.register(
             "decisions",
-            "Decisions by scope, outcome (allow, deny, bypass) and reason",
+            "Decisions by scope, outcome (allow, deny, bypass; dry_run: a denial let pass) and reason",
             self.decisions.clone(),
         );
         registry.register(
@@ -191,6 +214,16 @@ impl Inner {
             "signing_keys_shared_ids",
             "Key ids that two live versions of a scope's key have: put {{key_version}} into keyId",
             self.shared_kids.clone(),
+        );
+        registry.register(
+            "shadow_decisions",
+            "What shadow policies say (allow, deny, fault), and whether it agrees with the decision",
+            self.shadow_decisions.clone(),
+        );
+        registry.register(
+            "shadow_dropped",
+            "Decisions that shadow policies were not asked about, because they were behind",
+            self.shadow_dropped.clone(),
         );
         self
     }

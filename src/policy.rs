@@ -16,7 +16,9 @@ use aws_lc_rs::digest;
 use serde_json::{Map, Value};
 
 pub use cedar::{Cedar, CedarError, CedarSources};
-pub use verdict::{Additions, CustomDenial, Grounds, Mutations, Refusal, RefusalKind};
+pub use verdict::{
+    Additions, CustomDenial, Grounds, Mutations, Opinion, Refusal, RefusalKind, Said,
+};
 use verdict::{Effect, Verdict};
 
 use crate::clock::Timestamp;
@@ -105,6 +107,21 @@ impl Policy {
             Engine::Cedar(cedar) => cedar.decide(question),
         };
         verdict.permit(question.principal, question.target)
+    }
+
+    /// What it would decide: to be compared or told, and no proof of anything.
+    pub async fn opinion(&self, question: &Question<'_>) -> Opinion {
+        match self.decide(question).await {
+            Ok(permit) => Opinion::from(&permit),
+            Err(refusal) => Opinion::from(&refusal),
+        }
+    }
+
+    /// The ids of all policies, sorted; none of an engine whose policies have no ids.
+    pub fn ids(&self) -> Vec<String> {
+        match &self.engine {
+            Engine::Cedar(cedar) => cedar.ids(),
+        }
     }
 
     /// [`Self::decide`], of an engine that asks nobody.
@@ -240,6 +257,12 @@ impl Permit {
     /// What the policy adds to its yes.
     pub fn additions(&self) -> &Additions {
         &self.additions
+    }
+}
+
+impl From<&Permit> for Opinion {
+    fn from(permit: &Permit) -> Self {
+        Self { said: Said::Permitted, grounds: permit.grounds.clone(), detail: None }
     }
 }
 

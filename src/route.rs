@@ -50,6 +50,16 @@ impl Routes {
         self.0.iter().find_map(|route| route.resolve(method, path)).unwrap_or(Resolved::Unknown)
     }
 
+    /// The number of the route that decides, from 0; for tools that explain.
+    pub fn matching(&self, method: &str, path: &CanonicalPath) -> Option<usize> {
+        self.0.iter().position(|route| route.resolve(method, path).is_some())
+    }
+
+    /// Whether there is none, so that every path is its own asset.
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
     /// The asset types and actions that the routes name, for listing entitlements.
     pub fn named_targets(&self) -> impl Iterator<Item = (&str, &str)> {
         self.0.iter().filter_map(|route| match &route.to {

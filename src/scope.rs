@@ -12,9 +12,10 @@ use std::time::Duration;
 
 pub use caller::{Api, CallerError, CallerSecrets};
 
-use crate::authorizer::{Authorizer, Decision, Denial, Reason};
+use crate::authorizer::{Authorizer, Decision, Denial, DryRun, Reason};
 use crate::clock::Timestamp;
 use crate::request::Request;
+use crate::shadow::Shadow;
 use crate::token::Channel;
 
 /// The key of Envoy's `context_extensions` that names a scope.
@@ -37,6 +38,31 @@ pub struct Scope {
     pub jwks_max_age: Duration,
     /// What it answers beside its proxy's checks; `None`: nothing.
     pub api: Option<Api>,
+    /// Set while its denials pass.
+    pub dry_run: Option<DryRun>,
+    /// What an answer tells beside itself.
+    pub explain: Explain,
+    /// The policies that are only compared.
+    pub shadow: Option<Shadow>,
+}
+
+/// What an answer tells of its decision beside itself; by default nothing.
+#[derive(Clone, Debug, Default)]
+pub struct Explain {
+    /// The header of the response to the client that has the decision's id and reason.
+    pub header: Option<DecisionHeader>,
+    /// Whether the proxy's dynamic metadata has id, reason, revision and determining policies.
+    pub metadata: bool,
+}
+
+impl Scope {
+    /// What is answered where `decision` was made: in a dry run, a denial passes.
+    pub fn enforced(&self, decision: Decision) -> Decision {
+        match self.dry_run {
+            Some(dry_run) => decision.waived(dry_run),
+            None => decision,
+        }
+    }
 }
 
 /// The header that carries the token upstream.
@@ -174,18 +200,25 @@ impl Scopes {
     /// The scope that `request` is for: the one Envoy's route names, else the host's, else the
     /// default.
     pub fn select(&self, request: &Request) -> Result<&Arc<Scope>, Denial> {
+        self.choose(request).map(|(scope, _)| scope)
+    }
+
+    /// [`Self::select`], and by what it was chosen.
+    pub fn choose(&self, request: &Request) -> Result<(&Arc<Scope>, Choice), Denial> {
         if let Some(client_id) = request.extensions.get(SCOPE_EXTENSION) {
-            return self.by_client_id.get(client_id).ok_or_else(|| {
+            let named = self.by_client_id.get(client_id).map(|scope| (scope, Choice::Named));
+            return named.ok_or_else(|| {
                 let shown = client_id.escape_debug();
                 let detail = format!("`{SCOPE_EXTENSION}` names the unknown scope `{shown}`");
                 Denial::new(Reason::NoScope, detail)
             });
         }
         let host = request.host.name();
-        self.by_host
-            .get(host)
-            .or_else(|| self.with_suffix_of(host))
-            .or(self.default.as_ref())
+        let listed = self.by_host.get(host).or_else(|| self.with_suffix_of(host));
+        let default = self.default.as_ref().map(|scope| (scope, Choice::Default));
+        listed
+            .map(|scope| (scope, Choice::Host))
+            .or(default)
             .ok_or_else(|| Denial::new(Reason::NoScope, format!("no scope has the host `{host}`")))
     }
 
@@ -211,6 +244,17 @@ impl Scopes {
             Err(denial) => (None, Decision::denied(denial)),
         }
     }
+}
+
+/// By what a scope was chosen.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Choice {
+    /// By its client ID, which Envoy's route names.
+    Named,
+    /// By one of its hosts.
+    Host,
+    /// It takes what no other does.
+    Default,
 }
 
 /// Headers that carry the request itself, or that Envoy acts on.

@@ -12,6 +12,7 @@ use tokio::task::JoinSet;
 use tokio::time::Instant;
 use tokio_util::sync::{CancellationToken, DropGuard};
 
+use crate::audit::Recorder;
 use crate::authorizer::Authorizer;
 use crate::clock::Clock;
 use crate::config::{ApiConfig, Config, ScopeConfig};
@@ -21,7 +22,10 @@ use crate::keys::{KeyTask, Keys};
 use crate::readiness::{Needs, all_complete, any_complete};
 use crate::scope::{Api, CallerSecrets, Scope, Scopes, Selectable};
 use crate::secrets::KeepTask;
+use crate::shadow::Shadow;
 use crate::token::Minter;
+
+use super::shadowing::ShadowTask;
 
 /// A set of scopes and the tasks that keep their keys.
 #[derive(Debug)]
@@ -39,14 +43,20 @@ pub(super) struct Generation {
 impl Generation {
     /// Compiles `config` and starts to load its keys; `earlier` is what the generation before it
     /// needed, whose keys are not forgotten.
-    pub(super) fn start(config: Config, clock: Clock, earlier: &[Needs]) -> Result<Self> {
+    pub(super) fn start(
+        config: Config,
+        clock: Clock,
+        earlier: &[Needs],
+        recorder: &Recorder,
+    ) -> Result<Self> {
         let end = CancellationToken::new();
         let mut tasks = JoinSet::new();
         let own_issuers = config.own_issuers();
         let mut scopes = Vec::new();
         let mut needs = Vec::new();
         for scope in config.scopes {
-            let (selectable, need) = build(scope, &own_issuers, clock, earlier, &mut tasks, &end)?;
+            let mut starting = Starting { tasks: &mut tasks, end: &end, clock, recorder };
+            let (selectable, need) = build(scope, &own_issuers, earlier, &mut starting)?;
             scopes.push(selectable);
             needs.push(need);
         }
@@ -89,18 +99,25 @@ impl Generation {
     }
 }
 
+/// What a scope's tasks are started with.
+struct Starting<'a> {
+    tasks: &'a mut JoinSet<()>,
+    end: &'a CancellationToken,
+    clock: Clock,
+    recorder: &'a Recorder,
+}
+
 /// Starts the tasks of one scope, and compiles it.
 fn build(
     mut config: ScopeConfig,
     own_issuers: &[String],
-    clock: Clock,
     earlier: &[Needs],
-    tasks: &mut JoinSet<()>,
-    end: &CancellationToken,
+    starting: &mut Starting<'_>,
 ) -> Result<(Selectable, Needs)> {
+    let Starting { tasks, end, clock, recorder } = starting;
     let earlier = earlier.iter().find(|needs| needs.client_id == config.client_id);
     let (key_task, keys) =
-        KeyTask::new(config.key_source(), clock, earlier.map(|needs| &needs.keys));
+        KeyTask::new(config.key_source(), *clock, earlier.map(|needs| &needs.keys));
     tasks.spawn(key_task.run(end.child_token()));
     let mut issuers = Vec::new();
     for issuer in &config.identity.issuers {
@@ -111,12 +128,20 @@ fn build(
     let issuer_keys = issuers.iter().map(|(_, keys)| keys.clone()).collect();
     let needs = Needs { client_id: config.client_id.clone(), keys: keys.clone(), issuers };
     let api = config.api.take().map(|api| {
-        let ApiConfig { authzen, check, store, location } = api;
+        let ApiConfig { authzen, check, scheme, store, location } = api;
         let (task, callers) = KeepTask::new(store, location, CallerSecrets::parse);
         tasks.spawn(task.run(end.child_token()));
-        Api { authzen, check, callers }
+        Api { authzen, check, scheme, callers }
     });
-    Ok((compile(config, own_issuers, keys, issuer_keys, api)?, needs))
+    let shadow = config.shadow.take().map(|policy| {
+        let (shadow, waiting) = Shadow::queued(policy);
+        let client_id = config.client_id.clone();
+        let (recorder, clock) = (recorder.clone(), *clock);
+        let task = ShadowTask { client_id, shadow: shadow.clone(), waiting, recorder, clock };
+        tasks.spawn(task.run(end.child_token()));
+        shadow
+    });
+    Ok((compile(config, own_issuers, keys, issuer_keys, api, shadow)?, needs))
 }
 
 /// Puts one scope together from its settings and the keys it will read.
@@ -126,6 +151,7 @@ pub(super) fn compile(
     keys: Keys,
     issuer_keys: Vec<IssuerKeys>,
     api: Option<Api>,
+    shadow: Option<Shadow>,
 ) -> Result<Selectable> {
     let identity = Identity::new(config.identity, issuer_keys, own_issuers.to_vec())
         .with_context(|| format!("scope `{}`", config.client_id))?;
@@ -144,6 +170,9 @@ pub(super) fn compile(
         deny: config.deny,
         jwks_max_age: (config.publish_before / 2).min(Duration::from_secs(300)),
         api,
+        dry_run: config.dry_run,
+        explain: config.explain,
+        shadow,
     };
     Ok(Selectable { scope: Arc::new(scope), hosts: config.hosts, default: config.default })
 }

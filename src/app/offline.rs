@@ -15,6 +15,7 @@ use crate::identity::jwks::IssuerKeys;
 use crate::identity::{IssuerSettings, KeySet, KeySourceSettings};
 use crate::keys::{KeyRing, Keys, SigningKey};
 use crate::scope::Scopes;
+use crate::shadow::Shadow;
 
 /// Compiled scopes that need no store and no issuer.
 #[derive(Debug)]
@@ -29,7 +30,7 @@ impl Offline {
     pub fn new(config: Config, issuer_keys: Option<&IssuerKeys>, now: Timestamp) -> Result<Self> {
         let own_issuers = config.own_issuers();
         let mut scopes = Vec::new();
-        for scope in config.scopes {
+        for mut scope in config.scopes {
             let key = SigningKey::throw_away(&scope.key, now)?;
             let ring = Keys::fixed(KeyRing::single(Arc::new(key)));
             let readers = scope
@@ -38,7 +39,8 @@ impl Offline {
                 .iter()
                 .map(|issuer| keys_of(issuer, issuer_keys))
                 .collect::<Result<_>>()?;
-            scopes.push(compile(scope, &own_issuers, ring, readers, None)?);
+            let shadow = scope.shadow.take().map(Shadow::inline);
+            scopes.push(compile(scope, &own_issuers, ring, readers, None, shadow)?);
         }
         Ok(Self { scopes: Scopes::new(scopes) })
     }

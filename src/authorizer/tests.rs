@@ -27,7 +27,7 @@ async fn a_permitted_request_gets_a_token_for_its_target() {
     assert_eq!(claims["entitlements"], "Account:1:read");
     assert_eq!(claims["htm"], "GET");
     assert_eq!(claims["htu"], "http://orders.example:8080/accounts/1");
-    assert_eq!(decision.facts.grounds.unwrap().determining, ["read-1"]);
+    assert_eq!(decision.facts.opinion.unwrap().grounds.determining, ["read-1"]);
 }
 
 #[tokio::test]

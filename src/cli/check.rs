@@ -1,5 +1,7 @@
 //! `placet check`: decides on a captured request, and explains. Nothing is asked over the network.
 
+mod account;
+
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -9,14 +11,13 @@ use clap::{Args, ValueEnum};
 use super::{Settings, print};
 use crate::app::Offline;
 use crate::audit;
-use crate::authorizer::{Decision, Grant};
 use crate::clock::Clock;
 use crate::config::Config;
 use crate::envoy::json;
 use crate::identity::KeySet;
 use crate::identity::jwks::IssuerKeys;
-use crate::proto::DecisionRecord;
 use crate::token::Channel;
+use account::Account;
 
 /// The arguments of `placet check`.
 #[derive(Args, Debug)]
@@ -64,49 +65,25 @@ pub(super) fn run(args: &Check) -> Result<()> {
     };
     let offline = Offline::new(config, issuer_keys.as_ref(), Clock::System.now())?;
     let runtime = tokio::runtime::Builder::new_current_thread().build()?;
-    let deciding = offline.scopes.decide(&captured.request, Channel::Proxy, clock.now());
-    let (scope, decision) = runtime.block_on(deciding);
-    let record = audit::record(
-        Some(&captured.request),
-        scope.as_deref(),
-        &decision,
-        clock.now(),
-        Duration::ZERO,
-    );
+    let (request, now) = (&captured.request, clock.now());
+    let (scope, decision) = runtime.block_on(offline.scopes.decide(request, Channel::Proxy, now));
+    let decision = match &scope {
+        Some(scope) => scope.enforced(decision),
+        None => decision,
+    };
+    let record = audit::record(Some(request), scope.as_deref(), &decision, now, Duration::ZERO);
     match args.output {
         Output::Json => print(&serde_json::to_string(&record)?)?,
-        Output::Text => print(&explain(&record, &decision))?,
+        Output::Text => {
+            let shadow = scope.as_ref().and_then(|scope| scope.shadow.as_ref());
+            let shadow = shadow.zip(decision.facts.question(request, now));
+            let shadow =
+                shadow.map(|(shadow, question)| runtime.block_on(shadow.opinion(&question)));
+            let choice = offline.scopes.choose(request).ok().map(|(_, choice)| choice);
+            let scope = scope.as_deref();
+            let account = Account { request, scope, choice, decision: &decision, record, shadow };
+            print(&account.lines().join("\n"))?;
+        }
     }
     Ok(())
-}
-
-/// The steps of a decision, one a line, as far as it came.
-fn explain(record: &DecisionRecord, decision: &Decision) -> String {
-    let mut lines = Vec::new();
-    let mut line = |name: &str, text: String| lines.push(format!("{name:<10} {text}"));
-    if let Some(http) = &record.http {
-        line("request", format!("{} {}{}", http.method, http.host, http.path));
-    }
-    line("scope", if record.scope.is_empty() { "none".into() } else { record.scope.clone() });
-    if let Some(principal) = &record.principal {
-        line("principal", format!("{}::{:?}", principal.r#type, principal.id));
-    }
-    if let Some(target) = &record.target {
-        let asset = format!("{}::{:?}", target.asset_type, target.asset_id);
-        line("target", format!("{} on {asset}", target.action));
-    }
-    if let Some(policy) = &record.policy {
-        let determining = policy.determining.join(", ");
-        let determining = if determining.is_empty() { "none matched".into() } else { determining };
-        line("policies", format!("{determining} (revision {})", policy.revision));
-        policy.reasons.iter().for_each(|reason| line("because", reason.clone()));
-        policy.errors.iter().for_each(|error| line("error", error.clone()));
-    }
-    let detail =
-        if record.detail.is_empty() { String::new() } else { format!(": {}", record.detail) };
-    line("decision", format!("{} ({}){detail}", record.outcome, record.reason));
-    if let Ok(Grant::Signed { token, .. }) = &decision.outcome {
-        line("claims", serde_json::Value::Object(token.claims()).to_string());
-    }
-    lines.join("\n")
 }

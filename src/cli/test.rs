@@ -4,6 +4,8 @@
 //! under `token` are signed by a throw-away key that stands in for the issuers' own, so credentials
 //! are verified for real and no issuer is asked.
 
+mod coverage;
+
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -22,9 +24,11 @@ use crate::config::Config;
 use crate::identity::jwks::IssuerKeys;
 use crate::identity::{Audiences, KeySet};
 use crate::keys::{KeySettings, SigningKey};
+use crate::policy::Opinion;
 use crate::request::{Headers, Host, Request, Source};
 use crate::scope::{SCOPE_EXTENSION, Scope};
 use crate::token::Channel;
+use coverage::Coverage;
 
 /// The arguments of `placet test`.
 #[derive(Args, Debug)]
@@ -37,6 +41,12 @@ pub(super) struct Test {
     /// How results are printed.
     #[arg(long, value_enum, default_value_t = Output::Text)]
     output: Output,
+    /// Print which policies determined no decision of any case.
+    #[arg(long)]
+    coverage: bool,
+    /// Fail when fewer than this many percent of the policies determined a decision.
+    #[arg(long, value_name = "PERCENT", value_parser = clap::value_parser!(u8).range(0..=100))]
+    min_coverage: Option<u8>,
 }
 
 #[derive(Clone, Copy, Debug, Eq, PartialEq, ValueEnum)]
@@ -96,6 +106,9 @@ struct Expected {
     /// Claims of the decision token; `null` for one that must not be there.
     #[serde(default)]
     claims: Map<String, Value>,
+    /// What the shadow policies say: `allow`, `deny` or `fault`.
+    #[serde(default)]
+    shadow: Option<String>,
 }
 
 fn get() -> String {
@@ -115,6 +128,7 @@ pub(super) fn run(args: &Test) -> Result<ExitCode> {
     let offline = Offline::new(config, Some(&issuer.keys), now)?;
     let runtime = tokio::runtime::Builder::new_current_thread().build()?;
     let mut results = Vec::new();
+    let mut coverage = Coverage::of(&offline);
     for path in case_files(&args.cases)? {
         let text = std::fs::read_to_string(&path)
             .with_context(|| format!("can't read `{}`", path.display()))?;
@@ -128,19 +142,45 @@ pub(super) fn run(args: &Test) -> Result<ExitCode> {
                 .with_context(|| format!("`{}`: case `{}`", path.display(), case.name))?;
             let (scope, decision) =
                 runtime.block_on(offline.scopes.decide(&request, Channel::Proxy, now));
-            let differences = differences(&case.expect, scope.as_deref(), &decision);
-            results.push((path.clone(), case.name, differences));
+            coverage.note(scope.as_deref(), &decision);
+            let shadow = scope.as_ref().and_then(|scope| scope.shadow.as_ref());
+            let shadow = shadow.zip(decision.facts.question(&request, now));
+            let shadow =
+                shadow.map(|(shadow, question)| runtime.block_on(shadow.opinion(&question)));
+            let differences =
+                differences(&case.expect, scope.as_deref(), &decision, shadow.as_ref());
+            let shadow = shadow.zip(decision.facts.opinion).and_then(|(shadow, enforced)| {
+                let (said, other) = (enforced.said.outcome(), shadow.said.outcome());
+                (!enforced.agrees(&shadow)).then(|| format!("{said}, by the shadow {other}"))
+            });
+            results.push(CaseResult { file: path.clone(), name: case.name, differences, shadow });
         }
     }
     print(&match args.output {
         Output::Text => text(&results),
         Output::Junit => junit(&results),
     })?;
-    let failed = results.iter().any(|(_, _, differences)| !differences.is_empty());
+    if args.coverage && args.output == Output::Text {
+        print(&coverage.lines().join("\n"))?;
+    }
+    if let Some(least) = args.min_coverage {
+        let percent = coverage.percent();
+        anyhow::ensure!(
+            percent >= usize::from(least),
+            "the cases cover {percent}% of the policies, less than {least}%: see --coverage"
+        );
+    }
+    let failed = results.iter().any(|result| !result.differences.is_empty());
     Ok(if failed { ExitCode::FAILURE } else { ExitCode::SUCCESS })
 }
 
-type CaseResult = (PathBuf, String, Vec<String>);
+struct CaseResult {
+    file: PathBuf,
+    name: String,
+    differences: Vec<String>,
+    /// What the policies in force say and what the shadow's, where they differ.
+    shadow: Option<String>,
+}
 
 /// By client ID: the first issuer and the first of its audiences, for cases that name none.
 fn defaults(config: &Config) -> BTreeMap<String, (String, Option<String>)> {
@@ -246,7 +286,12 @@ async fn request(
     })
 }
 
-fn differences(expected: &Expected, scope: Option<&Scope>, decision: &Decision) -> Vec<String> {
+fn differences(
+    expected: &Expected,
+    scope: Option<&Scope>,
+    decision: &Decision,
+    shadow: Option<&Opinion>,
+) -> Vec<String> {
     let record = crate::audit::record(
         None,
         scope,
@@ -268,6 +313,10 @@ fn differences(expected: &Expected, scope: Option<&Scope>, decision: &Decision) 
         let found = record.policy.map(|policy| policy.determining).unwrap_or_default();
         compare("policies", &policies.clone().into(), &found.into());
     }
+    if let Some(expected) = &expected.shadow {
+        let found = shadow.map_or(Value::Null, |opinion| opinion.said.outcome().into());
+        compare("shadow", &expected.as_str().into(), &found);
+    }
     let claims = match &decision.outcome {
         Ok(Grant::Signed { token, .. }) => token.claims(),
         _ => Map::new(),
@@ -283,27 +332,28 @@ fn differences(expected: &Expected, scope: Option<&Scope>, decision: &Decision) 
 
 fn text(results: &[CaseResult]) -> String {
     let mut lines = Vec::new();
-    for (path, name, differences) in results {
+    for CaseResult { file, name, differences, shadow } in results {
         if differences.is_empty() {
             lines.push(format!("ok    {name}"));
         } else {
-            lines.push(format!("FAIL  {name} ({})", path.display()));
+            lines.push(format!("FAIL  {name} ({})", file.display()));
             lines.extend(differences.iter().map(|difference| format!("      {difference}")));
         }
+        lines.extend(shadow.iter().map(|shadow| format!("      {shadow}")));
     }
-    let failed = results.iter().filter(|(_, _, differences)| !differences.is_empty()).count();
+    let failed = results.iter().filter(|result| !result.differences.is_empty()).count();
     lines.push(format!("{} passed, {failed} failed", results.len() - failed));
     lines.join("\n")
 }
 
 fn junit(results: &[CaseResult]) -> String {
-    let failed = results.iter().filter(|(_, _, differences)| !differences.is_empty()).count();
+    let failed = results.iter().filter(|result| !result.differences.is_empty()).count();
     let mut lines = vec![
         r#"<?xml version="1.0" encoding="UTF-8"?>"#.to_owned(),
         format!(r#"<testsuite name="placet" tests="{}" failures="{failed}">"#, results.len()),
     ];
-    for (path, name, differences) in results {
-        let class = escape(&display(path));
+    for CaseResult { file, name, differences, .. } in results {
+        let class = escape(&display(file));
         let case = format!(r#"  <testcase classname="{class}" name="{}""#, escape(name));
         if differences.is_empty() {
             lines.push(format!("{case}/>"));

@@ -25,6 +25,10 @@ pub(super) fn settings(written: &raw::Settings, listen: &Listen, scopes: &[Scope
 
 fn scope(scope: &ScopeConfig) -> Value {
     let claims = &scope.claims;
+    let mut policy = json!({"engine": "cedar", "revision": scope.policy.revision()});
+    if let (Some(shadow), Some(policy)) = (&scope.shadow, policy.as_object_mut()) {
+        policy.insert("shadow".to_owned(), json!({"revision": shadow.revision()}));
+    }
     json!({
         "jwtSigning": {
             "secretStore": scope.store.id(),
@@ -63,7 +67,8 @@ fn scope(scope: &ScopeConfig) -> Value {
                 "algorithms": issuer.algorithms,
             })).collect::<Vec<_>>(),
         },
-        "policy": {"engine": "cedar", "revision": scope.policy.revision()},
+        "policy": policy,
+        "dryRun": scope.dry_run.is_some(),
         "deny": {"status": scope.deny.status},
     })
 }

@@ -233,8 +233,24 @@ raw! {
         pub(super) jwt_customization: JwtCustomization,
         /// What a refused client sees.
         pub(super) deny: Deny,
+        /// Let every denial pass, without a token, and only record it: for the first roll-out, since
+        /// the application is not protected. Default: false.
+        pub(super) dry_run: Option<bool>,
+        /// What an answer tells beside itself. Default: nothing.
+        pub(super) explain: Explain,
         /// Answer others than the proxy, on the http listener. Default: nobody.
         pub(super) api: Option<Api>,
+    }
+}
+
+raw! {
+    /// What an answer tells of its decision beside itself.
+    pub(super) struct Explain {
+        /// A header of the response to the client, with the decision's id and its reason code.
+        pub(super) response_header: Option<String>,
+        /// Dynamic metadata for Envoy's access log and later filters: id, reason, revision and
+        /// determining policies. Default: false.
+        pub(super) metadata: Option<bool>,
     }
 }
 
@@ -404,8 +420,18 @@ raw! {
 raw! {
     /// A second policy set, evaluated and compared, never enforced.
     pub(super) struct Shadow {
+        /// What evaluates it. Default: the engine of the policies in force.
+        pub(super) engine: Option<Engine>,
         /// The policy files.
         pub(super) files: Option<Vec<String>>,
+        /// cedar: the schema.
+        pub(super) schema: Option<String>,
+        /// cedar: the entities.
+        pub(super) entities: Option<String>,
+        /// rego: data files.
+        pub(super) data: Option<Vec<String>>,
+        /// rego: the rule to ask.
+        pub(super) query: Option<String>,
     }
 }
 
@@ -524,6 +550,8 @@ raw! {
         pub(super) authzen: Option<bool>,
         /// The checks of a proxy that asks over HTTP: `/check/…`. Default: false.
         pub(super) check: Option<bool>,
+        /// check: the scheme of the requests that are asked about, `http` or `https`. Default: http.
+        pub(super) scheme: Option<Scheme>,
         /// The store that holds the SHA-256 of the callers' secrets. Default: the default store.
         pub(super) secret_store: Option<String>,
         /// Where in the store. Default: the store's defaultPath.
@@ -532,6 +560,14 @@ raw! {
         /// `.callers`.
         pub(super) key_name: Option<String>,
     }
+}
+
+/// A scheme.
+#[derive(Clone, Copy, Debug, Deserialize, Eq, JsonSchema, PartialEq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub(super) enum Scheme {
+    Http,
+    Https,
 }
 
 raw! {

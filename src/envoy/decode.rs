@@ -33,6 +33,9 @@ pub enum BadRequest {
     /// The scheme is neither `http` nor `https`.
     #[error("the CheckRequest has a scheme other than http and https")]
     Scheme,
+    /// More than one host.
+    #[error("the call names more than one host")]
+    Hosts,
     /// The host is none.
     #[error("the host can't be read: {0}")]
     Host(#[from] BadHost),
@@ -93,7 +96,7 @@ fn headers(raw: Option<HeaderMap>, joined: HashMap<String, String>) -> Headers {
 
 /// Envoy tells in a header of its own whether it cut the body off, and in `size` how long the body
 /// says it is; with either in doubt, what came is only a part.
-fn body(bytes: Bytes, size: i64, headers: &Headers) -> Body {
+pub(super) fn body(bytes: Bytes, size: i64, headers: &Headers) -> Body {
     if bytes.is_empty() {
         return Body::Unsent;
     }
@@ -107,7 +110,7 @@ fn body(bytes: Bytes, size: i64, headers: &Headers) -> Body {
     }
 }
 
-fn request_id(headers: &Headers, id: String) -> String {
+pub(super) fn request_id(headers: &Headers, id: String) -> String {
     let sent = headers.all("x-request-id").next().and_then(|value| str::from_utf8(value).ok());
     sent.map_or(id, str::to_owned)
 }

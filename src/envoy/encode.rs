@@ -1,6 +1,6 @@
 //! A decision to `CheckResponse` (envoy/service/auth/v3/external_auth.proto).
 //!
-//! The two functions below are the only places that build one, and both set `status` and the
+//! The two functions `allow` and `deny` are the only places that build one, and both set `status` and the
 //! matching half of `http_response`: either alone, Envoy reads as an allow or drops. The decision
 //! header is written with `append=false` *and* `OVERWRITE_IF_EXISTS_OR_ADD`, which overwrites every
 //! copy a client sent under every release of Envoy; it is never also in `headers_to_remove`, since
@@ -16,7 +16,8 @@ use envoy_types::pb::google::rpc::Status;
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 use serde_json::{Map, Value};
 
-use crate::authorizer::{Denial, Grant, Reason};
+use super::explain::explain;
+use crate::authorizer::{Decision, Denial, Grant, Reason};
 use crate::policy::Mutations;
 use crate::scope::{DenyResponse, Scope};
 
@@ -29,12 +30,16 @@ const PERMISSION_DENIED: i32 = 7;
 const UNAUTHENTICATED: i32 = 16;
 
 /// The answer to Envoy. A grant without a scope can't be honoured and is denied.
-pub fn response(scope: Option<&Scope>, outcome: &Result<Grant, Denial>) -> CheckResponse {
-    match (scope, outcome) {
+pub fn response(scope: Option<&Scope>, decision: &Decision) -> CheckResponse {
+    let mut response = match (scope, &decision.outcome) {
         (Some(scope), Ok(grant)) => allow(scope, grant),
         (None, Ok(_)) => deny(None, &Denial::new(Reason::Internal, "a grant without a scope")),
         (scope, Err(denial)) => deny(scope, denial),
+    };
+    if let Some(scope) = scope {
+        explain(&mut response, scope, decision);
     }
+    response
 }
 
 fn allow(scope: &Scope, grant: &Grant) -> CheckResponse {
@@ -43,7 +48,7 @@ fn allow(scope: &Scope, grant: &Grant) -> CheckResponse {
         OkHttpResponse { headers_to_remove: header.twins().to_vec(), ..Default::default() };
     let mut metadata = None;
     match grant {
-        Grant::Bypass => ok.headers_to_remove.push(header.name().to_owned()),
+        Grant::Bypass | Grant::Waived(_) => ok.headers_to_remove.push(header.name().to_owned()),
         Grant::Signed { permit, token } => {
             let mutations = &permit.additions().mutations;
             mutate(&mut ok, mutations);
@@ -107,7 +112,7 @@ fn deny(scope: Option<&Scope>, denial: &Denial) -> CheckResponse {
     }
 }
 
-fn is_named(option: &HeaderValueOption, name: &str) -> bool {
+pub(super) fn is_named(option: &HeaderValueOption, name: &str) -> bool {
     option.header.as_ref().is_some_and(|header| header.key == name)
 }
 
@@ -131,7 +136,7 @@ fn structure(fields: &Map<String, Value>) -> Option<Struct> {
     (!is_empty).then_some(Struct { fields })
 }
 
-fn protobuf(value: &Value) -> pb::Value {
+pub(super) fn protobuf(value: &Value) -> pb::Value {
     let kind = match value {
         Value::Null => Kind::NullValue(0),
         Value::Bool(value) => Kind::BoolValue(*value),
@@ -154,7 +159,7 @@ fn add(name: &str, value: String) -> HeaderValueOption {
     }
 }
 
-fn overwrite(name: &str, value: String) -> HeaderValueOption {
+pub(super) fn overwrite(name: &str, value: String) -> HeaderValueOption {
     #[expect(deprecated, reason = "`append` is what Envoy up to 1.40 acts on")]
     HeaderValueOption {
         header: Some(HeaderValue { key: name.to_owned(), value, ..HeaderValue::default() }),

@@ -10,14 +10,20 @@ use prost::Message;
 
 use super::*;
 use crate::audit::Sink;
+use crate::authorizer::DryRun;
 use crate::fixture::{self, NOW};
 use crate::metrics::Metrics;
 use crate::scope::{Scopes, Selectable};
+use crate::shadow::Shadow;
 
 fn service() -> (CheckService, Metrics) {
+    serving(fixture::scope("orders"))
+}
+
+fn serving(scope: Scope) -> (CheckService, Metrics) {
     let metrics = Metrics::new();
     let (recorder, _) = Recorder::open(&Sink::None, metrics.clone()).unwrap();
-    let scope = Arc::new(fixture::scope("orders"));
+    let scope = Arc::new(scope);
     let scopes = Scopes::new(vec![Selectable { scope, hosts: Vec::new(), default: true }]);
     let scopes = Arc::new(ArcSwap::from_pointee(scopes));
     (CheckService::new(scopes, recorder, Clock::Fixed(NOW)), metrics)
@@ -113,6 +119,48 @@ async fn the_answer_comes_before_the_deadline() {
     let started = tokio::time::Instant::now();
     assert_eq!(ask(&mut service, late).await, ("0".to_owned(), 7, 503));
     assert!(started.elapsed() < Duration::from_millis(250));
+}
+
+/// Listing what is held takes longer than the caller waits: a fault of the scope, once it is known.
+#[tokio::test]
+async fn a_deadline_is_denied_but_passes_in_a_dry_run() {
+    let entities: Vec<_> = (0..4_000)
+        .map(|id| serde_json::json!({"uid": {"type": "Account", "id": id.to_string()}, "attrs": {}, "parents": []}))
+        .collect();
+    let entities = serde_json::to_string(&entities).unwrap();
+    for (dry_run, answer, outcome) in [(false, (7, 503), "deny"), (true, (0, 0), "dry_run")] {
+        let authorizer =
+            fixture::listing_authorizer("permit(principal, action, resource);", &entities);
+        let dry_run = DryRun::of_setting(dry_run);
+        let scope = Scope { authorizer, dry_run, ..fixture::scope("orders") };
+        let (mut service, metrics) = serving(scope);
+        let mut late = call(framed(&message("/accounts/1")));
+        late.headers_mut().insert("grpc-timeout", "6m".parse().unwrap());
+        let (_, code, http) = ask(&mut service, late).await;
+        assert_eq!((code, http), answer);
+        let line = format!(
+            r#"placet_decisions_total{{scope="orders",outcome="{outcome}",reason="deadline"}} 1"#
+        );
+        assert!(metrics.exposition().contains(&line), "{}", metrics.exposition());
+        let (_, code, http) = ask(&mut service, call(framed(b"garbage"))).await;
+        assert_eq!((code, http), (7, 400), "no scope is known");
+    }
+}
+
+#[tokio::test]
+async fn a_shadow_gets_what_was_decided_and_a_full_queue_is_counted() {
+    let (shadow, mut waiting) = Shadow::queued(fixture::policy("", "[]"));
+    let scope = Scope { shadow: Some(shadow), ..fixture::scope("orders") };
+    let (mut service, metrics) = serving(scope);
+    let mut ids = std::collections::BTreeSet::new();
+    for (path, code) in [("/accounts/1", 0), ("/accounts/2", 7), ("/healthz", 0), ("//", 7)] {
+        assert_eq!(ask(&mut service, call(framed(&message(path)))).await.1, code, "{path}");
+        ids.extend(waiting.try_recv().ok().map(|asked| asked.id));
+    }
+    assert_eq!(ids.len(), 2, "the policies were asked about two");
+    drop(waiting);
+    assert_eq!(ask(&mut service, call(framed(&message("/accounts/1")))).await.1, 0);
+    assert!(metrics.exposition().contains(r#"placet_shadow_dropped_total{scope="orders"} 1"#));
 }
 
 #[tokio::test]

@@ -118,6 +118,10 @@ impl Cedar {
         self.rules.len()
     }
 
+    pub(super) fn ids(&self) -> Vec<String> {
+        self.rules.iter().map(|rule| rule.policy.id().to_string()).collect()
+    }
+
     pub(super) fn decide(&self, question: &Question<'_>) -> Verdict {
         match self.ask(question) {
             Ok(asking) => asking.decide(question.target),

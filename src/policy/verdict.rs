@@ -59,6 +59,78 @@ impl Verdict {
     }
 }
 
+/// What a policy set says of a question, without any power to permit.
+#[derive(Clone, Debug)]
+pub struct Opinion {
+    /// In one word.
+    pub said: Said,
+    /// What it rests on.
+    pub grounds: Grounds,
+    /// What exactly was wrong, where there is no telling.
+    pub detail: Option<String>,
+}
+
+/// What a policy set says, in one word.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Said {
+    /// Permitted.
+    Permitted,
+    /// No policy permits it.
+    NoPermit,
+    /// A policy forbids it.
+    Forbidden,
+    /// There is no telling.
+    Fault,
+}
+
+impl Opinion {
+    /// That there is no telling, under the policies of `revision`.
+    pub fn fault(detail: &str, revision: &str) -> Self {
+        let grounds = Grounds { revision: revision.to_owned(), ..Grounds::default() };
+        Self { said: Said::Fault, grounds, detail: Some(detail.to_owned()) }
+    }
+
+    /// Whether both come to the same yes or no; where there is no telling they never do.
+    pub fn agrees(&self, other: &Self) -> bool {
+        let is_told = self.said != Said::Fault && other.said != Said::Fault;
+        is_told && (self.said == Said::Permitted) == (other.said == Said::Permitted)
+    }
+}
+
+impl Said {
+    /// `allow`, `deny` or `fault`.
+    pub const fn outcome(self) -> &'static str {
+        match self {
+            Self::Permitted => "allow",
+            Self::NoPermit | Self::Forbidden => "deny",
+            Self::Fault => "fault",
+        }
+    }
+
+    /// The reason code.
+    pub const fn reason(self) -> &'static str {
+        match self {
+            Self::Permitted => "permitted",
+            Self::NoPermit => "no_permit",
+            Self::Forbidden => "forbidden",
+            Self::Fault => "policy_error",
+        }
+    }
+}
+
+impl From<&Refusal> for Opinion {
+    fn from(refusal: &Refusal) -> Self {
+        let (said, detail) = match &refusal.kind {
+            RefusalKind::NoPermit => (Said::NoPermit, None),
+            RefusalKind::Forbidden => (Said::Forbidden, None),
+            fault @ (RefusalKind::Fault(_) | RefusalKind::BadBody(_)) => {
+                (Said::Fault, Some(fault.to_string()))
+            }
+        };
+        Self { said, grounds: (*refusal.grounds).clone(), detail }
+    }
+}
+
 /// A no, and why.
 #[derive(Debug)]
 pub struct Refusal {

@@ -22,6 +22,8 @@ pub struct Api {
     pub authzen: bool,
     /// The checks of a proxy that asks over HTTP.
     pub check: bool,
+    /// The scheme of the requests that such a proxy asks about: `http` or `https`.
+    pub scheme: &'static str,
     /// Whom.
     pub callers: Kept<CallerSecrets>,
 }
@@ -122,7 +124,7 @@ mod tests {
 
     fn api(text: &str) -> Api {
         let callers = Kept::fixed(CallerSecrets::parse(text.as_bytes()).unwrap());
-        Api { authzen: true, check: true, callers }
+        Api { authzen: true, check: true, scheme: "http", callers }
     }
 
     fn scopes() -> Scopes {

@@ -228,6 +228,88 @@ fn each_single_fault_names_its_setting() {
 }
 
 #[test]
+fn what_belongs_to_a_roll_out_is_checked() {
+    let cases: [(Value, &[&str]); 9] = [
+        (serde_json::json!({"policy": {"shadow": {}}}), &["policy.shadow.files: is required"]),
+        (
+            serde_json::json!({"policy": {"shadow": {"files": ["gone.cedar"]}}}),
+            &["policy.shadow: can't read"],
+        ),
+        (
+            serde_json::json!({"policy": {"shadow": {"files": ["p.cedar"], "url": "https://x/"}}}),
+            &["policy.shadow.url: unknown key"],
+        ),
+        (
+            serde_json::json!({"policy": {"shadow": {"files": ["p.cedar"], "shadow": {}}}}),
+            &["policy.shadow.shadow: unknown key"],
+        ),
+        (
+            serde_json::json!({"policy": {"shadow": {"files": ["p.cedar"], "query": "a/b"}}}),
+            &["policy.shadow.query: does not belong"],
+        ),
+        (
+            serde_json::json!({"explain": {"responseHeader": "X_Placet_Decision"}}),
+            &["explain.responseHeader: `X_Placet_Decision` is the header of the token"],
+        ),
+        (
+            serde_json::json!({"explain": {"responseHeader": "Set-Cookie"}}),
+            &["explain.responseHeader: `Set-Cookie` is no header of your own"],
+        ),
+        (serde_json::json!({"dryRun": "yes"}), &["dryRun: invalid type"]),
+        (
+            serde_json::json!({"api": {"authzen": true, "scheme": "https"}}),
+            &["api.scheme: does not belong"],
+        ),
+    ];
+    for (change, expected) in cases {
+        let (_folder, path) = settings(|tree| lay(&mut tree["scopes"][0], &change));
+        let errors = errors(&path);
+        assert_eq!(errors.len(), expected.len(), "{errors:#?}");
+        for (error, expected) in errors.iter().zip(expected) {
+            let expected = format!("scopes[0].{expected}");
+            assert!(error.starts_with(&expected), "{error} is not {expected}");
+        }
+    }
+}
+
+#[test]
+fn a_dry_run_is_warned_of_and_off_unless_said() {
+    let warned = |change: Value| {
+        let (_folder, path) = settings(|tree| {
+            tree["scopes"][0]["identity"] = serde_json::json!({"anonymous": true});
+            lay(&mut tree["scopes"][0], &change);
+        });
+        let config = Config::load(&path).unwrap();
+        let scope = &config.scopes[0];
+        assert_eq!(scope.explain.header.is_some(), change.get("explain").is_some());
+        (scope.dry_run.is_some(), scope.shadow.is_some(), config.warnings)
+    };
+    assert_eq!(warned(serde_json::json!({})), (false, false, vec![]));
+    assert_eq!(warned(serde_json::json!({"dryRun": false})), (false, false, vec![]));
+    let all = serde_json::json!({
+        "dryRun": true,
+        "explain": {"responseHeader": "X-Placet-Reason"},
+        "policy": {"shadow": {"files": ["p.cedar"]}},
+    });
+    let (dry_run, shadow, warnings) = warned(all);
+    assert!(dry_run && shadow);
+    let [warning] = warnings.as_slice() else { panic!("{warnings:?}") };
+    assert!(warning.starts_with("scopes[0].dryRun: ") && warning.contains("not protected"));
+}
+
+/// Puts `above` over `below`.
+fn lay(below: &mut Value, above: &Value) {
+    match (below, above) {
+        (Value::Object(below), Value::Object(above)) => {
+            for (name, value) in above {
+                lay(below.entry(name).or_insert(Value::Null), value);
+            }
+        }
+        (below, above) => *below = above.clone(),
+    }
+}
+
+#[test]
 fn a_cloud_s_store_needs_its_place_and_takes_no_other_s_details() {
     let cases: [(Value, &[&str]); 8] = [
         (serde_json::json!({"type": "awsSecretsManager"}), &["details.region: is required"]),

@@ -4,11 +4,12 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// Rooms that name no protocol, server or cluster.
-const INNER: [&str; 12] = [
+const INNER: [&str; 13] = [
     "json",
     "request",
     "path",
     "scope",
+    "shadow",
     "authorizer",
     "identity",
     "route",
@@ -22,7 +23,7 @@ const INNER: [&str; 12] = [
 const PROTOCOLS: [&str; 6] = ["tonic", "axum", "hyper", "kube", "sqlx", "envoy_types"];
 
 /// From the top down; a room may use the rooms after it, and those on its own line.
-const ORDER: [&[&str]; 10] = [
+const ORDER: [&[&str]; 11] = [
     &["main"],
     &["cli"],
     &["app"],
@@ -30,6 +31,7 @@ const ORDER: [&[&str]; 10] = [
     &["api", "envoy"],
     &["audit", "readiness"],
     &["scope"],
+    &["shadow"],
     &["authorizer"],
     &["entitlement", "token", "policy", "identity", "route"],
     &["keys", "secrets", "path", "request", "json", "metrics", "clock", "proto", "fixture"],

@@ -8,14 +8,16 @@ use std::collections::BTreeSet;
 use std::path::Path;
 use std::sync::Arc;
 
+use crate::authorizer::DryRun;
 use crate::config::raw::{self, PathAllowance};
 use crate::config::report::Report;
 use crate::config::{Address, ApiConfig, Listen, ScopeConfig};
 use crate::entitlement::Catalogue;
+use crate::identity::Require;
 use crate::path::Allowances;
 use crate::request::Host;
 use crate::route::{Pattern, Route, Routes};
-use crate::scope::{DecisionHeader, DenyResponse};
+use crate::scope::{DecisionHeader, DenyResponse, Explain};
 use crate::secrets::{KeyLocation, SecretStores};
 use crate::token::Items;
 
@@ -70,15 +72,27 @@ pub(super) fn check(
     let hosts = hosts(path, &raw.matches.hosts, report);
     let routes = routes(path, &raw.routes, paths, report);
     let identity = identity::check(path, &raw.identity, base, shared, report);
-    let policy = policy::check(path, raw, base, &routes, identity.as_ref(), report);
+    let policies = policy::check(path, raw, base, &routes, identity.as_ref(), report);
     let signing = token::signing(path, raw, client_id.as_deref(), shared, report);
     let claims = token::claims(path, raw, client_id.as_deref(), shared, report);
     let header = token::header(path, &raw.jwt_response, report);
     let remove_headers = token::remove_headers(path, &raw.jwt_response, header.as_ref(), report);
     let deny = deny(path, &raw.deny, header.as_ref(), report);
     let api = api(path, raw.api.as_ref(), client_id.as_deref(), shared, report);
+    let explain = explain(path, &raw.explain, header.as_ref(), report);
+    if raw.dry_run == Some(true) {
+        let what = "every denial passes and is only recorded: the application is not protected";
+        report.warning(format_args!("{path}.dryRun"), what);
+    }
+    if let (Some(Some(ApiConfig { check: true, .. })), Some(identity)) = (&api, &identity)
+        && matches!(identity.require, Require::Peer | Require::Both)
+    {
+        let what =
+            "over HTTP no request has the peer identity that the scope requires: each is denied";
+        report.warning(format_args!("{path}.api.check"), what);
+    }
     let token::Signing { store, location, backend, key, publish_before, max_key_age } = signing?;
-    let (routes, policy, claims) = (routes?, policy?, claims?);
+    let (routes, (policy, shadow), claims) = (routes?, policies?, claims?);
     let catalogue = match claims.items {
         Items::Decision => None,
         Items::Entitlements => {
@@ -94,6 +108,9 @@ pub(super) fn check(
         routes,
         identity: identity?,
         policy,
+        shadow,
+        dry_run: DryRun::of_setting(raw.dry_run.unwrap_or(false)),
+        explain: explain?,
         catalogue,
         store,
         location,
@@ -239,6 +256,34 @@ fn deny(
     Some(DenyResponse { status, headers, body: raw.body.clone() })
 }
 
+fn explain(
+    path: &str,
+    raw: &raw::Explain,
+    token: Option<&DecisionHeader>,
+    report: &mut Report,
+) -> Option<Explain> {
+    let path = format!("{path}.explain.responseHeader");
+    let metadata = raw.metadata.unwrap_or(false);
+    let Some(name) = &raw.response_header else { return Some(Explain { header: None, metadata }) };
+    if token.is_some_and(|token| token.is_spelled(name)) {
+        report.error(path, format_args!("`{name}` is the header of the token: use another name"));
+        return None;
+    }
+    if DecisionHeader::new(name, "").is_err() || is_a_responses_own(name) {
+        let what = "is no header of your own: use a name such as x-placet-reason";
+        report.error(path, format_args!("`{name}` {what}"));
+        return None;
+    }
+    let header = DecisionHeader::new(name, "").ok();
+    Some(Explain { header, metadata })
+}
+
+/// Headers of a response that mean something to its client.
+fn is_a_responses_own(name: &str) -> bool {
+    let own = ["set-cookie", "location", "www-authenticate", "date", "server", "cache-control"];
+    own.contains(&name.to_ascii_lowercase().as_str())
+}
+
 /// The outer `None` is an error, the inner one says that there is none.
 fn api(
     path: &str,
@@ -256,6 +301,13 @@ fn api(
             "answers nothing: set authzen or check, or remove it",
         );
     }
+    if raw.scheme.is_some() && !check {
+        report.error(path_of("scheme"), "does not belong to authzen: remove it, or set check");
+    }
+    let scheme = match raw.scheme {
+        None | Some(raw::Scheme::Http) => "http",
+        Some(raw::Scheme::Https) => "https",
+    };
     let store = shared.stores.and_then(|stores| {
         report.keep(path_of("secretStore"), stores.choose(raw.secret_store.as_deref()))
     });
@@ -264,7 +316,7 @@ fn api(
     let store = Arc::clone(store?);
     let judged = if store.has_paths() { "pathToKey" } else { "keyName" };
     report.keep(path_of(judged), store.check(&location))?;
-    Some(Some(ApiConfig { authzen, check, store, location }))
+    Some(Some(ApiConfig { authzen, check, scheme, store, location }))
 }
 
 fn is_header_value(text: &str) -> bool {

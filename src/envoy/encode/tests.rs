@@ -1,11 +1,12 @@
 use super::*;
+use crate::authorizer::Facts;
 use crate::fixture::{self, NOW};
 use crate::token::Channel;
 
 async fn answer(scope: &Scope, target: &str) -> CheckResponse {
     let decision =
         scope.authorizer.authorize(&fixture::request("GET", target), Channel::Proxy, NOW).await;
-    response(Some(scope), &decision.outcome)
+    response(Some(scope), &decision)
 }
 
 fn code(response: &CheckResponse) -> i32 {
@@ -104,7 +105,7 @@ fn every_denial_sets_both_status_and_response() {
         Overload,
         Internal,
     ] {
-        let answer = response(None, &Err(Denial::new(reason, "the cause")));
+        let answer = response(None, &Decision::denied(Denial::new(reason, "the cause")));
         assert_eq!(code(&answer), if reason.status() == 401 { 16 } else { 7 }, "{reason:?}");
         let denied = denied(answer);
         assert_eq!(denied.status.unwrap().code, i32::from(reason.status()));
@@ -117,7 +118,8 @@ fn every_denial_sets_both_status_and_response() {
 
 #[test]
 fn a_grant_without_a_scope_is_denied() {
-    let response = response(None, &Ok(Grant::Bypass));
+    let response =
+        response(None, &Decision { outcome: Ok(Grant::Bypass), facts: Facts::default() });
     assert_eq!(code(&response), 7);
     assert_eq!(denied(response).status.unwrap().code, 503);
 }
@@ -127,7 +129,7 @@ fn the_challenge_tells_a_bad_token_from_none() {
     for (reason, expected) in
         [(NoCredentials, "Bearer"), (BadToken, r#"Bearer error="invalid_token""#)]
     {
-        let denied = denied(response(None, &Err(Denial::new(reason, ""))));
+        let denied = denied(response(None, &Decision::denied(Denial::new(reason, ""))));
         assert_eq!(header(&denied.headers, "www-authenticate"), Some(expected));
     }
     use Reason::*;
@@ -141,7 +143,7 @@ fn a_custom_denial_changes_403_only() {
         headers: vec![("x-denied".to_owned(), "yes".to_owned())],
         body: Some("nothing here".to_owned()),
     };
-    let deny = |reason| denied(response(Some(&scope), &Err(Denial::new(reason, ""))));
+    let deny = |reason| denied(response(Some(&scope), &Decision::denied(Denial::new(reason, ""))));
     let forbidden = deny(Reason::Forbidden);
     assert_eq!(forbidden.status.unwrap().code, 404);
     assert_eq!(forbidden.body, "nothing here");
@@ -151,6 +153,6 @@ fn a_custom_denial_changes_403_only() {
     assert_eq!(bad_path.status.unwrap().code, 400);
     assert_eq!(bad_path.body, r#"{"code":400,"error":"Bad Request"}"#);
     assert_eq!(header(&bad_path.headers, "x-denied"), Some("yes"));
-    let standard = denied(response(None, &Err(Denial::new(Reason::NoPermit, ""))));
+    let standard = denied(response(None, &Decision::denied(Denial::new(Reason::NoPermit, ""))));
     assert_eq!(standard.body, r#"{"code":403,"error":"Forbidden"}"#);
 }

@@ -37,6 +37,20 @@ def edge_config(listen, upstream, placet, admin):
     return shipped("envoy.yaml", replacements)
 
 
+def http_config(listen, upstream, placet_http, admin):
+    """http.yaml; `placet_http` is the port of Placet's http listener."""
+    return shipped(
+        "http.yaml",
+        {
+            "port_value: 10000": f"port_value: {listen}",
+            "port_value: 10001": f"port_value: {upstream}",
+            "port_value: 9901": f"port_value: {admin}",
+            "port_value: 9192": f"port_value: {placet_http}",
+            "127.0.0.1:9192": f"127.0.0.1:{placet_http}",
+        },
+    )
+
+
 def upstream_config(listen, application, placet_http, admin):
     """upstream.yaml; `placet_http` is the port of Placet's JWKS."""
     return shipped(
@@ -96,7 +110,7 @@ class Envoy(Process):
         self.config = yaml.safe_load(text)
         self.admin = self.config["admin"]["address"]["socket_address"]["port_value"]
         argv = [os.environ["PLACET_TEST_ENVOY"], "-c", file, "--concurrency", "1", "--base-id", next(_base_ids),
-                "--log-level", "warning", "--drain-time-s", "1"]
+                "--log-level", "warning", "--drain-time-s", "1", "--file-flush-interval-msec", "50"]
         super().__init__(name, argv, directory)
 
     def start(self):
@@ -121,6 +135,15 @@ def edge(directory, upstream, placet, change=lambda config: config, name="edge")
     """The shipped edge on a free port; `.port` is where clients connect."""
     port = free_port()
     config = yaml.safe_load(edge_config(port, upstream, placet, free_port()))
+    envoy = Envoy(name, change(config), directory)
+    envoy.port = port
+    return envoy
+
+
+def http_edge(directory, upstream, placet_http, change=lambda config: config, name="http-edge"):
+    """The shipped edge that asks over HTTP, on a free port."""
+    port = free_port()
+    config = yaml.safe_load(http_config(port, upstream, placet_http, free_port()))
     envoy = Envoy(name, change(config), directory)
     envoy.port = port
     return envoy
