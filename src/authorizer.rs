@@ -244,7 +244,9 @@ impl From<CredentialRefusal> for Denial {
         let reason = match &refusal {
             CredentialRefusal::NoCredentials => Reason::NoCredentials,
             CredentialRefusal::BadToken(_) => Reason::BadToken,
-            CredentialRefusal::KeysUnavailable { .. } => Reason::KeyUnavailable,
+            CredentialRefusal::KeysUnavailable { .. }
+            | CredentialRefusal::Unasked { .. }
+            | CredentialRefusal::ApiKeysUnavailable => Reason::KeyUnavailable,
         };
         Self::new(reason, refusal)
     }

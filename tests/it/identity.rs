@@ -19,7 +19,7 @@ use placet::clock::Timestamp;
 use placet::identity::jwks::{self, IssuerKeys, Pace};
 use placet::identity::{
     Audiences, BadToken, ClaimPath, Identity, IdentitySettings, IssuerSettings, KeySourceSettings,
-    Place, Principal, Refusal, Require, TokenType,
+    Place, Principal, Proof, Refusal, Require, TokenType,
 };
 use placet::keys::Algorithm;
 use placet::request::Request;
@@ -198,6 +198,8 @@ impl Subject {
             audiences: Audiences::Any,
             keys,
             insecure_http: false,
+            ca_file: None,
+            token_file: None,
             algorithms: Algorithm::ALL.to_vec(),
             types: vec![TokenType::Absent],
             from: vec![Place::Header {
@@ -206,6 +208,7 @@ impl Subject {
             }],
             subject: ClaimPath::new("sub"),
             groups: ClaimPath::new("groups"),
+            claims: Vec::new(),
             principal_type: "User".to_owned(),
             group_prefix: String::new(),
             clock_skew: Duration::ZERO,
@@ -216,10 +219,12 @@ impl Subject {
         let settings = IdentitySettings {
             require: Require::Jwt,
             issuers: vec![settings],
+            api_keys: None,
             peer: None,
             anonymous: false,
         };
-        let identity = Identity::new(settings, vec![keys.clone()], vec![]).unwrap();
+        let identity =
+            Identity::new(settings, vec![Proof::Keys(keys.clone())], None, vec![]).unwrap();
         Self { issuer: issuer.to_owned(), identity, keys, shutdown, task }
     }
 
