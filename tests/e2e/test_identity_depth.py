@@ -354,3 +354,26 @@ def test_offline_nobody_is_asked_and_that_is_said(world, directory):
     assert result.returncode == 0, result.stderr
     assert "key_unavailable" in result.stdout and "no issuer is asked offline" in result.stdout
     assert len(world.asked.questions) == asked
+
+
+def test_a_case_stands_in_for_an_issuer_that_is_asked(world, directory):
+    cases = [{"name": "asked", "request": {"scope": "asked", "path": "/accounts/1"}, "token": {"sub": "alice", "groups": ["readers"]},
+              "expect": {"outcome": "allow", "claims": {"sub": "alice", "idp": OPAQUE}}},
+             {"name": "keys", "request": {"scope": "robots", "path": "/accounts/1", "headers": {"x-api-key": "key-of-ci"}},
+              "expect": {"outcome": "deny", "reason": "key_unavailable"}}]
+    file = directory / "cases.yaml"
+    file.write_text(yaml.safe_dump({"cases": cases}))
+    result = run("test", "--config", world.placet.settings_file, file, env={"CLIENT_SECRET": "x", "VAULT_TOKEN": "x"})
+    assert result.returncode == 0, result.stdout + result.stderr
+
+
+def test_what_was_never_read_is_waited_for_and_listed(directory, world):
+    robots = {**scope(world.a, "robots"), "identity": {"apiKeys": {}}}
+    with ExitStack() as running:
+        placet = Placet(directory / "q", [robots], keys={"robots": pem(new_private_key("ES256"))}, startupGrace="1h")
+        running.callback(placet.stop)
+        placet.start(until_ready=False)
+        waiting = placet.wait_until(lambda: placet.readiness()[0] == 503 and placet.readiness(), "placet waits")
+        assert "API keys" in json.dumps(waiting[1]), waiting
+        (directory / "q" / "keys" / "robots.api-keys").write_text(yaml.safe_dump(world.keys))
+        placet.wait_until(lambda: placet.readiness()[0] == 200, "placet is ready")
