@@ -34,7 +34,7 @@ use crate::scope::Scopes;
 use generation::Generation;
 use listener::{ControlListener, Listener};
 
-pub use offline::Offline;
+pub use offline::{GivenKeys, Offline};
 
 /// How long requests in progress may take after the process was told to end.
 const DRAIN: Duration = Duration::from_secs(10);

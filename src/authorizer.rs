@@ -302,7 +302,9 @@ impl From<CredentialRefusal> for Denial {
         let reason = match &refusal {
             CredentialRefusal::NoCredentials => Reason::NoCredentials,
             CredentialRefusal::BadToken(_) => Reason::BadToken,
-            CredentialRefusal::KeysUnavailable { .. } => Reason::KeyUnavailable,
+            CredentialRefusal::KeysUnavailable { .. }
+            | CredentialRefusal::Unasked { .. }
+            | CredentialRefusal::ApiKeysUnavailable => Reason::KeyUnavailable,
         };
         Self::new(reason, refusal)
     }

@@ -82,9 +82,14 @@ pub(crate) fn claim_settings() -> ClaimSettings {
 }
 
 pub(crate) fn identity(anonymous: bool) -> Identity {
-    let settings =
-        IdentitySettings { require: Require::Jwt, issuers: Vec::new(), peer: None, anonymous };
-    Identity::new(settings, Vec::new(), vec!["placet".to_owned()]).unwrap()
+    let settings = IdentitySettings {
+        require: Require::Jwt,
+        issuers: Vec::new(),
+        api_keys: None,
+        peer: None,
+        anonymous,
+    };
+    Identity::new(settings, Vec::new(), None, vec!["placet".to_owned()]).unwrap()
 }
 
 pub(crate) fn authorizer() -> Authorizer {

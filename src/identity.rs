@@ -1,22 +1,27 @@
 //! Who asks: from what a request presents to a [`Principal`].
 //!
-//! A caller proves itself with a JWT of a configured issuer, with the SPIFFE id in its client
+//! A caller proves itself with a token of a configured issuer or an API key, with its client
 //! certificate, or with both. Every check is strict, and every doubt is a [`Refusal`]: a credential
 //! that is present and does not hold is never passed over for another one, nor for the anonymous
-//! principal. [`Identity::authenticate`] does no I/O; the issuers' keys are fetched in the
-//! background by [`jwks`], and a token whose keys never arrived is refused as our own fault.
+//! principal. [`Identity::authenticate`] does no I/O, but for opaque tokens, about which their issuer
+//! is asked; keys are fetched in the background, and what never arrived is refused as our own fault.
 //!
-//! Inside: `place` finds the credential, `jws` takes it apart, [`jwks`] holds the keys, `claims`
-//! judges what it says, `bearer` puts these in order; `peer` reads SPIFFE ids.
+//! Inside: `place` finds the credential, `jws` takes it apart, [`jwks`] holds the keys,
+//! `introspection` asks, `claims` judges what a token says, `bearer` puts these in order; `api_keys`
+//! knows API keys; `peer` reads what `certificate` finds; `remote` reaches issuers.
 
+mod api_keys;
 mod bearer;
+mod certificate;
 mod claims;
+mod introspection;
 mod jws;
 mod key_set;
 mod peer;
 mod place;
 mod principal;
 mod refusal;
+mod remote;
 mod settings;
 
 pub mod jwks;
@@ -26,21 +31,25 @@ mod fixture;
 #[cfg(test)]
 mod tests;
 
+pub use self::api_keys::{ApiKeySettings, ApiKeys};
+pub use self::bearer::Proof;
 pub use self::claims::ClaimPath;
+pub use self::introspection::{AskFault, IntrospectionSettings, Introspector};
 pub use self::jws::Part;
 pub use self::key_set::{KeySet, KeySetError, UnusedKey};
 pub use self::principal::{Principal, PrincipalKind};
 pub use self::refusal::{BadToken, Excerpt, Refusal};
+pub use self::remote::KeyUrlFault;
 pub use self::settings::{
-    Audiences, IdentityError, IdentitySettings, IssuerSettings, KeySourceSettings, PeerSettings,
-    Place, Require, TokenType,
+    Audiences, CertificateSource, IdentityError, IdentitySettings, IssuerSettings,
+    KeySourceSettings, PeerSettings, PeerSubject, Place, Require, TokenType,
 };
 
 use self::bearer::Bearer;
-use self::jwks::IssuerKeys;
-use self::peer::Peers;
+use self::peer::{Peer, Peers};
 use crate::clock::Timestamp;
 use crate::request::Request;
+use crate::secrets::Kept;
 
 /// How one scope tells who asks.
 #[derive(Debug)]
@@ -52,28 +61,30 @@ pub struct Identity {
 }
 
 impl Identity {
-    /// Builds the scope's identity from its settings, the keys of its issuers (one for each of
-    /// `settings.issuers`, in that order) and the `iss` of every decision token this process mints,
-    /// in whatever scope: none of those is ever a credential.
+    /// Builds the scope's identity from its settings, what proves the tokens of its issuers (one for
+    /// each of `settings.issuers`, in that order), its API keys where it has some, and the `iss` of
+    /// every decision token this process mints, in whatever scope: none of those is ever a
+    /// credential.
     ///
     /// # Errors
     /// The first of [`IdentitySettings::faults`].
     pub fn new(
         settings: IdentitySettings,
-        keys: Vec<IssuerKeys>,
+        proofs: Vec<Proof>,
+        api_keys: Option<Kept<ApiKeys>>,
         own_issuers: Vec<String>,
     ) -> Result<Self, IdentityError> {
         if let Some(fault) = settings.faults(&own_issuers).into_iter().next() {
             return Err(fault);
         }
-        if keys.len() != settings.issuers.len() {
+        if proofs.len() != settings.issuers.len() {
             let issuers = settings.issuers.len();
-            return Err(IdentityError::KeysMissing { issuers, keys: keys.len() });
+            return Err(IdentityError::KeysMissing { issuers, keys: proofs.len() });
         }
         Ok(Self {
             require: settings.require,
             anonymous: settings.anonymous,
-            bearer: Bearer::new(settings.issuers, keys, own_issuers),
+            bearer: Bearer::new(&settings, proofs, api_keys, own_issuers),
             peers: Peers::new(settings.peer),
         })
     }
@@ -84,20 +95,20 @@ impl Identity {
     /// # Errors
     /// [`Refusal::NoCredentials`] when nothing that is required was presented,
     /// [`Refusal::BadToken`] when what was presented does not hold, and
-    /// [`Refusal::KeysUnavailable`] when we could not tell.
+    /// the others when we could not tell.
     pub async fn authenticate(
         &self,
         request: &Request,
         now: Timestamp,
     ) -> Result<Principal, Refusal> {
-        let user = self.bearer.authenticate(request, now)?;
-        let peer = self.peers.authenticate(&request.source);
+        let user = self.bearer.authenticate(request, &self.peers, now).await?;
+        let peer = self.peers.authenticate(request);
         match self.require {
             Require::Jwt => match user {
                 Some(user) => Ok(user.behind(peer.unwrap_or(None))),
                 None => Ok(self.nobody()?.behind(peer.unwrap_or(None))),
             },
-            Require::Peer => peer?.map(Principal::workload).map_or_else(|| self.nobody(), Ok),
+            Require::Peer => peer?.map(Peer::principal).map_or_else(|| self.nobody(), Ok),
             Require::Both => match (user, peer?) {
                 (Some(user), Some(peer)) => Ok(user.behind(Some(peer))),
                 (None, None) => self.nobody(),
@@ -105,7 +116,7 @@ impl Identity {
             },
             Require::Either => match user {
                 Some(user) => Ok(user.behind(peer.unwrap_or(None))),
-                None => peer?.map(Principal::workload).map_or_else(|| self.nobody(), Ok),
+                None => peer?.map(Peer::principal).map_or_else(|| self.nobody(), Ok),
             },
         }
     }

@@ -1,13 +1,15 @@
 //! What a scope is still waiting for.
 //!
-//! A scope is complete when its key is loaded and each of its issuers' keys was fetched once; it
-//! stays complete, since what was loaded is kept. An incomplete scope refuses (503), is retried for
+//! A scope is complete when its key and its API keys are loaded and each of its issuers' keys was
+//! fetched once; it stays complete, since what was loaded is kept. An incomplete scope refuses (503), is retried for
 //! ever and is listed on `/readyz`.
 
 use futures_util::future::{join_all, select_all};
 
+use crate::identity::ApiKeys;
 use crate::identity::jwks::IssuerKeys;
 use crate::keys::Keys;
+use crate::secrets::Kept;
 
 /// What one scope needs.
 #[derive(Clone, Debug)]
@@ -18,6 +20,8 @@ pub struct Needs {
     pub keys: Keys,
     /// Its issuers, with their keys.
     pub issuers: Vec<(String, IssuerKeys)>,
+    /// Its API keys.
+    pub api_keys: Option<Kept<ApiKeys>>,
 }
 
 impl Needs {
@@ -32,12 +36,18 @@ impl Needs {
         for (issuer, keys) in self.issuers.iter().filter(|(_, keys)| !keys.ready()) {
             missing.push(format!("keys of issuer `{issuer}`{}", because(keys.last_error())));
         }
+        if let Some(keys) = self.api_keys.as_ref().filter(|keys| keys.current().is_none()) {
+            missing.push(format!("API keys{}", because(keys.problem())));
+        }
         missing
     }
 
     async fn complete(mut self) {
         self.keys.loaded().await;
         for (_, keys) in &mut self.issuers {
+            keys.loaded().await;
+        }
+        if let Some(keys) = &mut self.api_keys {
             keys.loaded().await;
         }
     }

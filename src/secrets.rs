@@ -36,7 +36,7 @@ use zeroize::{Zeroize, Zeroizing};
 pub use error::{Cloud, CloudError, SecretError};
 pub use kept::{KeepTask, Kept};
 pub use settings::{
-    AwsSettings, AzureSettings, KvVersion, Source, StoreKind, StoreSettings, VaultAuth,
+    AwsSettings, AzureSettings, KvVersion, Source, StoreKind, StoreSettings, Unreadable, VaultAuth,
     VaultSettings,
 };
 pub use transit::{PublicKey, TransitKey, TransitVersion};

@@ -16,12 +16,12 @@ use crate::audit::Recorder;
 use crate::authorizer::Authorizer;
 use crate::clock::Clock;
 use crate::config::{ApiConfig, Config, ScopeConfig};
-use crate::identity::Identity;
-use crate::identity::jwks::{self, IssuerKeys};
+use crate::identity::jwks;
+use crate::identity::{ApiKeys, Identity, Introspector, KeySourceSettings, Proof};
 use crate::keys::{KeyTask, Keys};
 use crate::readiness::{Needs, all_complete, any_complete};
 use crate::scope::{Api, CallerSecrets, Scope, Scopes, Selectable};
-use crate::secrets::KeepTask;
+use crate::secrets::{KeepTask, Kept};
 use crate::shadow::Shadow;
 use crate::token::Minter;
 
@@ -119,14 +119,30 @@ fn build(
     let (key_task, keys) =
         KeyTask::new(config.key_source(), *clock, earlier.map(|needs| &needs.keys));
     tasks.spawn(key_task.run(end.child_token()));
-    let mut issuers = Vec::new();
+    let (mut issuers, mut proofs) = (Vec::new(), Vec::new());
     for issuer in &config.identity.issuers {
+        if let KeySourceSettings::Introspection(asking) = &issuer.keys {
+            let introspector = Introspector::new(asking.as_ref().clone())?;
+            proofs.push(Proof::Word(Arc::new(introspector)));
+            continue;
+        }
         let (keys, task) = jwks::start(issuer, jwks::Pace::default())?;
         tasks.spawn(task.run(end.child_token()));
-        issuers.push((issuer.issuer.clone(), keys));
+        issuers.push((issuer.issuer.clone(), keys.clone()));
+        proofs.push(Proof::Keys(keys));
     }
-    let issuer_keys = issuers.iter().map(|(_, keys)| keys.clone()).collect();
-    let needs = Needs { client_id: config.client_id.clone(), keys: keys.clone(), issuers };
+    let api_keys = config.identity.api_keys.as_ref().map(|settings| {
+        let (store, location) = (Arc::clone(&settings.store), settings.location.clone());
+        let (task, api_keys) = KeepTask::new(store, location, ApiKeys::parse);
+        tasks.spawn(task.run(end.child_token()));
+        api_keys
+    });
+    let needs = Needs {
+        client_id: config.client_id.clone(),
+        keys: keys.clone(),
+        issuers,
+        api_keys: api_keys.clone(),
+    };
     let api = config.api.take().map(|api| {
         let ApiConfig { authzen, check, scheme, store, location } = api;
         let (task, callers) = KeepTask::new(store, location, CallerSecrets::parse);
@@ -141,7 +157,15 @@ fn build(
         tasks.spawn(task.run(end.child_token()));
         shadow
     });
-    Ok((compile(config, own_issuers, keys, issuer_keys, api, shadow)?, needs))
+    let credentials = Credentials { proofs, api_keys };
+    Ok((compile(config, own_issuers, keys, credentials, api, shadow)?, needs))
+}
+
+/// What a scope knows incoming credentials by.
+pub(super) struct Credentials {
+    /// Of each issuer.
+    pub(super) proofs: Vec<Proof>,
+    pub(super) api_keys: Option<Kept<ApiKeys>>,
 }
 
 /// Puts one scope together from its settings and the keys it will read.
@@ -149,11 +173,12 @@ pub(super) fn compile(
     config: ScopeConfig,
     own_issuers: &[String],
     keys: Keys,
-    issuer_keys: Vec<IssuerKeys>,
+    credentials: Credentials,
     api: Option<Api>,
     shadow: Option<Shadow>,
 ) -> Result<Selectable> {
-    let identity = Identity::new(config.identity, issuer_keys, own_issuers.to_vec())
+    let Credentials { proofs, api_keys } = credentials;
+    let identity = Identity::new(config.identity, proofs, api_keys, own_issuers.to_vec())
         .with_context(|| format!("scope `{}`", config.client_id))?;
     let scope = Scope {
         authorizer: Authorizer {

@@ -1,20 +1,21 @@
 //! Scopes without a network: for `placet check` and `placet test`.
 //!
 //! Decisions are made by the same code on the same settings. Only the keys differ: tokens are signed
-//! with a throw-away key that nobody trusts, and issuers that publish their keys at an address are
-//! known by the keys that the caller brings, or not at all.
+//! with a throw-away key that nobody trusts, issuers that publish their keys at an address are known
+//! by the keys that the caller brings, or not at all, and none is asked about an opaque token.
 
 use std::sync::Arc;
 
 use anyhow::{Context, Result};
 
-use super::generation::compile;
+use super::generation::{Credentials, compile};
 use crate::clock::Timestamp;
 use crate::config::Config;
 use crate::identity::jwks::IssuerKeys;
-use crate::identity::{IssuerSettings, KeySet, KeySourceSettings};
+use crate::identity::{IssuerSettings, KeySet, KeySourceSettings, Proof};
 use crate::keys::{KeyRing, Keys, SigningKey};
 use crate::scope::Scopes;
+use crate::secrets::Kept;
 use crate::shadow::Shadow;
 
 /// Compiled scopes that need no store and no issuer.
@@ -24,39 +25,49 @@ pub struct Offline {
     pub scopes: Scopes,
 }
 
+/// The keys that the caller brings.
+#[derive(Debug)]
+pub enum GivenKeys {
+    /// None: only issuers with a `jwksFile` can be verified.
+    None,
+    /// Those of the issuers that would be asked for their keys.
+    Published(IssuerKeys),
+    /// Those of every issuer, in place of whatever proves its tokens.
+    Every(IssuerKeys),
+}
+
 impl Offline {
-    /// Compiles `config`. `issuer_keys` stand in for the keys of issuers that would be asked for
-    /// them; without, only issuers with a `jwksFile` can be verified.
-    pub fn new(config: Config, issuer_keys: Option<&IssuerKeys>, now: Timestamp) -> Result<Self> {
+    /// Compiles `config`, with the keys that are `given`.
+    pub fn new(config: Config, given: &GivenKeys, now: Timestamp) -> Result<Self> {
         let own_issuers = config.own_issuers();
         let mut scopes = Vec::new();
         for mut scope in config.scopes {
             let key = SigningKey::throw_away(&scope.key, now)?;
             let ring = Keys::fixed(KeyRing::single(Arc::new(key)));
-            let readers = scope
-                .identity
-                .issuers
-                .iter()
-                .map(|issuer| keys_of(issuer, issuer_keys))
-                .collect::<Result<_>>()?;
+            let identity = &scope.identity;
+            let proofs = identity.issuers.iter().map(|issuer| proof_of(issuer, given));
+            let proofs = proofs.collect::<Result<_>>()?;
+            let api_keys = identity.api_keys.as_ref().map(|_| Kept::absent());
+            let credentials = Credentials { proofs, api_keys };
             let shadow = scope.shadow.take().map(Shadow::inline);
-            scopes.push(compile(scope, &own_issuers, ring, readers, None, shadow)?);
+            scopes.push(compile(scope, &own_issuers, ring, credentials, None, shadow)?);
         }
         Ok(Self { scopes: Scopes::new(scopes) })
     }
 }
 
-fn keys_of(issuer: &IssuerSettings, given: Option<&IssuerKeys>) -> Result<IssuerKeys> {
-    if let Some(keys) = given {
-        return Ok(keys.clone());
-    }
-    match &issuer.keys {
-        KeySourceSettings::File(path) => {
+fn proof_of(issuer: &IssuerSettings, given: &GivenKeys) -> Result<Proof> {
+    let keys = match (given, &issuer.keys) {
+        (GivenKeys::Every(keys), _) => keys.clone(),
+        (_, KeySourceSettings::Introspection(_)) => return Ok(Proof::WordOffline),
+        (GivenKeys::Published(keys), _) => keys.clone(),
+        (GivenKeys::None, KeySourceSettings::File(path)) => {
             let text = std::fs::read(path)
                 .with_context(|| format!("can't read the keys of `{}`", issuer.issuer))?;
             let keys = KeySet::parse(&text).with_context(|| format!("`{}`", path.display()))?;
-            Ok(IssuerKeys::fixed(keys))
+            IssuerKeys::fixed(keys)
         }
-        KeySourceSettings::Url(_) | KeySourceSettings::Discovery => Ok(IssuerKeys::absent()),
-    }
+        (GivenKeys::None, _) => IssuerKeys::absent(),
+    };
+    Ok(Proof::Keys(keys))
 }

@@ -9,7 +9,7 @@ use anyhow::{Context, Result};
 use clap::{Args, ValueEnum};
 
 use super::{Settings, print};
-use crate::app::Offline;
+use crate::app::{GivenKeys, Offline};
 use crate::audit;
 use crate::clock::Clock;
 use crate::config::Config;
@@ -54,16 +54,16 @@ pub(super) fn run(args: &Check) -> Result<()> {
         Some(time) if !args.now => Clock::Fixed(time),
         _ => Clock::System,
     };
-    let issuer_keys = match &args.jwks {
-        None => None,
+    let given = match &args.jwks {
+        None => GivenKeys::None,
         Some(path) => {
             let text =
                 std::fs::read(path).with_context(|| format!("can't read `{}`", path.display()))?;
             let keys = KeySet::parse(&text).with_context(|| format!("`{}`", path.display()))?;
-            Some(IssuerKeys::fixed(keys))
+            GivenKeys::Published(IssuerKeys::fixed(keys))
         }
     };
-    let offline = Offline::new(config, issuer_keys.as_ref(), Clock::System.now())?;
+    let offline = Offline::new(config, &given, Clock::System.now())?;
     let runtime = tokio::runtime::Builder::new_current_thread().build()?;
     let (request, now) = (&captured.request, clock.now());
     let (scope, decision) = runtime.block_on(offline.scopes.decide(request, Channel::Proxy, now));

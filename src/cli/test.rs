@@ -17,7 +17,7 @@ use serde::Deserialize;
 use serde_json::{Map, Value, json};
 
 use super::{Settings, print};
-use crate::app::Offline;
+use crate::app::{GivenKeys, Offline};
 use crate::authorizer::{Decision, Grant};
 use crate::clock::{Clock, Timestamp};
 use crate::config::Config;
@@ -125,7 +125,7 @@ pub(super) fn run(args: &Test) -> Result<ExitCode> {
     let issuer = Issuer::new(now)?;
     let config = Config::load(&args.settings.config)?;
     let issuers: BTreeMap<String, (String, Option<String>)> = defaults(&config);
-    let offline = Offline::new(config, Some(&issuer.keys), now)?;
+    let offline = Offline::new(config, &GivenKeys::Every(issuer.keys.clone()), now)?;
     let runtime = tokio::runtime::Builder::new_current_thread().build()?;
     let mut results = Vec::new();
     let mut coverage = Coverage::of(&offline);

@@ -1,5 +1,6 @@
 //! From [`raw::Settings`] to [`Config`]: what is required, what belongs together, what can't be.
 
+mod credential;
 mod listen;
 mod scope;
 mod stores;

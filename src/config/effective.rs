@@ -100,7 +100,7 @@ fn redact(value: &mut Value) {
         Value::Object(fields) => {
             fields.retain(|_, value| !is_unset(value));
             for (name, value) in fields {
-                if matches!(name.as_str(), "token" | "secretId") {
+                if matches!(name.as_str(), "token" | "secretId" | "clientSecret") {
                     *value = "redacted".into();
                 } else {
                     redact(value);

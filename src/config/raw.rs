@@ -267,9 +267,11 @@ raw! {
     pub(super) struct Identity {
         /// What a caller must bring. Default: `both` when jwt and peer are configured.
         pub(super) require: Option<Require>,
-        /// The issuers whose JWTs are accepted.
+        /// The issuers whose tokens are accepted.
         pub(super) jwt: Vec<Issuer>,
-        /// Accept the SPIFFE id of the mTLS peer.
+        /// Accept API keys. To `require` they are what tokens are.
+        pub(super) api_keys: Option<ApiKeys>,
+        /// Accept the mTLS peer: its SPIFFE id, or another name in its certificate.
         pub(super) peer: Option<Peer>,
         /// Let requests without credentials be the anonymous principal. Default: false.
         pub(super) anonymous: Option<bool>,
@@ -287,8 +289,8 @@ pub(super) enum Require {
 }
 
 raw! {
-    /// An issuer of incoming JWTs. Without jwksUri and jwksFile its keys are found by OpenID
-    /// discovery.
+    /// An issuer of incoming tokens. Without jwksUri, jwksFile and introspection its keys are found by
+    /// OpenID discovery.
     pub(super) struct Issuer {
         /// The exact `iss`.
         pub(super) issuer: Option<String>,
@@ -300,16 +302,27 @@ raw! {
         pub(super) jwks_file: Option<String>,
         /// Accept `http://` beyond loopback.
         pub(super) insecure_http: Option<bool>,
+        /// Certificate authorities to trust when its keys are fetched, PEM; only these. Default: the
+        /// system's.
+        pub(super) ca_file: Option<String>,
+        /// A file with a bearer token to present when its keys are fetched, read anew each time: a
+        /// Kubernetes API server wants one. It is shown to the host of the first address only.
+        pub(super) token_file: Option<String>,
+        /// Its tokens are opaque: ask it about them, in place of keys.
+        pub(super) introspection: Option<Introspection>,
         /// The accepted algorithms. Default: all asymmetric ones.
         pub(super) algorithms: Option<Vec<Algorithm>>,
         /// The accepted `typ` values; `absent` stands for none. Default: JWT, at+jwt, absent.
         pub(super) types: Option<Vec<String>>,
         /// Where its tokens are found. Default: the header authorization with the prefix `Bearer `.
         pub(super) from: Option<Vec<Place>>,
-        /// The claim path of the subject. Default: sub.
-        pub(super) subject: Option<String>,
+        /// The claim path of the subject: names joined by dots, or a list of names. Default: sub.
+        pub(super) subject: Option<OneOrMany>,
         /// The claim path of the groups. Default: groups.
-        pub(super) groups: Option<String>,
+        pub(super) groups: Option<OneOrMany>,
+        /// Further claims: the name each has in this scope, and its path in this issuer's tokens. It
+        /// replaces a claim of that name.
+        pub(super) claims: std::collections::BTreeMap<String, OneOrMany>,
         /// The Cedar entity type of its principals. Default: User.
         pub(super) principal_type: Option<String>,
         /// Written before each group's name, to keep two issuers' groups apart.
@@ -320,7 +333,34 @@ raw! {
 }
 
 raw! {
-    /// A place that holds a token: a header with an optional prefix, or a cookie.
+    /// How an issuer is asked about its tokens (RFC 7662).
+    pub(super) struct Introspection {
+        /// The introspection endpoint.
+        pub(super) url: Option<String>,
+        /// Accept `http://` beyond loopback.
+        pub(super) insecure_http: Option<bool>,
+        /// Certificate authorities to trust, PEM; only these. Default: the system's.
+        pub(super) ca_file: Option<String>,
+        /// The client that asks, by HTTP Basic.
+        pub(super) client_id: Option<String>,
+        /// Its secret, as a reference `{{storeId=ENV_VAR,key=…}}`.
+        pub(super) client_secret: Option<String>,
+        /// A file that holds the secret, read anew each time.
+        pub(super) client_secret_file: Option<String>,
+        /// An environment variable that holds the secret.
+        pub(super) client_secret_env: Option<String>,
+        /// How long an answer is kept, at most 1h; so long a revocation can go unseen. Default: 30s.
+        pub(super) cache_ttl: Option<String>,
+        /// How many answers are kept. Default: 10000.
+        pub(super) cache_size: Option<u64>,
+        /// The time for asking. Default: 200ms.
+        pub(super) timeout: Option<String>,
+    }
+}
+
+raw! {
+    /// A place that holds a token: a header with an optional prefix, a cookie, or a parameter of the
+    /// query.
     pub(super) struct Place {
         /// The header's name.
         pub(super) header: Option<String>,
@@ -328,15 +368,69 @@ raw! {
         pub(super) prefix: Option<String>,
         /// The cookie's name.
         pub(super) cookie: Option<String>,
+        /// The parameter's name. The query travels upstream, and into access logs.
+        pub(super) query: Option<String>,
+    }
+}
+
+raw! {
+    /// API keys, known by their digests.
+    pub(super) struct ApiKeys {
+        /// The header that holds a key. Default: x-api-key.
+        pub(super) header: Option<String>,
+        /// What stands before the key in the header.
+        pub(super) prefix: Option<String>,
+        /// The parameter of the query that holds a key, in place of a header.
+        pub(super) query: Option<String>,
+        /// The Cedar entity type of those who present one. Default: ApiKey.
+        pub(super) principal_type: Option<String>,
+        /// The store that holds the list. Default: the default store.
+        pub(super) secret_store: Option<String>,
+        /// Where in the store. Default: the store's defaultPath.
+        pub(super) path_to_key: Option<String>,
+        /// The name of the secret: a map from an id to `{hash: "sha256:…", subject, groups, claims,
+        /// expires}`, YAML or JSON. Default: the client ID and `.api-keys`.
+        pub(super) key_name: Option<String>,
     }
 }
 
 raw! {
     /// The mTLS peer.
     pub(super) struct Peer {
-        /// The SPIFFE trust domains that are accepted.
+        /// The SPIFFE trust domains that are accepted. Required, unless another subject counts.
         pub(super) trust_domains: Vec<String>,
+        /// How the certificate comes: from the proxy's own connection, or in a header that a hop
+        /// before it sets. Default: source.
+        pub(super) from: Option<CertificateSource>,
+        /// The addresses of those hops: `10.0.0.0/8`, `192.0.2.7`. From elsewhere the header is
+        /// refused.
+        pub(super) trusted_hops: Vec<String>,
+        /// What names the peer. Default: spiffeId.
+        pub(super) subject: Option<PeerSubject>,
     }
+}
+
+/// How a client certificate comes.
+#[derive(Clone, Copy, Debug, Deserialize, Eq, JsonSchema, PartialEq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub(super) enum CertificateSource {
+    /// `source.principal` and `source.certificate` of the proxy's own connection.
+    Source,
+    /// The header `Client-Cert` (RFC 9440).
+    ClientCert,
+    /// The header `x-forwarded-client-cert`.
+    Xfcc,
+}
+
+/// What names a peer.
+#[derive(Clone, Copy, Debug, Deserialize, Eq, JsonSchema, PartialEq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub(super) enum PeerSubject {
+    SpiffeId,
+    UriSan,
+    DnsSan,
+    CommonName,
+    Sha256,
 }
 
 raw! {
@@ -601,7 +695,7 @@ const REQUIRED: [(&str, &[&str]); 9] = [
     ("Auth", &["method"]),
     ("Scope", &["clientId", "policy", "jwtResponse"]),
     ("Issuer", &["issuer", "audiences"]),
-    ("Peer", &["trustDomains"]),
+    ("Introspection", &["url", "clientId"]),
     ("Route", &["match"]),
     ("RouteMatch", &["path"]),
     ("Policy", &["files"]),

@@ -1,81 +1,147 @@
-//! Tokens of the configured issuers: found, taken apart, verified, judged.
+//! Tokens of the configured issuers, and API keys: found, taken apart, verified, judged.
 //!
 //! The issuer is chosen by the token's own `iss`, among those that read from its place, before
 //! anything is verified; from then on only that issuer's keys, algorithms and types count, so a
-//! token can't borrow another issuer's key (RFC 8725 section 3.8).
+//! token can't borrow another issuer's key (RFC 8725 section 3.8). A token that names no issuer is
+//! opaque: the one issuer of its place that is asked about tokens is asked about it. A JWT that names
+//! another one is never sent there.
 
-use serde_json::Value;
+use std::sync::Arc;
 
-use super::claims;
+use serde_json::{Map, Value};
+
+use super::api_keys::{ApiKeySettings, ApiKeys};
+use super::claims::{self, Expiry};
+use super::introspection::{Answer, AskFault, Introspector};
 use super::jwks::IssuerKeys;
-use super::jws::Jws;
-use super::place::{Credential, Places};
+use super::jws::{self, Jws, TOKEN_LIMIT};
+use super::peer::Peers;
+use super::place::{Credential, Places, Reader};
 use super::principal::{Principal, PrincipalKind};
 use super::refusal::{BadToken, Excerpt, Refusal};
-use super::settings::{IssuerSettings, TokenType};
+use super::settings::{IdentitySettings, IssuerSettings, TokenType};
 use crate::clock::Timestamp;
 use crate::request::Request;
+use crate::secrets::Kept;
 
-/// Every issuer of a scope, and where their tokens stand.
+/// What proves that a token is its issuer's.
+#[derive(Clone, Debug)]
+pub enum Proof {
+    /// A signature with one of these keys.
+    Keys(IssuerKeys),
+    /// The issuer's word.
+    Word(Arc<Introspector>),
+    /// The issuer's word, which can't be had offline.
+    WordOffline,
+}
+
+/// Every issuer of a scope and its API keys, and where their credentials stand.
 #[derive(Debug)]
 pub(super) struct Bearer {
     places: Places,
     issuers: Vec<Issuer>,
     own_issuers: Vec<String>,
+    api_keys: Option<(ApiKeySettings, Kept<ApiKeys>)>,
 }
 
 #[derive(Debug)]
 struct Issuer {
     settings: IssuerSettings,
-    keys: IssuerKeys,
+    proof: Proof,
+}
+
+/// What is known of a token that is its issuer's.
+struct Proven<'a> {
+    issuer: &'a IssuerSettings,
+    claims: Map<String, Value>,
+    expiry: Expiry,
 }
 
 impl Bearer {
     pub(super) fn new(
-        issuers: Vec<IssuerSettings>,
-        keys: Vec<IssuerKeys>,
+        settings: &IdentitySettings,
+        proofs: Vec<Proof>,
+        api_keys: Option<Kept<ApiKeys>>,
         own_issuers: Vec<String>,
     ) -> Self {
-        let places = Places::new(&issuers);
-        let issuers =
-            issuers.into_iter().zip(keys).map(|(settings, keys)| Issuer { settings, keys });
-        Self { places, issuers: issuers.collect(), own_issuers }
+        let places = Places::new(settings);
+        let issuers = settings.issuers.iter().cloned().zip(proofs);
+        let issuers = issuers.map(|(settings, proof)| Issuer { settings, proof }).collect();
+        let api_keys = settings.api_keys.clone().zip(api_keys);
+        Self { places, issuers, own_issuers, api_keys }
     }
 
-    /// Whose token `request` carries; none when no configured place is present.
-    pub(super) fn authenticate(
+    /// Whose token or API key `request` carries; none when no configured place is present. `peers`
+    /// tell the certificate a token may be bound to.
+    pub(super) async fn authenticate(
         &self,
         request: &Request,
+        peers: &Peers,
         now: Timestamp,
     ) -> Result<Option<Principal>, Refusal> {
-        let Some(credential) = self.places.find(&request.headers)? else { return Ok(None) };
-        let jws = Jws::parse(credential.token)?;
-        let issuer = self.issuer_of(&jws, &credential)?;
-        issuer.verify(&jws)?;
-
-        let settings = &issuer.settings;
-        let certificate = request.source.certificate.as_deref();
-        let expires = claims::judge(&jws.claims, settings, certificate, now)?;
-        let subject = claims::subject(&jws.claims, &settings.subject)?;
+        let Some(credential) = self.places.find(request)? else { return Ok(None) };
+        if credential.readers.contains(&Reader::ApiKeys) {
+            return self.holder(&credential.text, now).map(Some);
+        }
+        let Proven { issuer, claims, expiry } = self.prove(&credential, now).await?;
+        let expires = claims::judge(&claims, issuer, expiry, || peers.thumbprint(request), now)?;
+        let subject = claims::subject(&claims, &issuer.subject)?;
         Ok(Some(Principal {
             kind: PrincipalKind::Jwt,
-            entity_type: settings.principal_type.clone(),
+            entity_type: issuer.principal_type.clone(),
             id: subject.clone(),
             subject: Some(subject),
-            issuer: Some(settings.issuer.clone()),
-            groups: claims::groups(&jws.claims, &settings.groups, &settings.group_prefix)?,
-            claims: jws.claims,
-            expires: Some(expires),
+            issuer: Some(issuer.issuer.clone()),
+            groups: claims::groups(&claims, &issuer.groups, &issuer.group_prefix)?,
+            claims: claims::mapped(claims, &issuer.claims),
+            expires,
             peer: None,
         }))
     }
 
-    fn issuer_of(&self, jws: &Jws<'_>, credential: &Credential<'_>) -> Result<&Issuer, BadToken> {
+    fn holder(&self, key: &str, now: Timestamp) -> Result<Principal, Refusal> {
+        let (settings, keys) = self.api_keys.as_ref().ok_or(Refusal::ApiKeysUnavailable)?;
+        let keys = keys.current().ok_or(Refusal::ApiKeysUnavailable)?;
+        Ok(keys.holder(key, &settings.principal_type, now)?)
+    }
+
+    async fn prove(
+        &self,
+        credential: &Credential<'_>,
+        now: Timestamp,
+    ) -> Result<Proven<'_>, Refusal> {
+        let token = credential.text.as_ref();
+        if token.len() > TOKEN_LIMIT {
+            return Err(BadToken::TooLong { bytes: token.len(), limit: TOKEN_LIMIT }.into());
+        }
+        let readers = || {
+            credential.readers.iter().filter_map(|reader| match reader {
+                Reader::Issuer(index) => self.issuers.get(*index),
+                Reader::ApiKeys => None,
+            })
+        };
+        // At most one issuer of a place is asked: the settings see to that.
+        if let Some(asked) = readers().find(|issuer| !matches!(issuer.proof, Proof::Keys(_))) {
+            let named = jws::named_issuer(token);
+            if named.is_none_or(|named| named == asked.settings.issuer) {
+                return asked.ask(token, now).await;
+            }
+        }
+        let jws = Jws::parse(token)?;
+        let issuer = self.issuer_of(&jws, readers())?;
+        issuer.verify(&jws)?;
+        Ok(Proven { issuer: &issuer.settings, claims: jws.claims, expiry: Expiry::Required })
+    }
+
+    fn issuer_of<'a>(
+        &self,
+        jws: &Jws<'_>,
+        mut readers: impl Iterator<Item = &'a Issuer>,
+    ) -> Result<&'a Issuer, BadToken> {
         let iss = jws.claims.get("iss").and_then(Value::as_str).ok_or(BadToken::NoIssuer)?;
         if self.own_issuers.iter().any(|own| own == iss) {
             return Err(BadToken::OwnToken { iss: Excerpt::new(iss) });
         }
-        let mut readers = credential.readers.iter().filter_map(|reader| self.issuers.get(*reader));
         readers
             .find(|issuer| issuer.settings.issuer == iss)
             .ok_or_else(|| BadToken::UnknownIssuer { iss: Excerpt::new(iss) })
@@ -83,6 +149,25 @@ impl Bearer {
 }
 
 impl Issuer {
+    /// Asks this issuer about `token`, which is opaque or its own.
+    async fn ask(&self, token: &str, now: Timestamp) -> Result<Proven<'_>, Refusal> {
+        if token.is_empty() || !token.bytes().all(|byte| byte.is_ascii_graphic()) {
+            return Err(BadToken::NotOpaque.into());
+        }
+        let issuer = &self.settings.issuer;
+        let failed = |fault| Refusal::Unasked { issuer: issuer.clone(), fault };
+        let Proof::Word(introspector) = &self.proof else { return Err(failed(AskFault::Offline)) };
+        let claims = match introspector.ask(token, now).await.map_err(failed)? {
+            Answer::Active(claims) => claims,
+            Answer::Inactive => return Err(BadToken::Inactive.into()),
+        };
+        if claims.get("iss").is_some_and(|iss| iss != issuer) {
+            return Err(BadToken::ForeignAnswer.into());
+        }
+        let claims = claims.as_ref().clone();
+        Ok(Proven { issuer: &self.settings, claims, expiry: Expiry::Optional })
+    }
+
     /// Verifies the signature, with an algorithm and a type accepted of this issuer.
     fn verify(&self, jws: &Jws<'_>) -> Result<(), Refusal> {
         let header = &jws.header;
@@ -96,15 +181,17 @@ impl Issuer {
             };
             return Err(cause.into());
         }
-        let Some(keys) = self.keys.current() else {
+        // What names an issuer that is asked was asked about before it came here.
+        let Proof::Keys(keys) = &self.proof else { return Err(BadToken::Inactive.into()) };
+        let Some(set) = keys.current() else {
             return Err(Refusal::KeysUnavailable { issuer: self.settings.issuer.clone() });
         };
         let verified =
-            keys.verify(header.kid.as_deref(), header.algorithm, jws.signed, &jws.signature);
+            set.verify(header.kid.as_deref(), header.algorithm, jws.signed, &jws.signature);
         if let Err(cause) = &verified
             && may_be_rotated(cause, header.kid.as_deref())
         {
-            self.keys.nudge();
+            keys.nudge();
         }
         Ok(verified?)
     }

@@ -110,6 +110,7 @@ pub(super) fn settings() -> IdentitySettings {
     IdentitySettings {
         require: Require::Jwt,
         issuers: vec![issuer(ISSUER)],
+        api_keys: None,
         peer: None,
         anonymous: false,
     }
@@ -121,6 +122,8 @@ pub(super) fn issuer(issuer: &str) -> IssuerSettings {
         audiences: Audiences::OneOf(vec!["orders".to_owned()]),
         keys: KeySourceSettings::Url("https://idp.example/keys".to_owned()),
         insecure_http: false,
+        ca_file: None,
+        token_file: None,
         algorithms: Algorithm::ALL.to_vec(),
         types: vec![TokenType::named("JWT"), TokenType::named("at+jwt"), TokenType::Absent],
         from: vec![Place::Header {
@@ -129,9 +132,48 @@ pub(super) fn issuer(issuer: &str) -> IssuerSettings {
         }],
         subject: ClaimPath::new("sub"),
         groups: ClaimPath::new("groups"),
+        claims: Vec::new(),
         principal_type: "User".to_owned(),
         group_prefix: String::new(),
         clock_skew: Duration::from_secs(30),
+    }
+}
+
+/// Peers of these SPIFFE trust domains.
+pub(super) fn peer(domains: &[&str]) -> PeerSettings {
+    PeerSettings {
+        trust_domains: domains.iter().map(|&domain| domain.to_owned()).collect(),
+        from: CertificateSource::Proxy,
+        trusted_hops: Vec::new(),
+        subject: PeerSubject::SpiffeId,
+    }
+}
+
+/// API keys in the header `x-api-key`, kept in no store that is ever asked.
+pub(super) fn api_key_settings() -> ApiKeySettings {
+    use crate::secrets::{KeyLocation, SecretStores, StoreKind, StoreSettings};
+    let kind = StoreKind::File { directory: "/nowhere".into() };
+    let settings = StoreSettings { id: "files".to_owned(), default: true, kind };
+    let stores = SecretStores::open(vec![settings]).unwrap();
+    ApiKeySettings {
+        place: Place::Header { name: "x-api-key".to_owned(), prefix: String::new() },
+        principal_type: "ApiKey".to_owned(),
+        store: stores.choose(None).unwrap().clone(),
+        location: KeyLocation { path: None, name: "keys".to_owned(), is_named: true },
+    }
+}
+
+/// How an issuer is asked that nobody has to answer for.
+pub(super) fn introspection() -> IntrospectionSettings {
+    IntrospectionSettings {
+        url: "https://idp.example/introspect".to_owned(),
+        insecure_http: false,
+        ca_file: None,
+        client_id: "placet".to_owned(),
+        client_secret: crate::secrets::Source::Literal(crate::secrets::Secret::new("s".to_owned())),
+        cache_ttl: Duration::from_secs(30),
+        cache_size: 100,
+        timeout: Duration::from_millis(200),
     }
 }
 
@@ -139,10 +181,10 @@ pub(super) fn issuer(issuer: &str) -> IssuerSettings {
 pub(super) fn identity(settings: IdentitySettings) -> Identity {
     let set = || {
         let keys = [RSA.jwk("rsa"), P256.jwk("p256"), P384.jwk("p384"), ED.jwk("ed")];
-        IssuerKeys::fixed(key_set(&keys))
+        Proof::Keys(jwks::IssuerKeys::fixed(key_set(&keys)))
     };
-    let keys = settings.issuers.iter().map(|_| set()).collect();
-    Identity::new(settings, keys, vec!["placet".to_owned()]).unwrap()
+    let proofs = settings.issuers.iter().map(|_| set()).collect();
+    Identity::new(settings, proofs, None, vec!["placet".to_owned()]).unwrap()
 }
 
 /// A good header for a token signed with ES256.

@@ -18,9 +18,10 @@ use tokio::time::{Instant, sleep_until};
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
-pub use self::fetch::{FetchError, KeyUrlFault};
+pub use self::fetch::FetchError;
 use self::fetch::{Fetched, Source};
 use super::key_set::{KeySet, KeySetError};
+use super::remote::KeyUrlFault;
 use super::settings::{IdentityError, IssuerSettings};
 
 /// Makes the two ends of an issuer's keys: one to read them, and the task that keeps them fresh,
@@ -324,7 +325,8 @@ mod tests {
         let nudged = |set: KeySet, token: &str| {
             let keys = IssuerKeys::fixed(set);
             let reader = vec![keys.clone()];
-            let identity = Identity::new(fixture::settings(), reader, vec![]).unwrap();
+            let reader = reader.into_iter().map(crate::identity::Proof::Keys).collect();
+            let identity = Identity::new(fixture::settings(), reader, None, vec![]).unwrap();
             let authenticated = identity.authenticate_now(&bearing(token), fixture::NOW).is_ok();
             (authenticated, keys.nudges.notified().now_or_never().is_some())
         };

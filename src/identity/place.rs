@@ -1,148 +1,145 @@
-//! Where a credential stands: header fields and cookies.
+//! Where a credential stands: header fields, cookies and query parameters.
 //!
 //! The first place that is present decides, and it must hold exactly one value. A proxy joins
 //! repeated fields with a comma (Envoy does so for cookies too), so a comma counts as a repetition:
 //! otherwise we would judge one of two tokens and the upstream might believe the other.
 
-use super::refusal::BadToken;
-use super::settings::{IssuerSettings, Place};
-use crate::request::Headers;
+use std::borrow::Cow;
 
-/// Every place any issuer reads, in order of first mention.
+use percent_encoding::percent_decode;
+
+use super::refusal::BadToken;
+use super::settings::{IdentitySettings, Place};
+use crate::request::Request;
+
+/// Every place that anyone reads, in order of first mention.
 #[derive(Debug)]
 pub(super) struct Places(Vec<Source>);
 
-/// One header field or cookie, and who reads it.
-#[derive(Debug)]
-enum Source {
-    /// A prefix and its readers each; the first prefix that fits is taken.
-    Header {
-        name: String,
-        prefixes: Vec<(String, Vec<usize>)>,
-    },
-    Cookie {
-        name: String,
-        readers: Vec<usize>,
-    },
+/// Who reads a place.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(super) enum Reader {
+    /// The issuer of this index.
+    Issuer(usize),
+    /// The API keys.
+    ApiKeys,
 }
 
-/// A token as it was presented, and the issuers (by index) that read its place.
+/// One header field, cookie or query parameter, and who reads it: for a prefix and its readers each;
+/// the first prefix that fits is taken. Only headers have prefixes.
+#[derive(Debug)]
+struct Source {
+    place: Place,
+    prefixes: Vec<(String, Vec<Reader>)>,
+}
+
+/// A credential as it was presented, and the readers of its place.
 #[derive(Debug)]
 pub(super) struct Credential<'a> {
-    pub(super) token: &'a str,
-    pub(super) readers: &'a [usize],
+    pub(super) text: Cow<'a, str>,
+    pub(super) readers: &'a [Reader],
 }
 
 impl Places {
-    pub(super) fn new(issuers: &[IssuerSettings]) -> Self {
+    /// The issuers' places in their order, then that of the API keys.
+    pub(super) fn new(settings: &IdentitySettings) -> Self {
         let mut places = Self(Vec::new());
-        for (reader, settings) in issuers.iter().enumerate() {
-            for place in &settings.from {
-                places.add(place, reader);
+        for (index, issuer) in settings.issuers.iter().enumerate() {
+            for place in &issuer.from {
+                places.add(place, Reader::Issuer(index));
             }
+        }
+        if let Some(keys) = &settings.api_keys {
+            places.add(&keys.place, Reader::ApiKeys);
         }
         places
     }
 
-    /// What the first place present in `headers` holds; none when no place is present.
+    /// What the first place present in `request` holds; none when no place is present.
     pub(super) fn find<'a>(
         &'a self,
-        headers: &'a Headers,
+        request: &'a Request,
     ) -> Result<Option<Credential<'a>>, BadToken> {
-        self.0.iter().find_map(|source| source.read(headers).transpose()).transpose()
+        self.0.iter().find_map(|source| source.read(request).transpose()).transpose()
     }
 
-    fn add(&mut self, place: &Place, reader: usize) {
-        match place {
-            Place::Header { name, prefix } => {
-                let name = name.to_ascii_lowercase();
-                let known = self.0.iter_mut().find_map(|source| match source {
-                    Source::Header { name: known, prefixes } if *known == name => Some(prefixes),
-                    _ => None,
-                });
-                match known {
-                    Some(prefixes) => add_reader(prefixes, prefix, reader),
-                    None => {
-                        let prefixes = vec![(prefix.clone(), vec![reader])];
-                        self.0.push(Source::Header { name, prefixes });
-                    }
-                }
-            }
-            Place::Cookie { name } => {
-                let known = self.0.iter_mut().find_map(|source| match source {
-                    Source::Cookie { name: known, readers } if known == name => Some(readers),
-                    _ => None,
-                });
-                match known {
-                    Some(readers) => readers.push(reader),
-                    None => {
-                        let (name, readers) = (name.clone(), vec![reader]);
-                        self.0.push(Source::Cookie { name, readers });
-                    }
-                }
+    fn add(&mut self, place: &Place, reader: Reader) {
+        let (bare, prefix) = place.bare();
+        match self.0.iter_mut().find(|source| source.place == bare) {
+            Some(source) => source.add(prefix, reader),
+            None => {
+                let prefixes = vec![(prefix.to_owned(), vec![reader])];
+                self.0.push(Source { place: bare, prefixes });
             }
         }
     }
 }
 
 impl Source {
-    fn read<'a>(&'a self, headers: &'a Headers) -> Result<Option<Credential<'a>>, BadToken> {
-        match self {
-            Self::Header { name, prefixes } => {
-                let Some(value) = self.only(headers.all(name))? else { return Ok(None) };
-                let (token, readers) = prefixes
-                    .iter()
-                    .find_map(|(prefix, readers)| Some((after(prefix, value)?, readers)))
-                    .ok_or_else(|| BadToken::Prefix { place: self.place() })?;
-                Ok(Some(Credential { token, readers }))
+    fn add(&mut self, prefix: &str, reader: Reader) {
+        let known = self.prefixes.iter_mut().find(|(known, _)| known.eq_ignore_ascii_case(prefix));
+        match known {
+            Some((_, readers)) => readers.push(reader),
+            None => self.prefixes.push((prefix.to_owned(), vec![reader])),
+        }
+    }
+
+    fn read<'a>(&'a self, request: &'a Request) -> Result<Option<Credential<'a>>, BadToken> {
+        let value = match &self.place {
+            Place::Header { name, .. } => {
+                only(&self.place, request.headers.all(name).map(Cow::Borrowed))?
             }
-            Self::Cookie { name, readers } => {
-                let pairs =
-                    headers.all("cookie").flat_map(|line| line.split(|&b| b == b';' || b == b','));
+            Place::Cookie { name } => {
+                let lines = request.headers.all("cookie");
+                let pairs = lines.flat_map(|line| line.split(|&b| b == b';' || b == b','));
                 let values = pairs.filter_map(|pair| cookie_value(pair, name.as_bytes()));
-                let token = self.only(values)?;
-                Ok(token.map(|token| Credential { token, readers }))
+                only(&self.place, values.map(Cow::Borrowed))?
             }
-        }
-    }
-
-    /// The single one of `values`, as text without a comma.
-    fn only<'a>(
-        &self,
-        mut values: impl Iterator<Item = &'a [u8]>,
-    ) -> Result<Option<&'a str>, BadToken> {
-        let Some(value) = values.next() else { return Ok(None) };
-        if values.next().is_some() || value.contains(&b',') {
-            return Err(BadToken::Repeated { place: self.place() });
-        }
-        if value.is_empty() {
-            return Err(BadToken::Empty { place: self.place() });
-        }
-        let text = std::str::from_utf8(value);
-        text.map(Some).map_err(|_| BadToken::NotText { place: self.place() })
-    }
-
-    fn place(&self) -> Place {
-        match self {
-            Self::Header { name, .. } => {
-                Place::Header { name: name.clone(), prefix: String::new() }
+            Place::Query { name } => {
+                // Some servers part at `;` too: what they would see must not differ.
+                let pairs = request.raw_query().split(['&', ';']);
+                only(&self.place, pairs.filter_map(|pair| query_value(pair, name)))?
             }
-            Self::Cookie { name, .. } => Place::Cookie { name: name.clone() },
-        }
+        };
+        let Some(value) = value else { return Ok(None) };
+        let found = self.prefixes.iter().find_map(|(prefix, readers)| {
+            Some(Credential { text: after(prefix, &value)?, readers })
+        });
+        found.map(Some).ok_or_else(|| BadToken::Prefix { place: self.place.clone() })
     }
 }
 
-fn add_reader(prefixes: &mut Vec<(String, Vec<usize>)>, prefix: &str, reader: usize) {
-    match prefixes.iter_mut().find(|(known, _)| known.eq_ignore_ascii_case(prefix)) {
-        Some((_, readers)) => readers.push(reader),
-        None => prefixes.push((prefix.to_owned(), vec![reader])),
+/// The single one of `values`, which stand at `place`, as text without a comma.
+pub(super) fn only<'a>(
+    place: &Place,
+    mut values: impl Iterator<Item = Cow<'a, [u8]>>,
+) -> Result<Option<Cow<'a, str>>, BadToken> {
+    let Some(value) = values.next() else { return Ok(None) };
+    if values.next().is_some() || value.contains(&b',') {
+        return Err(BadToken::Repeated { place: place.clone() });
     }
+    if value.is_empty() {
+        return Err(BadToken::Empty { place: place.clone() });
+    }
+    let text = match value {
+        Cow::Borrowed(bytes) => str::from_utf8(bytes).ok().map(Cow::Borrowed),
+        Cow::Owned(bytes) => String::from_utf8(bytes).ok().map(Cow::Owned),
+    };
+    text.map(Some).ok_or_else(|| BadToken::NotText { place: place.clone() })
 }
 
 /// The rest of `value` after `prefix`, whose case does not matter (RFC 9110 section 11.1).
-fn after<'a>(prefix: &str, value: &'a str) -> Option<&'a str> {
-    let (head, rest) = value.split_at_checked(prefix.len())?;
-    head.eq_ignore_ascii_case(prefix).then_some(rest)
+fn after<'a>(prefix: &str, value: &Cow<'a, str>) -> Option<Cow<'a, str>> {
+    match value {
+        Cow::Borrowed(value) => {
+            let (head, rest) = value.split_at_checked(prefix.len())?;
+            head.eq_ignore_ascii_case(prefix).then_some(Cow::Borrowed(rest))
+        }
+        Cow::Owned(value) => {
+            let (head, rest) = value.split_at_checked(prefix.len())?;
+            head.eq_ignore_ascii_case(prefix).then(|| Cow::Owned(rest.to_owned()))
+        }
+    }
 }
 
 /// The value of the cookie-pair `pair` if it is named `name`. Without `=` it has the name and no
@@ -153,10 +150,21 @@ fn cookie_value<'a>(pair: &'a [u8], name: &[u8]) -> Option<&'a [u8]> {
     (key == name).then(|| halves.next().unwrap_or_default())
 }
 
+/// The decoded value of the query's `pair` if its decoded name is `name`: a name in another spelling
+/// is the same name to whoever reads it next.
+fn query_value<'a>(pair: &'a str, name: &str) -> Option<Cow<'a, [u8]>> {
+    let (key, value) = pair.split_once('=').unwrap_or((pair, ""));
+    let key: Cow<'_, [u8]> = percent_decode(key.as_bytes()).into();
+    (*key == *name.as_bytes()).then(|| percent_decode(value.as_bytes()).into())
+}
+
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
     use crate::identity::fixture;
+    use crate::identity::settings::IssuerSettings;
 
     fn header(name: &str, prefix: &str) -> Place {
         Place::Header { name: name.to_owned(), prefix: prefix.to_owned() }
@@ -171,20 +179,37 @@ mod tests {
         places: &[Vec<Place>],
         fields: &[(&str, &[u8])],
     ) -> Result<Option<(String, Vec<usize>)>, BadToken> {
-        let issuers: Vec<_> = places
-            .iter()
-            .map(|from| IssuerSettings {
-                from: from.clone(),
-                ..fixture::issuer("https://a.example")
-            })
-            .collect();
-        let mut headers = Headers::default();
+        let mut request = Request::default();
         for (name, value) in fields {
-            headers.push(name, *value);
+            request.headers.push(name, *value);
         }
-        let places = Places::new(&issuers);
-        let found = places.find(&headers)?;
-        Ok(found.map(|found| (found.token.to_owned(), found.readers.to_vec())))
+        find_in(places, &request)
+    }
+
+    fn find_in(
+        places: &[Vec<Place>],
+        request: &Request,
+    ) -> Result<Option<(String, Vec<usize>)>, BadToken> {
+        let issuers = places.iter().map(|from| IssuerSettings {
+            from: from.clone(),
+            ..fixture::issuer("https://a.example")
+        });
+        let settings = IdentitySettings { issuers: issuers.collect(), ..fixture::settings() };
+        let places = Places::new(&settings);
+        let found = places.find(request)?;
+        Ok(found.map(|found| {
+            let readers = found.readers.iter().map(|reader| match reader {
+                Reader::Issuer(index) => *index,
+                Reader::ApiKeys => usize::MAX,
+            });
+            (found.text.into_owned(), readers.collect())
+        }))
+    }
+
+    fn find_query(name: &str, query: &str) -> Result<Option<(String, Vec<usize>)>, BadToken> {
+        let place = Place::Query { name: name.to_owned() };
+        let request = Request { target: format!("/a?{query}"), ..Request::default() };
+        find_in(&[vec![place]], &request)
     }
 
     fn token(token: &str, readers: &[usize]) -> Result<Option<(String, Vec<usize>)>, BadToken> {
@@ -303,5 +328,67 @@ mod tests {
         assert_eq!(find(&places, &[("authorization", b"dpop a")]), token("a", &[1]));
         assert_eq!(find(&places, &[("cookie", b"session=s")]), token("s", &[0, 2]));
         assert_eq!(find(&places, &[("x-token", b"Bearer x")]), token("Bearer x", &[2]));
+    }
+    #[test]
+    fn a_query_parameter_is_found_once_under_any_spelling_of_its_name() {
+        let place = || Place::Query { name: "access_token".to_owned() };
+        let find = |query| find_query("access_token", query);
+        for query in [
+            "access_token=t",
+            "a=1&access_token=t&b=2",
+            "access%5Ftoken=t",
+            "%61ccess_token=%74",
+            "Access_token=x&access_token=t",
+            "a=access_token=x&access_token=t",
+            "a=1;access_token=t",
+        ] {
+            assert_eq!(find(query), token("t", &[0]), "{query}");
+        }
+        for query in
+            ["", "a=1", "Access_token=t", "access_tokens=t", "access_token%20=t", "a=access_token"]
+        {
+            assert_eq!(find(query), Ok(None), "{query}");
+        }
+        for query in [
+            "access_token=t&access_token=t",
+            "access_token=t&access%5ftoken=u",
+            "access_token=t;access_token=u",
+            "access_token&access_token=t",
+            "access_token=t,u",
+            "access_token=t%2Cu",
+        ] {
+            assert_eq!(find(query), Err(BadToken::Repeated { place: place() }), "{query}");
+        }
+        for query in ["access_token=", "access_token", "access_token&a=1"] {
+            assert_eq!(find(query), Err(BadToken::Empty { place: place() }), "{query}");
+        }
+        assert_eq!(find("access_token=%ff"), Err(BadToken::NotText { place: place() }));
+        // A plus is a plus: a form's decoding would make a space of it.
+        assert_eq!(find("access_token=a+b%3D"), token("a+b=", &[0]));
+    }
+
+    #[test]
+    fn a_header_comes_before_a_query_where_it_is_named_first() {
+        let query = Place::Query { name: "access_token".to_owned() };
+        let places = [vec![header("authorization", "Bearer "), query]];
+        let mut request = Request { target: "/?access_token=q".to_owned(), ..Request::default() };
+        assert_eq!(find_in(&places, &request), token("q", &[0]));
+        request.headers.push("authorization", "Bearer h");
+        assert_eq!(find_in(&places, &request), token("h", &[0]));
+    }
+
+    proptest! {
+        #[test]
+        fn what_stands_once_in_a_query_is_read_back_exactly(
+            value in "[!-~&&[^,]]{1,40}",
+            before in "[a-z=;&]{0,10}",
+        ) {
+            let all = percent_encoding::NON_ALPHANUMERIC;
+            let encoded = percent_encoding::utf8_percent_encode(&value, all);
+            let query = format!("{before}&T={encoded}");
+            prop_assert_eq!(find_query("T", &query), token(&value, &[0]));
+            let twice = format!("{query}&T={encoded}");
+            prop_assert!(find_query("T", &twice).is_err());
+        }
     }
 }

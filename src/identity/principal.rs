@@ -4,7 +4,7 @@ use std::fmt;
 
 use serde_json::{Map, Value};
 
-use super::peer::SpiffeId;
+use super::peer::Peer;
 use crate::clock::Timestamp;
 
 /// An authenticated caller, or the anonymous one where the scope admits it.
@@ -12,9 +12,10 @@ use crate::clock::Timestamp;
 pub struct Principal {
     /// By what it is known.
     pub kind: PrincipalKind,
-    /// The Cedar entity type: the issuer's `principalType`, `Workload` or `Anonymous`.
+    /// The Cedar entity type: the issuer's or the API keys' `principalType`, `Workload`,
+    /// `Certificate` or `Anonymous`.
     pub entity_type: String,
-    /// The Cedar entity id: the subject, the SPIFFE id or `anonymous`.
+    /// The Cedar entity id: the subject, the SPIFFE id, the certificate's name or `anonymous`.
     pub id: String,
     /// The subject, as a decision token names it; none for the anonymous principal.
     pub subject: Option<String>,
@@ -22,21 +23,26 @@ pub struct Principal {
     pub issuer: Option<String>,
     /// The groups of the incoming token, each behind its issuer's `groupPrefix`.
     pub groups: Vec<String>,
-    /// The verified claims of the incoming token; empty without one.
+    /// The verified claims of the incoming token, under the names the settings map them to; those of
+    /// the API key; or none.
     pub claims: Map<String, Value>,
-    /// When the incoming token expires: nothing we say about the caller may outlive it.
+    /// When the credential expires, if it says so: nothing we say about the caller may outlive it.
     pub expires: Option<Timestamp>,
-    /// The SPIFFE id of the client certificate, where peers are configured and it was valid.
+    /// The SPIFFE id or name of the client certificate, where peers are configured and it was valid.
     pub peer: Option<String>,
 }
 
 /// By what a principal is known.
 #[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
 pub enum PrincipalKind {
-    /// A token of a configured issuer.
+    /// A token of a configured issuer, a JWT or one that the issuer was asked about.
     Jwt,
     /// The SPIFFE id of its client certificate.
     Workload,
+    /// Another name in its client certificate.
+    Certificate,
+    /// An API key.
+    ApiKey,
     /// Nothing.
     Anonymous,
 }
@@ -57,21 +63,15 @@ impl Principal {
         }
     }
 
-    /// The workload of a verified SPIFFE id.
-    pub(super) fn workload(id: SpiffeId<'_>) -> Self {
-        Self {
-            kind: PrincipalKind::Workload,
-            entity_type: "Workload".to_owned(),
-            id: id.as_str().to_owned(),
-            subject: Some(id.as_str().to_owned()),
-            peer: Some(id.as_str().to_owned()),
-            ..Self::anonymous()
-        }
+    /// The same principal, on a connection of `peer`.
+    pub(super) fn behind(self, peer: Option<Peer>) -> Self {
+        Self { peer: peer.map(|peer| peer.id().to_owned()), ..self }
     }
 
-    /// The same principal, connected by the workload `peer`.
-    pub(super) fn behind(self, peer: Option<SpiffeId<'_>>) -> Self {
-        Self { peer: peer.map(|id| id.as_str().to_owned()), ..self }
+    /// The chain of those who act for the subject (RFC 8693 section 4.1), as the verified token
+    /// names it. An API key's claims are no such word.
+    pub fn actor(&self) -> Option<&Value> {
+        self.claims.get("act").filter(|_| self.kind == PrincipalKind::Jwt)
     }
 }
 

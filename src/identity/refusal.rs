@@ -5,6 +5,7 @@
 
 use std::fmt;
 
+use super::introspection::AskFault;
 use super::jws::Part;
 use super::settings::Place;
 use crate::json::JsonFault;
@@ -26,6 +27,17 @@ pub enum Refusal {
         /// The issuer, as configured.
         issuer: String,
     },
+    /// The issuer could not be asked whether its token is active. Our fault, or the issuer's.
+    #[error("issuer `{issuer}` could not be asked about its token: {fault}")]
+    Unasked {
+        /// The issuer, as configured.
+        issuer: String,
+        /// Why.
+        fault: AskFault,
+    },
+    /// The API keys have not been read yet. Our fault, not the caller's.
+    #[error("the API keys are not there yet: see /readyz for the cause")]
+    ApiKeysUnavailable,
 }
 
 /// What is wrong with a credential; one variant a cause, for the log only.
@@ -104,7 +116,30 @@ pub enum BadToken {
     Confirmation,
     #[error("the token is bound to a client certificate (`cnf`), which is not the caller's")]
     Certificate,
+    #[error("the token's `act` is no object with a `sub`, or one in it is not")]
+    Actor,
+    #[error("the token's `act` is a chain of more than {limit} actors")]
+    ActorChain { limit: usize },
+    #[error("the token holds characters that no bearer token has")]
+    NotOpaque,
+    #[error("the issuer says that the token is not active")]
+    Inactive,
+    #[error("the issuer says that the token's `iss` is another, or no string")]
+    ForeignAnswer,
 
+    #[error("the API key is not one of the known ones")]
+    UnknownApiKey,
+    #[error("the API key expired {seconds} s ago")]
+    ApiKeyExpired { seconds: u64 },
+
+    #[error("the {place} comes from `{from}`, which is not one of the trusted hops")]
+    UntrustedHop { place: Place, from: Excerpt },
+    #[error("the {place} is not one client certificate as its form wants it")]
+    CertificateMalformed { place: Place },
+    #[error("the proxy did not send the client certificate: set `include_peer_certificate`")]
+    CertificateUnsent,
+    #[error("the client certificate has {count} names of the kind that counts, and must have one")]
+    CertificateNames { count: usize },
     #[error("the peer's `{id}` is not a spiffe id")]
     PeerMalformed { id: Excerpt },
     #[error("the peer's trust domain `{domain}` is not trusted")]

@@ -7,9 +7,14 @@ use std::fmt;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use ipnet::IpNet;
+
+use super::api_keys::ApiKeySettings;
 use super::claims::ClaimPath;
-use super::jwks::{self, KeyUrlFault};
+use super::introspection::IntrospectionSettings;
+use super::jwks;
 use super::peer;
+use super::remote::KeyUrlFault;
 use crate::keys::Algorithm;
 
 /// How a scope tells who asks.
@@ -19,22 +24,24 @@ pub struct IdentitySettings {
     pub require: Require,
     /// Whose tokens are accepted.
     pub issuers: Vec<IssuerSettings>,
+    /// Which API keys are.
+    pub api_keys: Option<ApiKeySettings>,
     /// Which client certificates are.
     pub peer: Option<PeerSettings>,
     /// Whether a request without any credentials is the anonymous principal.
     pub anonymous: bool,
 }
 
-/// Which credentials there must be.
+/// Which credentials there must be. An API key stands for its user as a token does.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum Require {
-    /// A token; a peer is noted when there is a valid one.
+    /// A token or API key; a peer is noted when there is a valid one.
     Jwt,
     /// A peer.
     Peer,
-    /// A token and a peer; the principal is the token's.
+    /// A token or API key, and a peer; the principal is the token's or key's.
     Both,
-    /// A token, or in its absence a peer.
+    /// A token or API key, or in its absence a peer.
     Either,
 }
 
@@ -49,6 +56,11 @@ pub struct IssuerSettings {
     pub keys: KeySourceSettings,
     /// Whether its keys may be fetched over plain http from another machine.
     pub insecure_http: bool,
+    /// The certificate authorities to trust when its keys are fetched, PEM; only these. None: the
+    /// system's.
+    pub ca_file: Option<PathBuf>,
+    /// A file with the token to present when its keys are fetched, read anew each time.
+    pub token_file: Option<PathBuf>,
     /// The accepted `alg`.
     pub algorithms: Vec<Algorithm>,
     /// The accepted `typ`.
@@ -59,6 +71,8 @@ pub struct IssuerSettings {
     pub subject: ClaimPath,
     /// The claim that lists the caller's groups.
     pub groups: ClaimPath,
+    /// The names that further claims have in this scope, and where each is in the issuer's tokens.
+    pub claims: Vec<(String, ClaimPath)>,
     /// The Cedar entity type of its callers.
     pub principal_type: String,
     /// What stands before each of its groups.
@@ -77,7 +91,7 @@ pub enum Audiences {
 }
 
 /// Where an issuer's keys are.
-#[derive(Clone, Debug, Eq, PartialEq)]
+#[derive(Clone, Debug)]
 pub enum KeySourceSettings {
     /// A JWK set at this address.
     Url(String),
@@ -85,6 +99,8 @@ pub enum KeySourceSettings {
     File(PathBuf),
     /// Named by the issuer's OpenID configuration.
     Discovery,
+    /// Nowhere: its tokens are opaque, and it is asked about them.
+    Introspection(Box<IntrospectionSettings>),
 }
 
 /// An accepted `typ`.
@@ -120,6 +136,39 @@ pub enum Place {
         /// The cookie's name, case-sensitive.
         name: String,
     },
+    /// In this parameter of the query (RFC 6750 section 2.3).
+    Query {
+        /// The parameter's name, case-sensitive.
+        name: String,
+    },
+}
+
+impl Place {
+    /// The place without its prefix, a header's name in lower case; and the prefix.
+    pub(super) fn bare(&self) -> (Self, &str) {
+        match self {
+            Self::Header { name, prefix } => {
+                let (name, bare) = (name.to_ascii_lowercase(), String::new());
+                (Self::Header { name, prefix: bare }, prefix)
+            }
+            Self::Cookie { .. } | Self::Query { .. } => (self.clone(), ""),
+        }
+    }
+
+    /// Whether a credential here could be `other`'s as well.
+    fn is_also(&self, other: &Self) -> bool {
+        let ((place, prefix), (other, other_prefix)) = (self.bare(), other.bare());
+        place == other && prefix.eq_ignore_ascii_case(other_prefix)
+    }
+
+    fn is_sound(&self) -> bool {
+        is_field_name(self.name()) && is_prefix(self.bare().1)
+    }
+
+    fn name(&self) -> &str {
+        let (Self::Header { name, .. } | Self::Cookie { name } | Self::Query { name }) = self;
+        name
+    }
 }
 
 impl fmt::Display for Place {
@@ -127,6 +176,7 @@ impl fmt::Display for Place {
         match self {
             Self::Header { name, .. } => write!(f, "header `{name}`"),
             Self::Cookie { name } => write!(f, "cookie `{name}`"),
+            Self::Query { name } => write!(f, "query parameter `{name}`"),
         }
     }
 }
@@ -134,8 +184,40 @@ impl fmt::Display for Place {
 /// Which client certificates are accepted.
 #[derive(Clone, Debug)]
 pub struct PeerSettings {
-    /// The SPIFFE trust domains, without `spiffe://`.
+    /// The SPIFFE trust domains, without `spiffe://`; only where the SPIFFE id counts.
     pub trust_domains: Vec<String>,
+    /// How the certificate reaches us.
+    pub from: CertificateSource,
+    /// The addresses whose word is taken for a certificate in a header.
+    pub trusted_hops: Vec<IpNet>,
+    /// By what in the certificate its holder is known.
+    pub subject: PeerSubject,
+}
+
+/// How a client certificate reaches us.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum CertificateSource {
+    /// The proxy that asks us has it from its own connection.
+    Proxy,
+    /// In the header `Client-Cert` of a hop before it (RFC 9440).
+    ClientCert,
+    /// In the header `x-forwarded-client-cert` of a hop before it.
+    Forwarded,
+}
+
+/// By what in a certificate its holder is known.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum PeerSubject {
+    /// The SPIFFE id, in a trusted domain.
+    SpiffeId,
+    /// The only URI among the alternative names.
+    UriSan,
+    /// The only DNS name among them.
+    DnsSan,
+    /// The only common name in the subject.
+    CommonName,
+    /// The SHA-256 of the certificate, in hexadecimal digits.
+    Sha256,
 }
 
 /// What is wrong with `identity` settings.
@@ -144,7 +226,9 @@ pub struct PeerSettings {
 pub enum IdentityError {
     #[error("require `{require}` needs {missing} settings: add them, or change `require`")]
     Required { require: &'static str, missing: &'static str },
-    #[error("require `peer` never reads a token: drop the jwt settings, or change `require`")]
+    #[error(
+        "require `peer` never reads a token or API key: drop jwt and apiKeys, or change `require`"
+    )]
     JwtUnused,
     #[error("an issuer is empty: write the `iss` of its tokens")]
     IssuerEmpty,
@@ -173,6 +257,39 @@ pub enum IdentityError {
     Prefix { issuer: String, prefix: String },
     #[error("issuer `{issuer}` has its keys at `{url}`: {fault}")]
     KeyUrl { issuer: String, url: String, fault: KeyUrlFault },
+    #[error(
+        "issuers `{one}` and `{other}` would both be asked about a token in the {place}: give each \
+         its own place or prefix"
+    )]
+    TwoAsked { one: String, other: String, place: Place },
+    #[error(
+        "issuer `{issuer}` can't have the claim `{name}` mapped, which is the token's own: choose \
+         another name"
+    )]
+    ClaimName { issuer: String, name: String },
+    #[error(
+        "issuer `{issuer}` would be shown a token over plain http: use https, or drop `tokenFile`"
+    )]
+    TokenInTheClear { issuer: String },
+    #[error("issuer `{issuer}` would be asked at `{url}`: {fault}")]
+    AskUrl { issuer: String, url: String, fault: KeyUrlFault },
+    #[error("the API keys' {place} is where a token of issuer `{issuer}` stands: choose another")]
+    ApiKeyPlace { issuer: String, place: Place },
+    #[error("the API keys' {place} is no name of one, or its prefix ends in a letter or digit")]
+    ApiKeyPlaceName { place: Place },
+    #[error(
+        "the API keys have the principal type `{name}`, which stands for other principals: choose \
+         another, such as `ApiKey`"
+    )]
+    ApiKeyType { name: String },
+    #[error(
+        "certificates in a header are anyone's word: list the `trustedHops` that set the header"
+    )]
+    NoTrustedHop,
+    #[error("`trustedHops` only belongs to certificates in a header: remove it, or set `from`")]
+    HopsUnused,
+    #[error("`trustDomains` only belongs to the subject `spiffeId`: remove it")]
+    TrustDomainsUnused,
     #[error("no trust domain is listed: name at least one, such as `cluster.local`")]
     NoTrustDomain,
     #[error(
@@ -198,19 +315,62 @@ impl IdentitySettings {
             }
             settings.faults(&mut faults);
         }
+        faults.extend(self.twice_asked());
+        if let Some(keys) = &self.api_keys {
+            self.api_key_faults(keys, &mut faults);
+        }
         if let Some(peer) = &self.peer {
-            if peer.trust_domains.is_empty() {
-                faults.push(IdentityError::NoTrustDomain);
-            }
-            let bad = peer.trust_domains.iter().filter(|domain| !peer::is_trust_domain(domain));
-            faults.extend(bad.map(|domain| IdentityError::TrustDomain { domain: domain.clone() }));
+            peer.faults(&mut faults);
         }
         faults
     }
 
+    /// Every Cedar entity type that a principal of this scope can have.
+    pub fn principal_types(&self) -> impl Iterator<Item = &str> {
+        let issuers = self.issuers.iter().map(|issuer| issuer.principal_type.as_str());
+        let api_keys = self.api_keys.iter().map(|keys| keys.principal_type.as_str());
+        let peers = self.peer.iter().map(|_| "Certificate");
+        issuers.chain(api_keys).chain(peers)
+    }
+
+    /// A token that names no issuer could be of either of two that are asked.
+    fn twice_asked(&self) -> Vec<IdentityError> {
+        let is_asked = |settings: &&IssuerSettings| {
+            matches!(settings.keys, KeySourceSettings::Introspection(_))
+        };
+        let asked: Vec<_> = self.issuers.iter().filter(is_asked).collect();
+        let mut faults = Vec::new();
+        for (index, issuer) in asked.iter().enumerate() {
+            for other in asked.iter().take(index) {
+                let is_shared = |place: &&Place| other.from.iter().any(|its| its.is_also(place));
+                if let Some(place) = issuer.from.iter().find(is_shared) {
+                    let (one, other) = (other.issuer.clone(), issuer.issuer.clone());
+                    faults.push(IdentityError::TwoAsked { one, other, place: place.clone() });
+                }
+            }
+        }
+        faults
+    }
+
+    fn api_key_faults(&self, keys: &ApiKeySettings, faults: &mut Vec<IdentityError>) {
+        let place = keys.place.clone();
+        if !place.is_sound() {
+            faults.push(IdentityError::ApiKeyPlaceName { place: place.clone() });
+        }
+        let reads = |issuer: &&IssuerSettings| issuer.from.iter().any(|its| its.is_also(&place));
+        if let Some(issuer) = self.issuers.iter().find(reads) {
+            let issuer = issuer.issuer.clone();
+            faults.push(IdentityError::ApiKeyPlace { issuer, place: place.clone() });
+        }
+        if is_taken(&keys.principal_type) {
+            faults.push(IdentityError::ApiKeyType { name: keys.principal_type.clone() });
+        }
+    }
+
     /// With neither jwt nor peer nobody can authenticate: strict, and no error.
     fn requirement_faults(&self) -> Vec<IdentityError> {
-        let (jwt, peer) = (!self.issuers.is_empty(), self.peer.is_some());
+        let jwt = !self.issuers.is_empty() || self.api_keys.is_some();
+        let peer = self.peer.is_some();
         if !jwt && !peer {
             return Vec::new();
         }
@@ -219,7 +379,7 @@ impl IdentitySettings {
             vec![IdentityError::Required { require, missing }]
         };
         match self.require {
-            Require::Jwt | Require::Both | Require::Either if !jwt => missing("jwt"),
+            Require::Jwt | Require::Both | Require::Either if !jwt => missing("jwt or apiKeys"),
             Require::Peer | Require::Both | Require::Either if !peer => missing("peer"),
             Require::Peer if jwt => vec![IdentityError::JwtUnused],
             _ => Vec::new(),
@@ -256,14 +416,20 @@ impl IssuerSettings {
         if self.subject.is_empty() || self.groups.is_empty() {
             faults.push(IdentityError::ClaimPathEmpty { issuer: issuer() });
         }
-        // A subject is the issuer's free choice: with one of these types it could name a workload.
-        if ["Workload", "Anonymous", "Group", ""].contains(&self.principal_type.as_str()) {
+        for (name, path) in &self.claims {
+            if path.is_empty() {
+                faults.push(IdentityError::ClaimPathEmpty { issuer: issuer() });
+            }
+            if name.is_empty() || JUDGED.contains(&name.as_str()) {
+                faults.push(IdentityError::ClaimName { issuer: issuer(), name: name.clone() });
+            }
+        }
+        if is_taken(&self.principal_type) {
             let name = self.principal_type.clone();
             faults.push(IdentityError::PrincipalType { issuer: issuer(), name });
         }
         for place in &self.from {
-            let (Place::Header { name, .. } | Place::Cookie { name }) = place;
-            if !is_field_name(name) {
+            if !is_field_name(place.name()) {
                 faults.push(IdentityError::PlaceName { issuer: issuer(), place: place.clone() });
             }
             if let Place::Header { prefix, .. } = place
@@ -272,10 +438,45 @@ impl IssuerSettings {
                 faults.push(IdentityError::Prefix { issuer: issuer(), prefix: prefix.clone() });
             }
         }
-        if let Err((url, fault)) = jwks::check_source(self) {
+        if self.token_file.is_some() && self.insecure_http {
+            faults.push(IdentityError::TokenInTheClear { issuer: issuer() });
+        }
+        if let KeySourceSettings::Introspection(asking) = &self.keys {
+            if let Err(fault) = asking.endpoint() {
+                let url = asking.url.clone();
+                faults.push(IdentityError::AskUrl { issuer: issuer(), url, fault });
+            }
+        } else if let Err((url, fault)) = jwks::check_source(self) {
             faults.push(IdentityError::KeyUrl { issuer: issuer(), url, fault });
         }
     }
+}
+
+impl PeerSettings {
+    fn faults(&self, faults: &mut Vec<IdentityError>) {
+        match (self.subject, self.trust_domains.is_empty()) {
+            (PeerSubject::SpiffeId, true) => faults.push(IdentityError::NoTrustDomain),
+            (PeerSubject::SpiffeId, false) | (_, true) => {}
+            (_, false) => faults.push(IdentityError::TrustDomainsUnused),
+        }
+        match (self.from, self.trusted_hops.is_empty()) {
+            (CertificateSource::Proxy, true) => {}
+            (CertificateSource::Proxy, false) => faults.push(IdentityError::HopsUnused),
+            (_, true) => faults.push(IdentityError::NoTrustedHop),
+            (_, false) => {}
+        }
+        let bad = self.trust_domains.iter().filter(|domain| !peer::is_trust_domain(domain));
+        faults.extend(bad.map(|domain| IdentityError::TrustDomain { domain: domain.clone() }));
+    }
+}
+
+/// Claims that were judged, or go into our token, as the issuer wrote them.
+const JUDGED: [&str; 9] = ["iss", "sub", "aud", "exp", "nbf", "iat", "jti", "cnf", "act"];
+
+/// Whether the entity type `name` stands for principals that no issuer or list may name: a subject is
+/// its free choice, and could be that of a workload.
+fn is_taken(name: &str) -> bool {
+    ["Workload", "Certificate", "Anonymous", "Group", ""].contains(&name)
 }
 
 /// Whether `name` is an RFC 9110 token: the syntax of header field and cookie names.
@@ -290,111 +491,4 @@ fn is_prefix(prefix: &str) -> bool {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::identity::fixture;
-
-    /// The faults of the usual settings after `change`.
-    fn faults(change: impl FnOnce(&mut IdentitySettings)) -> Vec<String> {
-        let mut settings = fixture::settings();
-        change(&mut settings);
-        let own = ["placet".to_owned()];
-        settings.faults(&own).iter().map(ToString::to_string).collect()
-    }
-
-    fn first(settings: &mut IdentitySettings) -> &mut IssuerSettings {
-        &mut settings.issuers[0]
-    }
-
-    #[test]
-    fn the_usual_settings_have_no_fault() {
-        assert_eq!(faults(|_| {}), [""; 0]);
-        assert_eq!(faults(|s| s.issuers.push(fixture::issuer("https://other.example"))), [""; 0]);
-    }
-
-    #[test]
-    fn an_issuer_of_our_own_tokens_is_refused() {
-        assert_eq!(
-            faults(|s| first(s).issuer = "placet".to_owned()),
-            ["issuer `placet` is the issuer of our own decision tokens, which are never \
-              credentials: change one of the two"]
-        );
-        assert_eq!(faults(|s| first(s).issuer = "Placet".to_owned()), [""; 0]);
-    }
-
-    #[test]
-    fn what_is_required_must_be_configured() {
-        let peer = || Some(PeerSettings { trust_domains: vec!["cluster.local".to_owned()] });
-        for (require, jwt, peered, sound) in [
-            (Require::Jwt, true, false, true),
-            (Require::Jwt, true, true, true),
-            (Require::Jwt, false, true, false),
-            (Require::Peer, false, true, true),
-            (Require::Peer, true, true, false),
-            (Require::Peer, true, false, false),
-            (Require::Both, true, true, true),
-            (Require::Both, true, false, false),
-            (Require::Both, false, true, false),
-            (Require::Either, true, true, true),
-            (Require::Either, true, false, false),
-            (Require::Either, false, true, false),
-            (Require::Both, false, false, true),
-        ] {
-            let found = faults(|s| {
-                s.require = require;
-                s.peer = peered.then(peer).flatten();
-                if !jwt {
-                    s.issuers.clear();
-                }
-            });
-            assert_eq!(found.is_empty(), sound, "{require:?} {jwt} {peered}: {found:?}");
-        }
-    }
-
-    #[test]
-    fn what_could_never_work_is_refused() {
-        let header = |name: &str, prefix: &str| {
-            vec![Place::Header { name: name.to_owned(), prefix: prefix.to_owned() }]
-        };
-        type Change = Box<dyn Fn(&mut IssuerSettings)>;
-        let changes: Vec<(&str, Change)> = vec![
-            ("an issuer is empty", Box::new(|i| i.issuer = String::new())),
-            ("no audience", Box::new(|i| i.audiences = Audiences::OneOf(vec![]))),
-            ("no algorithm", Box::new(|i| i.algorithms.clear())),
-            ("no type", Box::new(|i| i.types.clear())),
-            ("no place", Box::new(|i| i.from.clear())),
-            ("empty claim path", Box::new(|i| i.subject = ClaimPath::new(""))),
-            ("empty claim path", Box::new(|i| i.groups = ClaimPath::new(""))),
-            ("principal type `Workload`", Box::new(|i| i.principal_type = "Workload".to_owned())),
-            ("principal type `Anonymous`", Box::new(|i| i.principal_type = "Anonymous".to_owned())),
-            ("principal type `Group`", Box::new(|i| i.principal_type = "Group".to_owned())),
-            ("principal type ``", Box::new(|i| i.principal_type = String::new())),
-            ("no name of one", Box::new(move |i| i.from = header(":path", ""))),
-            ("no name of one", Box::new(move |i| i.from = header("", ""))),
-            ("no name of one", Box::new(move |i| i.from = header("a b", ""))),
-            ("the prefix `Bearer`", Box::new(move |i| i.from = header("a", "Bearer"))),
-            ("the prefix `a, `", Box::new(move |i| i.from = header("a", "a, "))),
-            ("the prefix `é `", Box::new(move |i| i.from = header("a", "é "))),
-        ];
-        for (text, change) in changes {
-            let found = faults(|s| change(first(s)));
-            assert_eq!(found.len(), 1, "{text}: {found:?}");
-            assert!(found[0].contains(text), "{text}: {found:?}");
-        }
-        let twice = faults(|s| s.issuers.push(fixture::issuer(fixture::ISSUER)));
-        assert!(twice[0].contains("listed twice"), "{twice:?}");
-    }
-
-    #[test]
-    fn trust_domains_are_names() {
-        let peer = |domains: &[&str]| {
-            faults(|s| {
-                let trust_domains = domains.iter().map(|&d| d.to_owned()).collect();
-                s.peer = Some(PeerSettings { trust_domains });
-            })
-        };
-        assert_eq!(peer(&["cluster.local", "a_b-c.1"]), [""; 0]);
-        assert_eq!(peer(&[]).len(), 1);
-        assert_eq!(peer(&["Cluster.local", "", "a/b", "spiffe://a", "a:1", "*"]).len(), 6);
-    }
-}
+mod tests;

@@ -5,6 +5,7 @@ use proptest::prelude::*;
 use serde_json::{Value, json};
 
 use super::fixture::*;
+use super::jwks::IssuerKeys;
 use super::*;
 use crate::json::JsonFault;
 use crate::keys::Algorithm;
@@ -435,13 +436,13 @@ fn a_decision_token_of_ours_is_never_a_credential() {
 
     let mut accepting = settings();
     accepting.issuers.push(issuer("placet"));
-    let error = Identity::new(accepting, vec![], vec!["placet".to_owned()]).unwrap_err();
+    let error = Identity::new(accepting, vec![], None, vec!["placet".to_owned()]).unwrap_err();
     assert_eq!(error, IdentityError::IssuerIsOwn { issuer: "placet".to_owned() });
 }
 
 #[test]
 fn each_issuer_needs_its_own_keys() {
-    let error = Identity::new(settings(), vec![], vec![]).unwrap_err();
+    let error = Identity::new(settings(), vec![], None, vec![]).unwrap_err();
     assert_eq!(error, IdentityError::KeysMissing { issuers: 1, keys: 0 });
 }
 
@@ -584,10 +585,10 @@ fn an_issuer_can_not_sign_for_another() {
     let mut two = settings();
     two.issuers.push(issuer("https://other.example"));
     let sets = vec![
-        IssuerKeys::fixed(key_set(&[P256.jwk("p256")])),
-        IssuerKeys::fixed(key_set(&[ED.jwk("p256")])),
+        Proof::Keys(IssuerKeys::fixed(key_set(&[P256.jwk("p256")]))),
+        Proof::Keys(IssuerKeys::fixed(key_set(&[ED.jwk("p256")]))),
     ];
-    let identity = Identity::new(two, sets, vec![]).unwrap();
+    let identity = Identity::new(two, sets, None, vec![]).unwrap();
     let of = |iss: &str| token(&header(), &with(claims(), json!({ "iss": iss })));
     assert!(identity.authenticate_now(&bearing(&of(ISSUER)), NOW).is_ok());
     let refused = identity.authenticate_now(&bearing(&of("https://other.example")), NOW);
@@ -614,7 +615,7 @@ fn a_place_present_twice_is_bad_whatever_it_holds() {
 #[test]
 fn keys_that_never_came_are_our_fault() {
     let (keys, _task) = jwks::start(&settings().issuers[0], jwks::Pace::default()).unwrap();
-    let identity = Identity::new(settings(), vec![keys], vec![]).unwrap();
+    let identity = Identity::new(settings(), vec![Proof::Keys(keys)], None, vec![]).unwrap();
     let refusal =
         identity.authenticate_now(&bearing(&token(&header(), &claims())), NOW).unwrap_err();
     assert_eq!(refusal, Refusal::KeysUnavailable { issuer: ISSUER.to_owned() });
@@ -634,11 +635,11 @@ enum Shown {
 }
 
 /// What the settings `require`, with and without `anonymous`, make of a token and a peer.
-fn outcome(require: Require, anonymous: bool, jwt: Shown, peer: Shown) -> &'static str {
+fn outcome(require: Require, anonymous: bool, jwt: Shown, peered: Shown) -> &'static str {
     let mut settings = settings();
     settings.require = require;
     settings.anonymous = anonymous;
-    settings.peer = Some(PeerSettings { trust_domains: vec!["cluster.local".to_owned()] });
+    settings.peer = Some(peer(&["cluster.local"]));
     if require == Require::Peer {
         settings.issuers.clear();
     }
@@ -647,14 +648,14 @@ fn outcome(require: Require, anonymous: bool, jwt: Shown, peer: Shown) -> &'stat
         Shown::Bad => bearing("x.y.z"),
         Shown::Nothing => Request::default(),
     };
-    request.source.principal = match peer {
+    request.source.principal = match peered {
         Shown::Good => Some(PEER.to_owned()),
         Shown::Bad => Some("spiffe://evil.example/a".to_owned()),
         Shown::Nothing => None,
     };
     match identity(settings).authenticate_now(&request, NOW) {
         Ok(principal) => {
-            assert_eq!(principal.peer.as_deref(), (peer == Shown::Good).then_some(PEER));
+            assert_eq!(principal.peer.as_deref(), (peered == Shown::Good).then_some(PEER));
             match principal.kind {
                 PrincipalKind::Jwt => "user",
                 PrincipalKind::Workload => {
@@ -668,6 +669,7 @@ fn outcome(require: Require, anonymous: bool, jwt: Shown, peer: Shown) -> &'stat
                     );
                     "workload"
                 }
+                kind @ (PrincipalKind::Certificate | PrincipalKind::ApiKey) => panic!("{kind:?}"),
                 PrincipalKind::Anonymous => {
                     assert_eq!(principal.subject, None);
                     assert_eq!(
@@ -729,8 +731,7 @@ fn what_is_required_decides_who_it_is() {
 #[test]
 fn without_identity_settings_there_is_at_most_anonymous() {
     let open = |anonymous| {
-        let nothing =
-            IdentitySettings { require: Require::Jwt, issuers: vec![], peer: None, anonymous };
+        let nothing = IdentitySettings { issuers: vec![], peer: None, anonymous, ..settings() };
         let mut request = bearing(&token(&header(), &claims()));
         request.source.principal = Some(PEER.to_owned());
         identity(nothing).authenticate_now(&request, NOW)
@@ -803,3 +804,5 @@ proptest! {
         prop_assert!(identity(settings).authenticate_now(&request, NOW).is_err());
     }
 }
+
+mod depth;

@@ -45,6 +45,18 @@ impl<T> Kept<T> {
         Self(watch::channel(State { value: Some(Arc::new(value)), problem: None }).1)
     }
 
+    /// A value that never comes: for a decision made offline.
+    pub fn absent() -> Self {
+        Self(watch::channel(State { value: None, problem: None }).1)
+    }
+
+    /// Waits until there is a value; forever, if the task ends before it has one.
+    pub async fn loaded(&mut self) {
+        if self.0.wait_for(|state| state.value.is_some()).await.is_err() {
+            std::future::pending().await
+        }
+    }
+
     /// The value; `None` before the first look succeeded.
     pub fn current(&self) -> Option<Arc<T>> {
         self.0.borrow().value.clone()

@@ -171,23 +171,24 @@ pub enum Source {
     Literal(Secret<String>),
 }
 
+/// Why a credential can't be read.
+#[derive(Debug, thiserror::Error)]
+#[error("the {origin} {problem}")]
+pub struct Unreadable {
+    /// The file, the variable or the settings.
+    pub origin: String,
+    /// Why, quoting nothing of it.
+    pub problem: String,
+}
+
 impl Source {
-    /// Reads the credential `what` of `store`.
+    /// Reads the credential.
     ///
     /// # Errors
     /// If the file or variable can't be read, is empty, or holds what no credential has: anything
     /// but visible ASCII.
-    pub(super) async fn read(
-        &self,
-        store: &str,
-        what: &'static str,
-    ) -> Result<Secret<String>, SecretError> {
-        let unusable = |origin: String, problem: String| SecretError::UnusableLogin {
-            store: store.to_owned(),
-            what,
-            origin,
-            problem,
-        };
+    pub async fn text(&self) -> Result<Secret<String>, Unreadable> {
+        let unusable = |origin: String, problem: String| Unreadable { origin, problem };
         let (text, origin) = match self {
             Self::File(path) => {
                 let origin = format!("file `{}`", path.display());
@@ -211,5 +212,22 @@ impl Source {
         } else {
             Ok(Secret::new(credential.to_owned()))
         }
+    }
+
+    /// Reads the credential `what` of `store`.
+    ///
+    /// # Errors
+    /// As [`Self::text`].
+    pub(super) async fn read(
+        &self,
+        store: &str,
+        what: &'static str,
+    ) -> Result<Secret<String>, SecretError> {
+        self.text().await.map_err(|Unreadable { origin, problem }| SecretError::UnusableLogin {
+            store: store.to_owned(),
+            what,
+            origin,
+            problem,
+        })
     }
 }

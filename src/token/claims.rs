@@ -109,6 +109,9 @@ impl ClaimSettings {
         if let Some(issuer) = &principal.issuer {
             set("idp", issuer.as_str().into());
         }
+        if let Some(actor) = principal.actor() {
+            set("act", actor.clone());
+        }
         if let Some(request) = request.filter(|_| self.bind_request) {
             set("htm", request.method.into());
             set("htu", request.uri.into());

@@ -224,3 +224,22 @@ fn ids_are_random() {
     assert_eq!(one.0.len(), 22);
     assert_ne!(one.0, two.0);
 }
+
+#[test]
+fn who_acts_is_told_of_a_verified_token_only() {
+    use crate::identity::PrincipalKind;
+    let of = |kind: PrincipalKind| {
+        let claims = json!({"act": {"sub": "agent"}, "may_act": {"sub": "b"}}).as_object().cloned();
+        Principal { kind, claims: claims.unwrap(), ..Principal::anonymous() }
+    };
+    let minted = |kind, carried: bool| {
+        let settings =
+            ClaimSettings { include_incoming_payload: carried, ..fixture::claim_settings() };
+        part(&mint(settings, of(kind)).unwrap(), 1).get("act").cloned()
+    };
+    for carried in [false, true] {
+        assert_eq!(minted(PrincipalKind::Jwt, carried), Some(json!({"sub": "agent"})));
+        assert_eq!(minted(PrincipalKind::ApiKey, carried), None);
+        assert_eq!(minted(PrincipalKind::Workload, carried), None);
+    }
+}

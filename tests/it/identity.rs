@@ -1,5 +1,8 @@
 //! The issuers' keys, from real servers: slow ones, huge ones, ones that lie, and ones that die.
 
+mod introspection;
+mod kubernetes;
+
 use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
@@ -19,7 +22,7 @@ use placet::clock::Timestamp;
 use placet::identity::jwks::{self, IssuerKeys, Pace};
 use placet::identity::{
     Audiences, BadToken, ClaimPath, Identity, IdentitySettings, IssuerSettings, KeySourceSettings,
-    Place, Principal, Refusal, Require, TokenType,
+    Place, Principal, Proof, Refusal, Require, TokenType,
 };
 use placet::keys::Algorithm;
 use placet::request::Request;
@@ -75,6 +78,29 @@ struct Served {
     requests: AtomicUsize,
     in_flight: AtomicUsize,
     most_in_flight: AtomicUsize,
+    seen: Mutex<Vec<Seen>>,
+}
+
+/// A request as the server got it.
+#[derive(Clone, Debug)]
+struct Seen {
+    method: String,
+    authorization: Option<String>,
+    content_type: Option<String>,
+    body: String,
+}
+
+impl Served {
+    async fn seen(&self, request: HttpRequest) {
+        let (parts, body) = request.into_parts();
+        let header =
+            |name: &str| parts.headers.get(name).map(|value| value.to_str().unwrap().to_owned());
+        let (authorization, content_type) = (header("authorization"), header("content-type"));
+        let method = parts.method.to_string();
+        let body = axum::body::to_bytes(body, 1024 * 1024).await.unwrap();
+        let body = String::from_utf8(body.to_vec()).unwrap();
+        self.seen.lock().unwrap().push(Seen { method, authorization, content_type, body });
+    }
 }
 
 struct Server {
@@ -117,6 +143,7 @@ async fn answer(State(served): State<Arc<Served>>, request: HttpRequest) -> Resp
     let now = served.in_flight.fetch_add(1, SeqCst) + 1;
     served.most_in_flight.fetch_max(now, SeqCst);
     let answer = served.answers.lock().unwrap().get(request.uri().path()).cloned();
+    served.seen(request).await;
     let response = match answer {
         None => status(404),
         Some(Answer::Text(text)) => Response::new(text.into()),
@@ -193,11 +220,22 @@ struct Subject {
 
 impl Subject {
     fn new(issuer: &str, keys: KeySourceSettings, pace: Pace) -> Self {
-        let settings = IssuerSettings {
+        Self::with(issuer, keys, pace, |_| {})
+    }
+
+    fn with(
+        issuer: &str,
+        keys: KeySourceSettings,
+        pace: Pace,
+        change: impl FnOnce(&mut IssuerSettings),
+    ) -> Self {
+        let mut settings = IssuerSettings {
             issuer: issuer.to_owned(),
             audiences: Audiences::Any,
             keys,
             insecure_http: false,
+            ca_file: None,
+            token_file: None,
             algorithms: Algorithm::ALL.to_vec(),
             types: vec![TokenType::Absent],
             from: vec![Place::Header {
@@ -206,20 +244,24 @@ impl Subject {
             }],
             subject: ClaimPath::new("sub"),
             groups: ClaimPath::new("groups"),
+            claims: Vec::new(),
             principal_type: "User".to_owned(),
             group_prefix: String::new(),
             clock_skew: Duration::ZERO,
         };
+        change(&mut settings);
         let (keys, task) = jwks::start(&settings, pace).unwrap();
         let shutdown = CancellationToken::new();
         let task = tokio::spawn(task.run(shutdown.clone()));
         let settings = IdentitySettings {
             require: Require::Jwt,
             issuers: vec![settings],
+            api_keys: None,
             peer: None,
             anonymous: false,
         };
-        let identity = Identity::new(settings, vec![keys.clone()], vec![]).unwrap();
+        let identity =
+            Identity::new(settings, vec![Proof::Keys(keys.clone())], None, vec![]).unwrap();
         Self { issuer: issuer.to_owned(), identity, keys, shutdown, task }
     }
 

@@ -1,5 +1,7 @@
 //! Settings: the contract's example, the JSON Schema and the parser in step; every error at once.
 
+mod identity;
+
 use std::path::{Path, PathBuf};
 
 use placet::config::{self, Config};
@@ -440,7 +442,7 @@ fn a_key_that_stands_twice_and_text_that_is_no_yaml_are_refused() {
 #[test]
 fn the_schema_and_the_parser_require_the_same() {
     type Remove = (&'static str, &'static str);
-    let removals: [Remove; 12] = [
+    let removals: [Remove; 14] = [
         ("", "secretStores"),
         ("", "scopes"),
         ("/secretStores/0", "id"),
@@ -452,11 +454,16 @@ fn the_schema_and_the_parser_require_the_same() {
         ("/scopes/0/jwtResponse", "tokenLifetimeSeconds"),
         ("/scopes/0/identity/jwt/0", "issuer"),
         ("/scopes/0/identity/jwt/0", "audiences"),
+        ("/scopes/0/identity/jwt/1/introspection", "url"),
+        ("/scopes/0/identity/jwt/1/introspection", "clientId"),
         ("/scopes/0/routes/0", "match"),
     ];
     let full = |tree: &mut Value| {
         tree["scopes"][0]["identity"] = serde_json::json!({"jwt": [
-            {"issuer": "https://idp.example/", "audiences": "any"}
+            {"issuer": "https://idp.example/", "audiences": "any"},
+            {"issuer": "https://other.example/", "audiences": "any", "introspection": {
+                "url": "https://other.example/i", "clientId": "placet", "clientSecretFile": "s",
+            }},
         ]});
         tree["scopes"][0]["routes"] = serde_json::json!([{"match": {"path": "/"}, "bypass": true}]);
     };

@@ -18,7 +18,7 @@ use crate::path::Allowances;
 use crate::request::Host;
 use crate::route::{Pattern, Route, Routes};
 use crate::scope::{DecisionHeader, DenyResponse, Explain};
-use crate::secrets::{KeyLocation, SecretStores};
+use crate::secrets::{KeyLocation, SecretStore, SecretStores};
 use crate::token::Items;
 
 const DEFAULT_CLAIM: &str = "entitlements";
@@ -71,7 +71,7 @@ pub(super) fn check(
     let paths = allowances(&raw.paths);
     let hosts = hosts(path, &raw.matches.hosts, report);
     let routes = routes(path, &raw.routes, paths, report);
-    let identity = identity::check(path, &raw.identity, base, shared, report);
+    let identity = identity::check(path, raw, client_id.as_deref(), base, shared, report);
     let policies = policy::check(path, raw, base, &routes, identity.as_ref(), report);
     let signing = token::signing(path, raw, client_id.as_deref(), shared, report);
     let claims = token::claims(path, raw, client_id.as_deref(), shared, report);
@@ -293,7 +293,6 @@ fn api(
     report: &mut Report,
 ) -> Option<Option<ApiConfig>> {
     let Some(raw) = raw else { return Some(None) };
-    let path_of = |name: &str| format!("{path}.api.{name}");
     let (authzen, check) = (raw.authzen.unwrap_or(false), raw.check.unwrap_or(false));
     if !authzen && !check {
         report.error(
@@ -308,15 +307,27 @@ fn api(
         None | Some(raw::Scheme::Http) => "http",
         Some(raw::Scheme::Https) => "https",
     };
-    let store = shared.stores.and_then(|stores| {
-        report.keep(path_of("secretStore"), stores.choose(raw.secret_store.as_deref()))
-    });
     let name = raw.key_name.clone().or_else(|| client_id.map(|id| format!("{id}.callers")))?;
-    let location = KeyLocation { path: raw.path_to_key.clone(), name, is_named: true };
+    let place = (raw.secret_store.as_deref(), raw.path_to_key.clone(), name);
+    let (store, location) = kept(&format!("{path}.api"), place, shared, report)?;
+    Some(Some(ApiConfig { authzen, check, scheme, store, location }))
+}
+
+/// A value in a secret store that is no signing key: its store, path and name, as they are written.
+fn kept(
+    path: &str,
+    (store, path_to_key, name): (Option<&str>, Option<String>, String),
+    shared: &Shared<'_>,
+    report: &mut Report,
+) -> Option<(Arc<SecretStore>, KeyLocation)> {
+    let store = shared
+        .stores
+        .and_then(|stores| report.keep(format_args!("{path}.secretStore"), stores.choose(store)));
+    let location = KeyLocation { path: path_to_key, name, is_named: true };
     let store = Arc::clone(store?);
     let judged = if store.has_paths() { "pathToKey" } else { "keyName" };
-    report.keep(path_of(judged), store.check(&location))?;
-    Some(Some(ApiConfig { authzen, check, scheme, store, location }))
+    report.keep(format_args!("{path}.{judged}"), store.check(&location))?;
+    Some((store, location))
 }
 
 fn is_header_value(text: &str) -> bool {

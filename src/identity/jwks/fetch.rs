@@ -5,30 +5,37 @@
 //! and time, it can redirect us only within its own origin, and an issuer elsewhere can't point us
 //! at a plain http address.
 
-use std::fmt;
-use std::net::IpAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
 use reqwest::header::{ACCEPT, CACHE_CONTROL};
-use reqwest::{Client, Response, StatusCode, Url, redirect};
+use reqwest::{Response, StatusCode, Url};
 use serde_json::Value;
 
+use super::super::remote::{
+    self, BodyError, ClientError, KeyUrlFault, LazyClient, Shown, acceptable, is_loopback,
+};
 use super::super::settings::{IssuerSettings, KeySourceSettings};
 use super::{Pace, jittered};
 use crate::json::{self, JsonFault};
+use crate::secrets::{self, Unreadable};
 
 /// The largest answer or file that is read, in bytes.
 const BODY_LIMIT: usize = 1024 * 1024;
 
-/// How many redirects are followed.
-const REDIRECT_LIMIT: usize = 3;
-
 /// Where the keys of one issuer are.
 pub(super) enum Source {
     File(PathBuf),
-    Url { url: Url, client: LazyClient },
-    Discovery { issuer: String, url: Url, insecure_http: bool, client: LazyClient },
+    Url { url: Url, caller: Caller },
+    Discovery { issuer: String, url: Url, insecure_http: bool, caller: Caller },
+}
+
+/// Who asks for the keys.
+pub(super) struct Caller {
+    client: LazyClient,
+    /// The token it presents, to the origin that the settings name and to no other.
+    token: Option<secrets::Source>,
+    origin: Url,
 }
 
 /// A key set as it was read.
@@ -38,28 +45,16 @@ pub(super) struct Fetched {
     pub(super) good_for: Duration,
 }
 
-/// What is wrong with the address of a key set.
-#[derive(Clone, Copy, Debug, Eq, PartialEq, thiserror::Error)]
-pub enum KeyUrlFault {
-    /// No URL, or not one of http.
-    #[error("that is no https address: write one, or name a file")]
-    NotHttp,
-    /// It has a user name or password in it, which would end up in logs.
-    #[error("it has a user name or password in it: leave them out, keys are public")]
-    Credentials,
-    /// Plain http to another machine.
-    #[error("plain http is only for this machine: use https, or set `insecureHttp`")]
-    PlainHttp,
-}
-
 /// Why a look failed.
 #[derive(Debug, thiserror::Error)]
 #[expect(missing_docs, reason = "each variant's text says what it is")]
 pub enum FetchError {
     #[error("could not read `{}`: check that it is there and readable", path.display())]
     File { path: PathBuf, source: std::io::Error },
-    #[error("could not set up https: check this machine's certificate authorities")]
-    Client { source: reqwest::Error },
+    #[error(transparent)]
+    Client(#[from] ClientError),
+    #[error("the token to present to `{url}` can't be used: {source}")]
+    Token { url: Shown, source: Unreadable },
     #[error("`{url}` did not answer: check the address and the network")]
     Request { url: Shown, source: reqwest::Error },
     #[error("`{url}` answered {status}, not 200: check the address")]
@@ -76,27 +71,31 @@ pub enum FetchError {
     ConfigurationKeys { url: Shown, source: Option<KeyUrlFault> },
 }
 
-/// An address without its query, which may hold what is nobody's business.
-#[derive(Debug)]
-pub struct Shown(String);
-
 impl Source {
     /// Where `settings` say the keys are; or the address that is not acceptable, and why.
+    ///
+    /// An issuer that is asked about its tokens has none, and is taken for one of discovery.
     pub(super) fn new(settings: &IssuerSettings) -> Result<Self, (String, KeyUrlFault)> {
         let insecure_http = settings.insecure_http;
-        let client = LazyClient(None);
+        let caller = |url: &Url| Caller {
+            client: LazyClient::new(url, settings.ca_file.clone()),
+            token: settings.token_file.clone().map(secrets::Source::File),
+            origin: url.clone(),
+        };
         match &settings.keys {
             KeySourceSettings::File(path) => Ok(Self::File(path.clone())),
             KeySourceSettings::Url(url) => match acceptable(url, insecure_http, true) {
-                Ok(url) => Ok(Self::Url { url, client }),
+                Ok(url) => Ok(Self::Url { caller: caller(&url), url }),
                 Err(fault) => Err((url.clone(), fault)),
             },
-            KeySourceSettings::Discovery => {
+            KeySourceSettings::Discovery | KeySourceSettings::Introspection(_) => {
                 let issuer = settings.issuer.clone();
                 let base = issuer.strip_suffix('/').unwrap_or(&issuer);
                 let url = format!("{base}/.well-known/openid-configuration");
                 match acceptable(&url, insecure_http, true) {
-                    Ok(url) => Ok(Self::Discovery { issuer, url, insecure_http, client }),
+                    Ok(url) => {
+                        Ok(Self::Discovery { issuer, caller: caller(&url), url, insecure_http })
+                    }
                     Err(fault) => Err((url, fault)),
                 }
             }
@@ -104,91 +103,62 @@ impl Source {
     }
 
     /// Reads the key set.
-    pub(super) async fn fetch(&mut self, pace: &Pace) -> Result<Fetched, FetchError> {
-        match self {
+    pub(super) async fn fetch(&self, pace: &Pace) -> Result<Fetched, FetchError> {
+        let (caller, fetched) = match self {
             Self::File(path) => {
                 let body = read_file(path).await?;
-                Ok(Fetched { body, good_for: pace.file })
+                return Ok(Fetched { body, good_for: pace.file });
             }
-            Self::Url { url, client } => fetch_keys(client.reaching(url)?, url, pace).await,
-            Self::Discovery { issuer, url, insecure_http, client } => {
-                let client = client.reaching(url)?;
-                let configuration = body(get(client, url, pace).await?, url).await?;
-                let keys = keys_url(&configuration, issuer, url, *insecure_http)?;
-                fetch_keys(client, &keys, pace).await
+            Self::Url { url, caller } => (caller, caller.keys(url, pace).await),
+            Self::Discovery { issuer, url, insecure_http, caller } => {
+                (caller, caller.discover(issuer, url, *insecure_http, pace).await)
             }
+        };
+        if fetched.is_err() {
+            caller.client.forget();
+        }
+        fetched
+    }
+}
+
+impl Caller {
+    async fn discover(
+        &self,
+        issuer: &str,
+        url: &Url,
+        insecure_http: bool,
+        pace: &Pace,
+    ) -> Result<Fetched, FetchError> {
+        let configuration = body(self.get(url, pace).await?, url).await?;
+        let keys = keys_url(&configuration, issuer, url, insecure_http)?;
+        self.keys(&keys, pace).await
+    }
+
+    async fn keys(&self, url: &Url, pace: &Pace) -> Result<Fetched, FetchError> {
+        let response = self.get(url, pace).await?;
+        let (shortest, longest) = pace.max_age;
+        let good_for = max_age(&response).map_or(pace.refresh, |age| age.clamp(shortest, longest));
+        Ok(Fetched { body: body(response, url).await?, good_for: jittered(good_for) })
+    }
+
+    async fn get(&self, url: &Url, pace: &Pace) -> Result<Response, FetchError> {
+        let mut request = self
+            .client
+            .client()?
+            .get(url.clone())
+            .header(ACCEPT, "application/jwk-set+json, application/json")
+            .timeout(pace.timeout);
+        if let Some(token) = self.token.as_ref().filter(|_| url.origin() == self.origin.origin()) {
+            let unusable = |source| FetchError::Token { url: Shown::new(url), source };
+            let token = token.text().await.map_err(unusable)?;
+            request = request.bearer_auth(token.expose());
+        }
+        let response = request.send().await.map_err(|source| failed(url, source))?;
+        match response.status() {
+            StatusCode::OK => Ok(response),
+            status => Err(FetchError::Status { url: Shown::new(url), status: status.as_u16() }),
         }
     }
-}
-
-impl Shown {
-    fn new(url: &Url) -> Self {
-        let mut url = url.clone();
-        url.set_query(None);
-        url.set_fragment(None);
-        Self(url.into())
-    }
-}
-
-impl fmt::Display for Shown {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.0)
-    }
-}
-
-/// An http client, built when it is first needed: loading the certificate authorities takes longer
-/// than all the rest of a start.
-pub(super) struct LazyClient(Option<Client>);
-
-impl LazyClient {
-    /// The client for `url`, which is the same at each call. What is on this machine is never
-    /// asked for through a proxy: plain http would leave the machine that way.
-    fn reaching(&mut self, url: &Url) -> Result<&Client, FetchError> {
-        match &mut self.0 {
-            Some(client) => Ok(client),
-            empty => {
-                let client = Client::builder()
-                    .user_agent("placet")
-                    .referer(false)
-                    .redirect(redirect::Policy::custom(follow_within_origin));
-                let client = if is_loopback(url) { client.no_proxy() } else { client };
-                let client = client.build().map_err(|source| FetchError::Client { source })?;
-                Ok(empty.insert(client))
-            }
-        }
-    }
-}
-
-fn follow_within_origin(attempt: redirect::Attempt<'_>) -> redirect::Action {
-    let origin = attempt.previous().first().map(Url::origin);
-    if origin != Some(attempt.url().origin()) {
-        return attempt.error("it redirects to another origin, which is never followed");
-    }
-    if attempt.previous().len() > REDIRECT_LIMIT {
-        return attempt.error("it redirects too often");
-    }
-    attempt.follow()
-}
-
-/// The address `text`, if keys may be fetched from it: https, or http on this machine (where
-/// `loopback` is acceptable at all) or with `insecure_http`.
-fn acceptable(text: &str, insecure_http: bool, loopback: bool) -> Result<Url, KeyUrlFault> {
-    let url = Url::parse(text).map_err(|_| KeyUrlFault::NotHttp)?;
-    if !url.username().is_empty() || url.password().is_some() {
-        return Err(KeyUrlFault::Credentials);
-    }
-    match url.scheme() {
-        "https" => Ok(url),
-        "http" if insecure_http || (loopback && is_loopback(&url)) => Ok(url),
-        "http" => Err(KeyUrlFault::PlainHttp),
-        _ => Err(KeyUrlFault::NotHttp),
-    }
-}
-
-fn is_loopback(url: &Url) -> bool {
-    let host = url.host_str().unwrap_or_default();
-    let address = host.strip_prefix('[').and_then(|host| host.strip_suffix(']')).unwrap_or(host);
-    host == "localhost" || address.parse().is_ok_and(|ip: IpAddr| ip.is_loopback())
 }
 
 /// The `jwks_uri` of the `configuration` at `url`, which must be exactly `issuer`'s (OpenID Connect
@@ -211,37 +181,11 @@ fn keys_url(
     acceptable(keys, insecure_http, is_loopback(url)).map_err(|fault| refused(Some(fault)))
 }
 
-async fn fetch_keys(client: &Client, url: &Url, pace: &Pace) -> Result<Fetched, FetchError> {
-    let response = get(client, url, pace).await?;
-    let (shortest, longest) = pace.max_age;
-    let good_for = max_age(&response).map_or(pace.refresh, |age| age.clamp(shortest, longest));
-    Ok(Fetched { body: body(response, url).await?, good_for: jittered(good_for) })
-}
-
-async fn get(client: &Client, url: &Url, pace: &Pace) -> Result<Response, FetchError> {
-    let response = client
-        .get(url.clone())
-        .header(ACCEPT, "application/jwk-set+json, application/json")
-        .timeout(pace.timeout)
-        .send()
-        .await
-        .map_err(|source| failed(url, source))?;
-    match response.status() {
-        StatusCode::OK => Ok(response),
-        status => Err(FetchError::Status { url: Shown::new(url), status: status.as_u16() }),
-    }
-}
-
-/// The body of `response`; stops reading as soon as it is too large.
-async fn body(mut response: Response, url: &Url) -> Result<Vec<u8>, FetchError> {
-    let mut body = Vec::new();
-    while let Some(chunk) = response.chunk().await.map_err(|source| failed(url, source))? {
-        if body.len() + chunk.len() > BODY_LIMIT {
-            return Err(FetchError::TooLarge { from: Shown::new(url).to_string() });
-        }
-        body.extend_from_slice(&chunk);
-    }
-    Ok(body)
+async fn body(response: Response, url: &Url) -> Result<Vec<u8>, FetchError> {
+    remote::body(response, BODY_LIMIT).await.map_err(|error| match error {
+        BodyError::TooLarge => FetchError::TooLarge { from: Shown::new(url).to_string() },
+        BodyError::Broken(source) => failed(url, source),
+    })
 }
 
 fn failed(url: &Url, source: reqwest::Error) -> FetchError {
@@ -271,35 +215,6 @@ async fn read_file(path: &PathBuf) -> Result<Vec<u8>, FetchError> {
 mod tests {
     use super::*;
     use crate::identity::fixture;
-
-    #[test]
-    fn plain_http_is_for_this_machine_only() {
-        for (text, expected) in [
-            ("https://idp.example/keys", Ok(())),
-            ("HTTPS://idp.example", Ok(())),
-            ("http://127.0.0.1:8080/keys", Ok(())),
-            ("http://127.8.8.8/keys", Ok(())),
-            ("http://[::1]:8080/keys", Ok(())),
-            ("http://localhost/keys", Ok(())),
-            ("http://idp.example/keys", Err(KeyUrlFault::PlainHttp)),
-            ("http://localhost.example/", Err(KeyUrlFault::PlainHttp)),
-            ("http://127.0.0.1.example/", Err(KeyUrlFault::PlainHttp)),
-            ("http://10.0.0.1/", Err(KeyUrlFault::PlainHttp)),
-            ("http://169.254.169.254/latest", Err(KeyUrlFault::PlainHttp)),
-            ("http://0.0.0.0/", Err(KeyUrlFault::PlainHttp)),
-            ("https://user:pass@idp.example/", Err(KeyUrlFault::Credentials)),
-            ("https://user@idp.example/", Err(KeyUrlFault::Credentials)),
-            ("file:///etc/passwd", Err(KeyUrlFault::NotHttp)),
-            ("ftp://idp.example/", Err(KeyUrlFault::NotHttp)),
-            ("idp.example/keys", Err(KeyUrlFault::NotHttp)),
-            ("", Err(KeyUrlFault::NotHttp)),
-        ] {
-            assert_eq!(acceptable(text, false, true).map(|_| ()), expected, "{text}");
-        }
-        assert!(acceptable("http://idp.example/", true, true).is_ok());
-        assert_eq!(acceptable("ftp://idp.example/", true, true), Err(KeyUrlFault::NotHttp));
-        assert_eq!(acceptable("http://127.0.0.1/", false, false), Err(KeyUrlFault::PlainHttp));
-    }
 
     #[test]
     fn a_configuration_must_be_its_issuers_and_point_somewhere_safe() {
@@ -376,11 +291,5 @@ mod tests {
         {
             assert_eq!(age(value), None, "{value}");
         }
-    }
-
-    #[test]
-    fn an_address_is_shown_without_its_query() {
-        let url = Url::parse("https://idp.example/keys?token=canary#canary").unwrap();
-        assert_eq!(Shown::new(&url).to_string(), "https://idp.example/keys");
     }
 }

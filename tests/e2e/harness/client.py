@@ -36,8 +36,8 @@ def bearer(token):
     return ("authorization", f"Bearer {token}")
 
 
-def send(port, target="/", headers=(), method="GET", host=HOST, body=None, trailers=None, tls=None):
-    """One HTTP/1.1 exchange, over TLS with an ssl.SSLContext. `target`, names and values go out as they are, even where illegal."""
+def send(port, target="/", headers=(), method="GET", host=HOST, body=None, trailers=None, tls=None, source="127.0.0.1"):
+    """One HTTP/1.1 exchange, over TLS with an ssl.SSLContext, from the address `source`. `target`, names and values go out as they are, even where illegal."""
     lines = [b"%s %s HTTP/1.1" % (encode(method), encode(target)), b"host: " + encode(host), b"connection: close"]
     lines += [b"%s: %s" % (encode(name), encode(value)) for name, value in headers]
     payload = body or b""
@@ -48,7 +48,7 @@ def send(port, target="/", headers=(), method="GET", host=HOST, body=None, trail
         payload = chunk + b"0\r\n" + tail + b"\r\n"
     elif body is not None:
         lines.append(b"content-length: %d" % len(body))
-    with socket.create_connection(("127.0.0.1", port), timeout=10) as plain:
+    with socket.create_connection(("127.0.0.1", port), timeout=10, source_address=(source, 0)) as plain:
         connection = tls.wrap_socket(plain) if tls else plain
         connection.sendall(b"\r\n".join(lines) + b"\r\n\r\n" + payload)
         response = http.client.HTTPResponse(connection, method=method)

@@ -1,8 +1,9 @@
-"""A certificate authority whose certificates hold SPIFFE ids."""
+"""A certificate authority whose certificates hold SPIFFE ids, or other names."""
 
 import base64
 import datetime
 import hashlib
+import ipaddress
 import ssl
 
 from cryptography import x509
@@ -19,10 +20,12 @@ class Authority:
         self.file = directory / "authority.pem"
         self.file.write_bytes(self._certificate.public_bytes(serialization.Encoding.PEM))
 
-    def identity(self, name, spiffe_id):
-        """Writes <name>.pem and <name>.key; returns the certificate's x5t#S256."""
+    def identity(self, name, *uris, dns=(), ips=()):
+        """Writes <name>.pem and <name>.key, with these alternative names; returns the certificate's x5t#S256."""
         key = ec.generate_private_key(ec.SECP256R1())
-        certificate = self._issue(key, name, spiffe_id)
+        names = [*map(x509.UniformResourceIdentifier, uris), *map(x509.DNSName, dns)]
+        names += [x509.IPAddress(ipaddress.ip_address(ip)) for ip in ips]
+        certificate = self._issue(key, name, names)
         (self.directory / f"{name}.pem").write_bytes(certificate.public_bytes(serialization.Encoding.PEM))
         private = key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
         (self.directory / f"{name}.key").write_bytes(private)
@@ -43,14 +46,19 @@ class Authority:
         common = {"tls_certificates": [chain], "validation_context": {"trusted_ca": {"filename": str(self.file)}}}
         return {"name": "envoy.transport_sockets.tls", "typed_config": {"@type": context, "require_client_certificate": True, "common_tls_context": common}}
 
-    def _issue(self, key, name, spiffe_id):
+    def server(self, name):
+        """A server context that shows the identity and asks for none."""
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        context.load_cert_chain(self.directory / f"{name}.pem", self.directory / f"{name}.key")
+        return context
+
+    def _issue(self, key, name, names):
         now = datetime.datetime.now(datetime.timezone.utc)
         common_name = lambda text: x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, text)])
         builder = x509.CertificateBuilder().subject_name(common_name(name)).issuer_name(common_name("authority"))
         builder = builder.public_key(key.public_key()).serial_number(x509.random_serial_number())
         builder = builder.not_valid_before(now - datetime.timedelta(minutes=1)).not_valid_after(now + datetime.timedelta(days=1))
-        builder = builder.add_extension(x509.BasicConstraints(ca=spiffe_id is None, path_length=None), critical=True)
-        if spiffe_id:
-            names = [x509.UniformResourceIdentifier(spiffe_id)]
+        builder = builder.add_extension(x509.BasicConstraints(ca=names is None, path_length=None), critical=True)
+        if names:
             builder = builder.add_extension(x509.SubjectAlternativeName(names), critical=False)
         return builder.sign(self._key, hashes.SHA256())

@@ -15,7 +15,7 @@ use placet::clock::Timestamp;
 use placet::identity::jwks::IssuerKeys;
 use placet::identity::{
     Audiences, ClaimPath, Identity, IdentitySettings, IssuerSettings, KeySet, KeySourceSettings,
-    Place, Principal, Refusal, Require, TokenType,
+    Place, Principal, Proof, Refusal, Require, TokenType,
 };
 use placet::keys::{Algorithm, KeySettings, SigningKey, generate};
 use placet::request::Request;
@@ -60,7 +60,7 @@ fn check(principal: &Principal, header: &[u8], payload: &[u8]) {
 fn authenticate(token: &[u8]) -> Result<Principal, Refusal> {
     let mut request = Request::default();
     request.headers.push("authorization", [b"Bearer ", token].concat());
-    let outcome = IDENTITY.authenticate(&request, NOW);
+    let outcome = IDENTITY.authenticate(&request, NOW).now_or_never().expect("at once");
     if let Err(refusal) = &outcome {
         let text = refusal.to_string();
         assert!(!text.contains(char::is_control) && text.len() < 1024, "{text:?}");
@@ -100,6 +100,8 @@ fn identity() -> Identity {
         audiences: Audiences::OneOf(vec![AUDIENCE.to_owned()]),
         keys: KeySourceSettings::Discovery,
         insecure_http: false,
+        ca_file: None,
+        token_file: None,
         algorithms: Algorithm::ALL.to_vec(),
         types: vec![TokenType::named("JWT"), TokenType::named("at+jwt"), TokenType::Absent],
         from: vec![Place::Header {
@@ -108,6 +110,7 @@ fn identity() -> Identity {
         }],
         subject: ClaimPath::new("sub"),
         groups: ClaimPath::new("groups"),
+        claims: Vec::new(),
         principal_type: "User".to_owned(),
         group_prefix: String::new(),
         clock_skew: Duration::from_secs(30),
@@ -115,8 +118,9 @@ fn identity() -> Identity {
     let settings = IdentitySettings {
         require: Require::Jwt,
         issuers: vec![issuer],
+        api_keys: None,
         peer: None,
         anonymous: true,
     };
-    Identity::new(settings, vec![keys], vec!["placet".to_owned()]).expect("an identity")
+    Identity::new(settings, vec![Proof::Keys(keys)], None, vec!["placet".to_owned()]).expect("an identity")
 }

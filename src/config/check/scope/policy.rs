@@ -62,8 +62,7 @@ fn load(
     };
     let mut types: BTreeSet<&str> = BTreeSet::from(["Path", "Workload", "Anonymous"]);
     types.extend(routes.iter().flat_map(Routes::named_targets).map(|(name, _)| name));
-    let issuers = identity.iter().flat_map(|identity| &identity.issuers);
-    types.extend(issuers.map(|issuer| issuer.principal_type.as_str()));
+    types.extend(identity.iter().flat_map(|identity| identity.principal_types()));
     match Cedar::load(&sources, types) {
         Ok(engine) => {
             let policy = Policy::cedar(engine);

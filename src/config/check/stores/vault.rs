@@ -3,10 +3,11 @@
 use std::path::Path;
 
 use super::check_address;
+use crate::config::check::credential::{credential, resolve};
 use crate::config::check::{duration, joined, refuse_foreign, secs, texts};
 use crate::config::raw::{self, AuthMethod};
 use crate::config::report::Report;
-use crate::secrets::{KvVersion, Secret, Source, VaultAuth, VaultSettings, reference};
+use crate::secrets::{KvVersion, Source, VaultAuth, VaultSettings};
 
 /// Where Kubernetes mounts a pod's token.
 const SERVICE_ACCOUNT_TOKEN: &str = "/var/run/secrets/kubernetes.io/serviceaccount/token";
@@ -170,43 +171,6 @@ fn role_id(path: &str, auth: &raw::Auth, base: &Path, report: &mut Report) -> Op
             None
         }
     }
-}
-
-/// Exactly one of: a reference in the settings, a file, an environment variable.
-fn credential(
-    path: &str,
-    given: [(&str, Option<&str>); 3],
-    base: &Path,
-    report: &mut Report,
-) -> Option<Source> {
-    let [(name, reference), (file_name, file), (env_name, env)] = given;
-    match (reference, file, env) {
-        (Some(text), None, None) if text.contains("{{") => {
-            report.keep(format_args!("{path}.{name}"), resolve(text)).map(Source::Literal)
-        }
-        (Some(_), None, None) => {
-            report.error(
-                format_args!("{path}.{name}"),
-                format_args!(
-                    "a credential must not stand in the settings: use {file_name}, {env_name} or {{{{storeId=ENV_VAR,key=NAME}}}}"
-                ),
-            );
-            None
-        }
-        (None, Some(file), None) => Some(Source::File(joined(base, file))),
-        (None, None, Some(env)) => Some(Source::Env(env.to_owned())),
-        _ => {
-            report.error(
-                path,
-                format_args!("needs exactly one of {name}, {file_name} and {env_name}"),
-            );
-            None
-        }
-    }
-}
-
-fn resolve(text: &str) -> Result<Secret<String>, reference::ReferenceError> {
-    reference::resolve(text, &|name| std::env::var(name).ok())
 }
 
 #[cfg(test)]
