@@ -139,7 +139,7 @@ pub fn record(
         }
         Err(denial) => {
             record.detail = denial.detail().to_owned();
-            let custom = denial.custom().and_then(|custom| custom.status);
+            let custom = denial.custom().and_then(|custom| custom.answer().status);
             record.status = match (custom, scope) {
                 (Some(status), _) => status.into(),
                 (None, Some(scope)) if denial.reason().status() == 403 => scope.deny.status.into(),

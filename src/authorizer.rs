@@ -16,7 +16,7 @@ use crate::policy::{
 };
 use crate::request::Request;
 use crate::route::{Resolved, Routes, Target};
-use crate::token::{Binding, Channel, DecisionId, MintError, Minter, Token};
+use crate::token::{Binding, Channel, DecisionId, Items, MintError, Minter, Token};
 
 /// Everything that decides for one scope.
 #[derive(Debug)]
@@ -86,7 +86,11 @@ impl Authorizer {
         question: &Question<'_>,
     ) -> Result<Vec<&'a Target>, Denial> {
         let mut items = vec![permit.target()];
-        if let Some(catalogue) = &self.catalogue {
+        let listed = permit.additions().entitlements.as_deref();
+        if let Some(listed) = listed.filter(|_| self.minter.items() == Items::Entitlements) {
+            items.retain(|target| !listed.contains(target));
+            items.extend(listed);
+        } else if let Some(catalogue) = &self.catalogue {
             let held = catalogue.held(&self.policy, question).await?;
             items.retain(|target| !held.contains(target));
             items.extend(held);

@@ -27,6 +27,7 @@ mod fixture;
 mod tests;
 
 pub use self::claims::ClaimPath;
+pub(crate) use self::jws::Compact;
 pub use self::jws::Part;
 pub use self::key_set::{KeySet, KeySetError, UnusedKey};
 pub use self::principal::{Principal, PrincipalKind};

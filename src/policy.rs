@@ -6,7 +6,10 @@
 //!
 //! An engine reads a [`Question`] and gives a [`Verdict`]; what follows from it is the same for all.
 
+pub mod bundle;
 mod cedar;
+mod changes;
+mod rego;
 mod verdict;
 
 use std::collections::BTreeSet;
@@ -15,8 +18,10 @@ use std::sync::Arc;
 use serde_json::{Map, Value};
 
 pub use cedar::{Cedar, CedarError, CedarSources};
-pub use verdict::{Additions, CustomDenial, Grounds, Mutations, Refusal, RefusalKind};
-use verdict::{Effect, Verdict};
+pub use changes::{Answer, ChangeFault, Changes, CustomDenial, Mutations, Protected};
+pub use rego::{Evaluator, Rego, RegoError, RegoSources};
+pub use verdict::{Additions, Grounds, Refusal, RefusalKind};
+use verdict::{Effect, Fault, Verdict};
 
 use crate::clock::Timestamp;
 use crate::identity::Principal;
@@ -71,6 +76,7 @@ pub struct Policy {
 #[derive(Debug)]
 enum Engine {
     Cedar(Box<Cedar>),
+    Rego(Box<Rego>),
 }
 
 impl Policy {
@@ -79,10 +85,22 @@ impl Policy {
         Self { engine: Engine::Cedar(Box::new(engine)) }
     }
 
+    /// A policy decided by Rego.
+    pub fn rego(engine: Rego) -> Self {
+        Self { engine: Engine::Rego(Box::new(engine)) }
+    }
+
+    /// Whether the policies themselves say what a principal holds, so that there is nothing to ask
+    /// them about.
+    pub fn lists_entitlements(&self) -> bool {
+        matches!(self.engine, Engine::Rego(_))
+    }
+
     /// Which snapshot of the policies this is: changes whenever their text does.
     pub fn revision(&self) -> &str {
         match &self.engine {
             Engine::Cedar(cedar) => cedar.revision(),
+            Engine::Rego(rego) => rego.revision(),
         }
     }
 
@@ -90,6 +108,7 @@ impl Policy {
     pub fn len(&self) -> usize {
         match &self.engine {
             Engine::Cedar(cedar) => cedar.len(),
+            Engine::Rego(rego) => rego.len(),
         }
     }
 
@@ -102,6 +121,7 @@ impl Policy {
     pub async fn decide(&self, question: &Question<'_>) -> Result<Permit, Refusal> {
         let verdict = match &self.engine {
             Engine::Cedar(cedar) => cedar.decide(question),
+            Engine::Rego(rego) => rego.decide(question),
         };
         verdict.permit(question.principal, question.target)
     }
@@ -114,9 +134,17 @@ impl Policy {
     }
 
     /// Makes ready to decide on many targets for the principal and request of `question`; its own
-    /// target is but one of them.
+    /// target is but one of them. Policies that list entitlements themselves can't be asked.
     pub fn inquire<'a>(&'a self, question: &Question<'a>) -> Result<Inquiry<'a>, Refusal> {
-        let Engine::Cedar(engine) = &self.engine;
+        let engine = match &self.engine {
+            Engine::Cedar(engine) => engine,
+            Engine::Rego(rego) => {
+                let text = "these policies list entitlements in their own result only";
+                return Err(
+                    Verdict::fault(Fault::Engine(text.to_owned()), rego.revision()).refusal()
+                );
+            }
+        };
         let asking = engine.ask(question).map_err(|error| engine.fault(&error).refusal())?;
         Ok(Inquiry { principal: question.principal, asking })
     }
@@ -125,6 +153,7 @@ impl Policy {
     pub fn known_assets(&self, types: &BTreeSet<&str>) -> Vec<(String, String)> {
         match &self.engine {
             Engine::Cedar(cedar) => cedar.known_assets(types),
+            Engine::Rego(_) => Vec::new(),
         }
     }
 }

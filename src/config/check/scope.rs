@@ -69,16 +69,19 @@ pub(super) fn check(
     let hosts = hosts(path, &raw.matches.hosts, report);
     let routes = routes(path, &raw.routes, paths, report);
     let identity = identity::check(path, &raw.identity, base, shared, report);
-    let policy = policy::check(path, raw, base, &routes, identity.as_ref(), report);
+    let header = token::header(path, &raw.jwt_response, report);
+    let identity_settings = identity.as_ref();
+    let policy =
+        policy::check(path, raw, base, &routes, identity_settings, header.as_ref(), report);
     let signing = token::signing(path, raw, client_id.as_deref(), shared, report);
     let claims = token::claims(path, raw, client_id.as_deref(), shared, report);
-    let header = token::header(path, &raw.jwt_response, report);
     let remove_headers = token::remove_headers(path, &raw.jwt_response, header.as_ref(), report);
     let deny = deny(path, &raw.deny, header.as_ref(), report);
     let token::Signing { store, location, backend, key, publish_before, max_key_age } = signing?;
     let (routes, policy, claims) = (routes?, policy?, claims?);
     let catalogue = match claims.items {
         Items::Decision => None,
+        Items::Entitlements if policy.lists_entitlements() => None,
         Items::Entitlements => {
             let catalogue = Catalogue::new(&policy, &routes);
             Some(report.keep(format_args!("{path}.jwtCustomization.items"), catalogue)?)
