@@ -249,7 +249,7 @@ impl Reader {
         let hex = self.digest.finish().as_ref().iter().take(6).map(|b| format!("{b:02x}")).collect();
         let count = policy.get_rules().iter().filter(|(path, _)| *path != machine::ENTRY);
         let rules = count.map(|(_, definitions)| definitions.len()).sum();
-        let machine = Machine::new(self.engine, policy, &called);
+        let machine = Machine::new(self.engine, policy, &called, &calls::only_true(&trees));
         let shape = Shape { parse_body: sources.parse_body, placet: self.placet };
         Ok(Loaded { machine, shape, rules, revision: hex })
     }

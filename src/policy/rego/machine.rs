@@ -87,11 +87,16 @@ impl fmt::Debug for Machine {
 }
 
 impl Machine {
-    /// `called` are the builtins that the policies call.
-    pub(super) fn new(engine: Engine, policy: CompiledPolicy, called: &BTreeSet<String>) -> Self {
+    /// `called` are the builtins that the policies call, `only_true` the rules with no other value.
+    pub(super) fn new(
+        engine: Engine,
+        policy: CompiledPolicy,
+        called: &BTreeSet<String>,
+        only_true: &BTreeSet<String>,
+    ) -> Self {
         let is_ours = called.iter().any(|name| builtins::arity(name).is_some());
         let program = Compiler::compile_from_policy(&policy, &[ENTRY]).ok();
-        let program = program.filter(|program| !is_ours && is_consistent(program));
+        let program = program.filter(|program| !is_ours && is_consistent(program, only_true));
         let data = engine.get_data();
         let fits = |program: &Arc<Program>| program.check_rule_data_conflicts(&data).is_ok();
         let compiled = program.filter(fits).map(|program| Compiled {
@@ -171,7 +176,7 @@ impl Compiled {
 
 /// Whether no rule of `program` can have two values: each complete rule has one constant, or is
 /// written once and loops over nothing; and no object is put together from what may clash.
-fn is_consistent(program: &Program) -> bool {
+fn is_consistent(program: &Program, only_true: &BTreeSet<String>) -> bool {
     let is_clashing = |instruction: &Instruction| match instruction {
         Instruction::HostAwait { .. } => true,
         Instruction::ComprehensionBegin { params_index } => program
@@ -193,6 +198,7 @@ fn is_consistent(program: &Program) -> bool {
             RuleType::Complete => {
                 let bodies = || rule.definitions.iter().flatten();
                 rule.early_exit_on_first_success
+                    || only_true.contains(&rule.name)
                     || (rule.definitions.len() <= 1 && !bodies().any(loops))
             }
         })
