@@ -118,7 +118,7 @@ impl KeySet {
             }
             "PUBLIC KEY" => {
                 let (rest, info) = SubjectPublicKeyInfo::from_der(block.contents()).ok()?;
-                rest.is_empty().then(|| of_info(&info)).unwrap_or_default()
+                if rest.is_empty() { of_info(&info) } else { Vec::new() }
             }
             _ => Vec::new(),
         };

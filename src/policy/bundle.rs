@@ -178,8 +178,7 @@ impl Manifest {
                     let versions = value.as_object().ok_or_else(wrong)?.iter();
                     let versions =
                         versions.map(|(file, value)| Some((file.clone(), version(value)?)));
-                    manifest.file_versions =
-                        versions.collect::<Option<_>>().ok_or_else(wrong)?;
+                    manifest.file_versions = versions.collect::<Option<_>>().ok_or_else(wrong)?;
                 }
                 "wasm" if value.as_array().is_none_or(|list| !list.is_empty()) => {
                     return Err(wrong("wasm", "names compiled policies: bundle the .rego files"));
@@ -217,9 +216,7 @@ fn matches(pattern: &str, name: &str) -> bool {
     pattern.clone().count() == name.clone().count()
         && pattern.zip(name).all(|(pattern, part)| match pattern.split_once('*') {
             None => pattern == part,
-            Some((start, end)) => {
-                part.strip_prefix(start).is_some_and(|rest| rest.ends_with(end))
-            }
+            Some((start, end)) => part.strip_prefix(start).is_some_and(|rest| rest.ends_with(end)),
         })
 }
 
@@ -267,7 +264,8 @@ impl Files {
     }
 
     fn bundle(mut self) -> Result<Bundle, BundleError> {
-        let manifest = self.files.remove(MANIFEST).map(|text| Manifest::parse(&text)).transpose()?;
+        let manifest =
+            self.files.remove(MANIFEST).map(|text| Manifest::parse(&text)).transpose()?;
         Ok(Bundle { files: self.files, manifest })
     }
 }

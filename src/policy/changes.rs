@@ -138,8 +138,8 @@ pub enum ChangeFault {
 
 /// Envoy refuses a status it has no name for.
 fn is_denial(status: u16) -> bool {
-    let is_named = http::StatusCode::from_u16(status)
-        .is_ok_and(|status| status.canonical_reason().is_some());
+    let is_named =
+        http::StatusCode::from_u16(status).is_ok_and(|status| status.canonical_reason().is_some());
     (300..=599).contains(&status) && status != 418 && is_named
 }
 

@@ -108,11 +108,7 @@ mod tests {
                 vec!["abc"],
                 "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad",
             ),
-            (
-                "crypto.hmac.sha1",
-                vec![message, secret],
-                "effcdf6ae5eb2fa2d27416d5f184df9c259a7c79",
-            ),
+            ("crypto.hmac.sha1", vec![message, secret], "effcdf6ae5eb2fa2d27416d5f184df9c259a7c79"),
             (
                 "crypto.hmac.sha256",
                 vec![message, secret],
@@ -133,7 +129,8 @@ mod tests {
 
     #[test]
     fn what_is_no_text_is_undefined() {
-        for (name, arity, builtin) in BUILTINS.iter().filter(|(name, _, _)| *name != "time.now_ns") {
+        for (name, arity, builtin) in BUILTINS.iter().filter(|(name, _, _)| *name != "time.now_ns")
+        {
             for wrong in [Value::Null, Value::from(1_u64), Value::new_object(), Value::Undefined] {
                 let arguments = vec![wrong; usize::from(*arity)];
                 assert_eq!(builtin(&arguments, Timestamp::from_seconds(1)), None, "{name}");

@@ -199,9 +199,10 @@ impl Reader {
         {
             return self.errors.push(RegoError::Roots { file: file.shown.clone() });
         }
-        let nested = place.iter().rev().fold(value, |value, name| {
-            Json::Object(Map::from_iter([(name.clone(), value)]))
-        });
+        let nested = place
+            .iter()
+            .rev()
+            .fold(value, |value, name| Json::Object(Map::from_iter([(name.clone(), value)])));
         let mut at = Vec::new();
         if let Json::Object(fields) = nested
             && merge(&mut self.data, fields, &mut at).is_err()
@@ -246,7 +247,8 @@ impl Reader {
             return Err(self.errors);
         }
         self.digest.update(query.as_bytes());
-        let hex = self.digest.finish().as_ref().iter().take(6).map(|b| format!("{b:02x}")).collect();
+        let hex =
+            self.digest.finish().as_ref().iter().take(6).map(|b| format!("{b:02x}")).collect();
         let count = policy.get_rules().iter().filter(|(path, _)| *path != machine::ENTRY);
         let rules = count.map(|(_, definitions)| definitions.len()).sum();
         let machine = Machine::new(self.engine, policy, &called, &calls::only_true(&trees));
@@ -267,7 +269,9 @@ fn entry(query: &str) -> Result<String, RegoError> {
 /// Whether `query` is a rule, or above or below one.
 fn names_a_rule(query: &str, rules: &BTreeSet<String>) -> bool {
     let is_within = |inner: &str, outer: &str| {
-        inner.strip_prefix(outer).is_some_and(|rest| rest.is_empty() || rest.starts_with(['.', '[']))
+        inner
+            .strip_prefix(outer)
+            .is_some_and(|rest| rest.is_empty() || rest.starts_with(['.', '[']))
     };
     let mut rules = rules.iter().filter(|rule| *rule != machine::ENTRY);
     rules.any(|rule| is_within(rule, query) || is_within(query, rule))

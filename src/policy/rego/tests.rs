@@ -68,8 +68,7 @@ fn ask(rego: &Rego, request: &Request) -> Verdict {
 
 fn decide(rules: &str, request: &Request) -> Result<Permit, Refusal> {
     let principal = Arc::new(Principal::anonymous());
-    let target =
-        Target { asset_type: "Path".into(), asset_id: "/".into(), action: "get".into() };
+    let target = Target { asset_type: "Path".into(), asset_id: "/".into(), action: "get".into() };
     let path = CanonicalPath::parse(request.raw_path(), Allowances::default()).unwrap();
     let context = Context::Http { request, path: &path };
     let policy = Policy::rego(load(rules));
@@ -167,7 +166,10 @@ fn no_segment_is_dropped_and_a_part_of_a_body_is_none() {
     cut.headers.push("content-type", "application/json");
     cut.body = Body::Partial(r#"{"a":"#.into());
     let document = document(&cut);
-    assert_eq!((&document["parsed_body"], &document["truncated_body"]), (&json!(null), &json!(true)));
+    assert_eq!(
+        (&document["parsed_body"], &document["truncated_body"]),
+        (&json!(null), &json!(true))
+    );
 }
 
 #[test]
@@ -243,7 +245,9 @@ fn only_true_allows() {
 #[test]
 fn a_result_of_another_form_is_a_fault_that_names_it() {
     let shape = "the policy's result is neither a boolean nor an object";
-    for rules in ["allow := \"true\"", "allow := 1", "allow := null", "allow := [true]", "allow := {true}"] {
+    for rules in
+        ["allow := \"true\"", "allow := 1", "allow := null", "allow := [true]", "allow := {true}"]
+    {
         assert_eq!(fault(rules), shape, "{rules}");
     }
     assert!(fault("allow := {}").contains("no `allowed`"));
@@ -341,7 +345,9 @@ fn the_machine_takes_what_it_can_and_the_interpreter_the_rest() {
 #[test]
 fn the_time_is_the_decisions() {
     let seconds = NOW.seconds();
-    assert!(decide(&format!("allow if time.now_ns() == {seconds} * 1000000000"), &request("/")).is_ok());
+    assert!(
+        decide(&format!("allow if time.now_ns() == {seconds} * 1000000000"), &request("/")).is_ok()
+    );
 }
 
 #[test]
@@ -400,10 +406,16 @@ fn what_can_not_decide_is_refused() {
     one(&[("p.rego", "package other\nallow := true")], "names no rule");
     one(&[("p.rego", good), ("data.json", "[]")], "is not an object");
     one(&[("p.rego", good), ("data.json", "{\"a\":1,\"a\":2}")], "twice");
-    one(&[("p.rego", good), ("data.json", r#"{"a":{"b":1}}"#), ("a/data.json", r#"{"b":1}"#)], "`a/b`");
+    one(
+        &[("p.rego", good), ("data.json", r#"{"a":{"b":1}}"#), ("a/data.json", r#"{"b":1}"#)],
+        "`a/b`",
+    );
     one(&[("p.rego", good), (".manifest", r#"{"roots":["other"]}"#)], "outside the roots");
     let roots = r#"{"roots":["envoy/authz","roles"]}"#;
-    one(&[("p.rego", good), (".manifest", roots), ("data.json", r#"{"x":1}"#)], "outside the roots");
+    one(
+        &[("p.rego", good), (".manifest", roots), ("data.json", r#"{"x":1}"#)],
+        "outside the roots",
+    );
     let files = [("p.rego", good), (".manifest", roots), ("data.json", r#"{"roles":{"x":1}}"#)];
     assert!(load_all(&files).is_ok());
     let none = Rego::load(&sources(std::path::Path::new("/nonexistent/x"))).unwrap_err();
