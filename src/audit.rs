@@ -187,7 +187,7 @@ pub fn record(
 
 fn deny(record: &mut DecisionRecord, scope: Option<&Scope>, denial: &Denial) {
     record.detail = denial.detail().to_owned();
-    let custom = denial.custom().and_then(|custom| custom.status);
+    let custom = denial.custom().and_then(|custom| custom.answer().status);
     record.status = match (custom, scope) {
         (Some(status), _) => status.into(),
         (None, Some(scope)) if denial.reason().status() == 403 => scope.deny.status.into(),

@@ -16,7 +16,7 @@ use crate::policy::{
 };
 use crate::request::Request;
 use crate::route::{Resolved, Routes, Target};
-use crate::token::{Binding, Channel, DecisionId, Listed, MintError, Minter, Token};
+use crate::token::{Binding, Channel, DecisionId, Items, Listed, MintError, Minter, Token};
 
 /// Everything that decides for one scope.
 #[derive(Debug)]
@@ -88,10 +88,17 @@ impl Authorizer {
         lookup: &mut Option<Lookup>,
     ) -> Result<Vec<&'a Target>, Denial> {
         let mut items = vec![permit.target()];
-        if let Some(catalogue) = &self.catalogue {
+        let listed = permit.additions().entitlements.as_deref();
+        if let Some(listed) = listed.filter(|_| self.minter.items() == Items::Entitlements) {
+            items.retain(|target| !listed.contains(target));
+            items.extend(listed);
+        } else if let Some(catalogue) = &self.catalogue {
             let held = catalogue.held(&self.policy, question).await?;
             *lookup = Some(held.lookup);
             items.extend(held.targets.into_iter().filter(|target| *target != permit.target()));
+        } else if self.minter.items() == Items::Entitlements {
+            let what = "the policies' result has no entitlements, which the token is to list";
+            return Err(Denial::new(Reason::PolicyError, what));
         }
         Ok(items)
     }

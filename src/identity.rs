@@ -35,6 +35,7 @@ pub use self::api_keys::{ApiKeySettings, ApiKeys};
 pub use self::bearer::Proof;
 pub use self::claims::ClaimPath;
 pub use self::introspection::{AskFault, IntrospectionSettings, Introspector};
+pub(crate) use self::jws::Compact;
 pub use self::jws::Part;
 pub use self::key_set::{KeySet, KeySetError, UnusedKey};
 pub use self::principal::{Principal, PrincipalKind};

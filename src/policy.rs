@@ -6,7 +6,10 @@
 //!
 //! An engine reads a [`Question`] and gives a [`Verdict`]; what follows from it is the same for all.
 
+pub mod bundle;
 mod cedar;
+mod changes;
+mod rego;
 mod verdict;
 
 use std::collections::BTreeSet;
@@ -16,10 +19,10 @@ use aws_lc_rs::digest;
 use serde_json::{Map, Value};
 
 pub use cedar::{Cedar, CedarError, CedarSources};
-pub use verdict::{
-    Additions, CustomDenial, Grounds, Mutations, Opinion, Refusal, RefusalKind, Said,
-};
-use verdict::{Effect, Verdict};
+pub use changes::{Answer, ChangeFault, Changes, CustomDenial, Mutations, Protected};
+pub use rego::{Evaluator, Rego, RegoError, RegoSources};
+pub use verdict::{Additions, Grounds, Opinion, Refusal, RefusalKind, Said};
+use verdict::{Effect, Fault, Verdict};
 
 use crate::clock::Timestamp;
 use crate::identity::Principal;
@@ -74,6 +77,7 @@ pub struct Policy {
 #[derive(Debug)]
 enum Engine {
     Cedar(Box<Cedar>),
+    Rego(Box<Rego>),
 }
 
 impl Policy {
@@ -82,10 +86,22 @@ impl Policy {
         Self { engine: Engine::Cedar(Box::new(engine)) }
     }
 
+    /// A policy decided by Rego.
+    pub fn rego(engine: Rego) -> Self {
+        Self { engine: Engine::Rego(Box::new(engine)) }
+    }
+
+    /// Whether the policies themselves say what a principal holds, so that there is nothing to ask
+    /// them about.
+    pub fn lists_entitlements(&self) -> bool {
+        matches!(self.engine, Engine::Rego(_))
+    }
+
     /// Which snapshot of the policies this is: changes whenever their text does.
     pub fn revision(&self) -> &str {
         match &self.engine {
             Engine::Cedar(cedar) => cedar.revision(),
+            Engine::Rego(rego) => rego.revision(),
         }
     }
 
@@ -93,6 +109,7 @@ impl Policy {
     pub fn len(&self) -> usize {
         match &self.engine {
             Engine::Cedar(cedar) => cedar.len(),
+            Engine::Rego(rego) => rego.len(),
         }
     }
 
@@ -105,6 +122,7 @@ impl Policy {
     pub async fn decide(&self, question: &Question<'_>) -> Result<Permit, Refusal> {
         let verdict = match &self.engine {
             Engine::Cedar(cedar) => cedar.decide(question),
+            Engine::Rego(rego) => rego.decide(question),
         };
         verdict.permit(question.principal, question.target)
     }
@@ -119,9 +137,7 @@ impl Policy {
 
     /// The ids of all policies, sorted; none of an engine whose policies have no ids.
     pub fn ids(&self) -> Vec<String> {
-        match &self.engine {
-            Engine::Cedar(cedar) => cedar.ids(),
-        }
+        self.as_cedar().map(Cedar::ids).unwrap_or_default()
     }
 
     /// [`Self::decide`], of an engine that asks nobody.
@@ -131,13 +147,18 @@ impl Policy {
         self.decide(question).now_or_never().unwrap()
     }
 
+    fn as_cedar(&self) -> Option<&Cedar> {
+        match &self.engine {
+            Engine::Cedar(cedar) => Some(cedar),
+            Engine::Rego(_) => None,
+        }
+    }
+
     /// Everything that a list of what somebody holds can name: the assets that the policies'
     /// entities know, of the types in `pairs` (asset type, action), with the actions that `pairs`
     /// and the schema name for them.
     pub fn inventory(&self, pairs: &BTreeSet<(&str, &str)>) -> Inventory {
-        match &self.engine {
-            Engine::Cedar(cedar) => Inventory(cedar.inventory(pairs)),
-        }
+        Inventory(self.as_cedar().map(|cedar| cedar.inventory(pairs)).unwrap_or_default())
     }
 
     /// Makes ready to list what the principal of `question` holds of `inventory`, which is this
@@ -147,11 +168,13 @@ impl Policy {
         inventory: &'a Inventory,
         question: &Question<'_>,
     ) -> Result<Listing<'a>, Refusal> {
-        match &self.engine {
-            Engine::Cedar(cedar) => match cedar.list(&inventory.0, question) {
-                Ok(listing) => Ok(Listing(listing)),
-                Err(error) => Err(cedar.fault(&error).refusal()),
-            },
+        let Some(cedar) = self.as_cedar() else {
+            let fault = Fault::Engine("the engine lists nothing of itself".to_owned());
+            return Err(Verdict::fault(fault, self.revision()).refusal());
+        };
+        match cedar.list(&inventory.0, question) {
+            Ok(listing) => Ok(Listing(listing)),
+            Err(error) => Err(cedar.fault(&error).refusal()),
         }
     }
 
@@ -159,18 +182,14 @@ impl Policy {
     /// states the circumstances: what it says of the principal's peer is then not the peer.
     pub fn sight(&self, question: &Question<'_>) -> Option<Sight> {
         let Context::Http { .. } = question.context else { return None };
-        let text = match &self.engine {
-            Engine::Cedar(cedar) => serde_json::to_vec(&cedar.sight(question.principal)).ok()?,
-        };
+        let text = serde_json::to_vec(&self.as_cedar()?.sight(question.principal)).ok()?;
         let digest = digest::digest(&digest::SHA256, &text);
         digest.as_ref().try_into().ok().map(Sight)
     }
 
     /// The attribute `name` of `target`'s asset, as the policies' entities have it.
     pub fn attribute(&self, target: &Target, name: &str) -> Result<String, NoAttribute> {
-        let found = match &self.engine {
-            Engine::Cedar(cedar) => cedar.attribute(target, name),
-        };
+        let found = self.as_cedar().and_then(|cedar| cedar.attribute(target, name));
         found.ok_or_else(|| NoAttribute {
             asset_type: target.asset_type.escape_debug().to_string(),
             asset_id: target.asset_id.escape_debug().to_string(),

@@ -9,7 +9,11 @@ mod body;
 use std::collections::HashMap;
 use std::net::{IpAddr, Ipv6Addr};
 
+use serde_json::{Map, Value};
+
 pub use body::{Body, BodyFault, Content};
+
+use crate::clock::Timestamp;
 
 /// One HTTP request as the proxy saw it.
 #[derive(Clone, Debug, Default)]
@@ -28,10 +32,24 @@ pub struct Request {
     pub headers: Headers,
     /// The body, as far as the proxy sent it.
     pub body: Body,
+    /// How long the body says it is, in bytes.
+    pub size: Option<u64>,
+    /// The protocol, such as `HTTP/2`.
+    pub protocol: String,
+    /// When the proxy received the first byte.
+    pub time: Option<Timestamp>,
     /// Who connected to the proxy.
     pub source: Source,
+    /// Where the connection arrived: the proxy's own side of it.
+    pub destination: Source,
+    /// The server name of the TLS handshake.
+    pub server_name: Option<String>,
     /// What the operator attached to the matched Envoy route (`context_extensions`).
     pub extensions: HashMap<String, String>,
+    /// What earlier filters of the proxy noted, by namespace, as far as it is told to send it.
+    pub metadata: Map<String, Value>,
+    /// What the matched route notes, by namespace.
+    pub route_metadata: Map<String, Value>,
 }
 
 impl Request {
@@ -105,11 +123,13 @@ fn is_label(label: &str) -> bool {
         && label.bytes().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_'))
 }
 
-/// The peer that connected to the proxy.
+/// One end of the connection to the proxy.
 #[derive(Clone, Debug, Default)]
 pub struct Source {
     /// Its address.
     pub ip: Option<IpAddr>,
+    /// Its port.
+    pub port: Option<u16>,
     /// The identity in its client certificate, as the proxy verified it (`source.principal`).
     pub principal: Option<String>,
     /// Its client certificate, PEM.

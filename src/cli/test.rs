@@ -280,6 +280,7 @@ async fn request(
             ip: asked.source_ip,
             principal: asked.source_principal.clone(),
             certificate: None,
+            ..Source::default()
         },
         extensions: scope.map(|scope| (SCOPE_EXTENSION.to_owned(), scope.clone())).collect(),
         ..Request::default()

@@ -492,16 +492,18 @@ raw! {
     pub(super) struct Policy {
         /// What decides. Default: cedar.
         pub(super) engine: Option<Engine>,
-        /// cedar: the policy files, in Cedar syntax, or as a JSON policy set when the name ends in `.json`. rego: the policy files.
+        /// cedar: the policy files, in Cedar syntax, or as a JSON policy set when the name ends in `.json`. rego: bundle directories, bundles (`.tar.gz`), or `.rego` files.
         pub(super) files: Option<Vec<String>>,
         /// cedar: the schema.
         pub(super) schema: Option<String>,
         /// cedar: the entities.
         pub(super) entities: Option<String>,
-        /// rego: data files.
+        /// rego: data files, in JSON or YAML, merged into `data` beside what the bundles hold.
         pub(super) data: Option<Vec<String>>,
-        /// rego: the rule to ask.
+        /// rego: the rule to ask, its parts with `/` between them. Default: envoy/authz/allow.
         pub(super) query: Option<String>,
+        /// rego: whether the input has `parsed_body` and `truncated_body`. Default: true.
+        pub(super) parse_body: Option<bool>,
         /// authzen: the address of the evaluation endpoint.
         pub(super) url: Option<String>,
         /// authzen: the time for one call.

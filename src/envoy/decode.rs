@@ -8,11 +8,16 @@ use std::net::IpAddr;
 
 use bytes::Bytes;
 use envoy_types::ext_authz::v3::pb::CheckRequest;
-use envoy_types::pb::envoy::config::core::v3::{HeaderMap, address};
+use envoy_types::pb::envoy::config::core::v3::socket_address::PortSpecifier;
+use envoy_types::pb::envoy::config::core::v3::{HeaderMap, Metadata, address};
 use envoy_types::pb::envoy::service::auth::v3::attribute_context::Peer;
+use envoy_types::pb::google::protobuf as pb;
+use envoy_types::pb::google::protobuf::value::Kind;
 use percent_encoding::percent_decode_str;
 use prost::Message;
+use serde_json::{Map, Value};
 
+use crate::clock::Timestamp;
 use crate::request::{BadHost, Body, Headers, Host, Request, Source};
 
 /// Set by Envoy (`with_request_body`), in place of any that a client sends.
@@ -49,7 +54,9 @@ pub fn request(message: Bytes) -> Result<Request, BadRequest> {
 /// Takes a decoded `CheckRequest` over.
 pub fn from_proto(check: CheckRequest) -> Result<Request, BadRequest> {
     let attributes = check.attributes.ok_or(BadRequest::NoHttp)?;
-    let http = attributes.request.and_then(|request| request.http).ok_or(BadRequest::NoHttp)?;
+    let request = attributes.request.ok_or(BadRequest::NoHttp)?;
+    let time = request.time.and_then(timestamp);
+    let http = request.http.ok_or(BadRequest::NoHttp)?;
     if http::Method::from_bytes(http.method.as_bytes()).is_err() {
         return Err(BadRequest::Method);
     }
@@ -71,8 +78,15 @@ pub fn from_proto(check: CheckRequest) -> Result<Request, BadRequest> {
         target: http.path,
         headers,
         body,
-        source: attributes.source.map(source).unwrap_or_default(),
+        size: u64::try_from(http.size).ok(),
+        protocol: http.protocol,
+        time,
+        source: attributes.source.map(end).unwrap_or_default(),
+        destination: attributes.destination.map(end).unwrap_or_default(),
+        server_name: attributes.tls_session.and_then(|session| some(session.sni)),
         extensions: attributes.context_extensions,
+        metadata: attributes.metadata_context.map(metadata).unwrap_or_default(),
+        route_metadata: attributes.route_metadata_context.map(metadata).unwrap_or_default(),
     })
 }
 
@@ -115,17 +129,57 @@ pub(super) fn request_id(headers: &Headers, id: String) -> String {
     sent.map_or(id, str::to_owned)
 }
 
-fn source(peer: Peer) -> Source {
-    let ip = peer.address.and_then(|address| match address.address? {
-        address::Address::SocketAddress(socket) => socket.address.parse::<IpAddr>().ok(),
+fn end(peer: Peer) -> Source {
+    let socket = peer.address.and_then(|address| match address.address? {
+        address::Address::SocketAddress(socket) => Some(socket),
         _ => None,
     });
+    let port = socket.as_ref().and_then(|socket| match socket.port_specifier.as_ref()? {
+        PortSpecifier::PortValue(port) => u16::try_from(*port).ok(),
+        PortSpecifier::NamedPort(_) => None,
+    });
     Source {
-        ip,
+        ip: socket.and_then(|socket| socket.address.parse::<IpAddr>().ok()),
+        port,
         principal: some(peer.principal),
         certificate: some(peer.certificate)
             .map(|pem| percent_decode_str(&pem).decode_utf8_lossy().into_owned()),
     }
+}
+
+fn timestamp(time: pb::Timestamp) -> Option<Timestamp> {
+    let seconds = u64::try_from(time.seconds).ok()?;
+    let millis = u64::try_from(time.nanos).ok()? / 1_000_000;
+    Some(Timestamp::from_millis(seconds.checked_mul(1_000)?.checked_add(millis)?))
+}
+
+fn metadata(metadata: Metadata) -> Map<String, Value> {
+    let fields = metadata.filter_metadata.into_iter();
+    fields.map(|(namespace, fields)| (namespace, object(fields))).collect()
+}
+
+fn object(fields: pb::Struct) -> Value {
+    Value::Object(fields.fields.into_iter().map(|(name, value)| (name, json(value))).collect())
+}
+
+/// A protobuf value to the JSON it stands for. Its depth is bounded by the decoder's.
+fn json(value: pb::Value) -> Value {
+    match value.kind {
+        None | Some(Kind::NullValue(_)) => Value::Null,
+        Some(Kind::BoolValue(value)) => value.into(),
+        Some(Kind::NumberValue(number)) => whole(number).map_or(number.into(), Value::from),
+        Some(Kind::StringValue(text)) => text.into(),
+        Some(Kind::ListValue(list)) => Value::Array(list.values.into_iter().map(json).collect()),
+        Some(Kind::StructValue(fields)) => object(fields),
+    }
+}
+
+/// Protobuf knows doubles only; a whole number is to look like one, as in Envoy's own JSON.
+fn whole(number: f64) -> Option<i64> {
+    const EXACT: f64 = 9_007_199_254_740_992.0;
+    let is_whole = number.trunc() == number && number.abs() <= EXACT;
+    #[expect(clippy::cast_possible_truncation, reason = "whole, and within 53 bits")]
+    is_whole.then_some(number as i64)
 }
 
 fn some(text: String) -> Option<String> {

@@ -18,7 +18,7 @@ use serde_json::{Map, Value};
 
 use super::explain::explain;
 use crate::authorizer::{Decision, Denial, Grant, Reason};
-use crate::policy::Mutations;
+use crate::policy::{CustomDenial, Mutations};
 use crate::scope::{DenyResponse, Scope};
 
 /// All that is not unreserved (RFC 3986 section 2.3).
@@ -52,7 +52,7 @@ fn allow(scope: &Scope, grant: &Grant) -> CheckResponse {
         Grant::Signed { permit, token } => {
             let mutations = &permit.additions().mutations;
             mutate(&mut ok, mutations);
-            metadata = structure(&mutations.metadata);
+            metadata = dynamic_metadata(&mutations.changes().metadata);
             let value = format!("{}{}", header.prefix, token.as_str());
             ok.headers.push(overwrite(header.name(), value));
         }
@@ -68,31 +68,39 @@ fn allow(scope: &Scope, grant: &Grant) -> CheckResponse {
 /// Writes what the policy wants changed. Envoy puts query parameters in as they are: we encode them.
 fn mutate(ok: &mut OkHttpResponse, mutations: &Mutations) {
     let encoded = |text: &str| utf8_percent_encode(text, QUERY).to_string();
-    let set = mutations.headers.iter();
+    let changes = mutations.changes();
+    let set = changes.headers.iter();
     ok.headers.extend(set.map(|(name, value)| overwrite(name, value.clone())));
-    ok.headers_to_remove.extend(mutations.remove_headers.iter().cloned());
-    let added = mutations.response_headers.iter();
+    ok.headers_to_remove.extend(changes.remove_headers.iter().cloned());
+    let added = changes.response_headers.iter();
     ok.response_headers_to_add.extend(added.map(|(name, value)| add(name, value.clone())));
-    let query = mutations.query.iter();
+    let query = changes.query.iter();
     ok.query_parameters_to_set.extend(
         query.map(|(key, value)| QueryParameter { key: encoded(key), value: encoded(value) }),
     );
-    ok.query_parameters_to_remove.extend(mutations.remove_query.iter().map(|key| encoded(key)));
+    ok.query_parameters_to_remove.extend(changes.remove_query.iter().map(|key| encoded(key)));
 }
 
 fn deny(scope: Option<&Scope>, denial: &Denial) -> CheckResponse {
     let reason = denial.reason();
     let standard = DenyResponse::default();
     let by_scope = scope.map_or(&standard, |scope| &scope.deny);
-    let by_policy = denial.custom();
+    let by_policy = denial.custom().map(CustomDenial::answer);
     let is_forbidden = reason.status() == standard.status;
     let of_scope = if is_forbidden { by_scope.status } else { reason.status() };
     let status = by_policy.and_then(|custom| custom.status).unwrap_or(of_scope);
     let body = by_policy
         .and_then(|custom| custom.body.clone())
         .or_else(|| by_scope.body.clone().filter(|_| is_forbidden));
-    let wanted = by_scope.headers.iter().chain(by_policy.iter().flat_map(|custom| &custom.headers));
-    let mut headers: Vec<_> = wanted.map(|(name, value)| overwrite(name, value.clone())).collect();
+    let mut headers: Vec<_> =
+        by_scope.headers.iter().map(|(name, value)| overwrite(name, value.clone())).collect();
+    for (name, value) in by_policy.iter().flat_map(|custom| &custom.headers) {
+        headers.push(if name == "set-cookie" {
+            add(name, value.clone())
+        } else {
+            overwrite(name, value.clone())
+        });
+    }
     if body.is_none() {
         headers.retain(|option| !is_named(option, "content-type"));
         headers.push(overwrite("content-type", "application/json".to_owned()));
@@ -108,7 +116,7 @@ fn deny(scope: Option<&Scope>, denial: &Denial) -> CheckResponse {
             headers,
             body: body.unwrap_or_else(|| standard_body(status)),
         })),
-        dynamic_metadata: by_policy.and_then(|custom| structure(&custom.metadata)),
+        dynamic_metadata: by_policy.and_then(|custom| dynamic_metadata(&custom.metadata)),
     }
 }
 
@@ -129,11 +137,15 @@ fn standard_body(status: u16) -> String {
     format!(r#"{{"code":{status},"error":"{phrase}"}}"#)
 }
 
-/// Dynamic metadata; none where there is nothing in it.
-fn structure(fields: &Map<String, Value>) -> Option<Struct> {
-    let is_empty = fields.is_empty();
-    let fields = fields.iter().map(|(name, value)| (name.clone(), protobuf(value))).collect();
-    (!is_empty).then_some(Struct { fields })
+/// JSON to protobuf.
+pub(super) fn structure(fields: &Map<String, Value>) -> Struct {
+    let fields = fields.iter().map(|(name, value)| (name.clone(), protobuf(value)));
+    Struct { fields: fields.collect() }
+}
+
+/// None where there is nothing in it.
+fn dynamic_metadata(fields: &Map<String, Value>) -> Option<Struct> {
+    (!fields.is_empty()).then(|| structure(fields))
 }
 
 pub(super) fn protobuf(value: &Value) -> pb::Value {
@@ -145,7 +157,7 @@ pub(super) fn protobuf(value: &Value) -> pb::Value {
         Value::Array(items) => {
             Kind::ListValue(pb::ListValue { values: items.iter().map(protobuf).collect() })
         }
-        Value::Object(fields) => Kind::StructValue(structure(fields).unwrap_or_default()),
+        Value::Object(fields) => Kind::StructValue(structure(fields)),
     };
     pb::Value { kind: Some(kind) }
 }

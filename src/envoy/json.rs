@@ -7,13 +7,16 @@ use std::collections::HashMap;
 
 use base64::prelude::{BASE64_STANDARD, Engine as _};
 use envoy_types::ext_authz::v3::pb::CheckRequest;
+use envoy_types::pb::envoy::config::core::v3::socket_address::PortSpecifier;
 use envoy_types::pb::envoy::config::core::v3::{self as core, address};
 use envoy_types::pb::envoy::service::auth::v3::{AttributeContext, attribute_context as context};
 use envoy_types::pb::google::protobuf::Timestamp;
 use prost::Message;
 use serde::Deserialize;
+use serde_json::{Map, Value};
 
 use super::decode::{self, BadRequest};
+use super::encode::structure;
 use crate::request::Request;
 
 /// A captured request.
@@ -43,13 +46,8 @@ pub fn read(bytes: &[u8]) -> Result<Captured, CaptureError> {
     } else {
         CheckRequest::decode(bytes).map_err(BadRequest::from)?
     };
-    let time = check
-        .attributes
-        .as_ref()
-        .and_then(|attributes| attributes.request.as_ref()?.time)
-        .and_then(|time| u64::try_from(time.seconds).ok())
-        .map(crate::clock::Timestamp::from_seconds);
-    Ok(Captured { request: decode::from_proto(check)?, time })
+    let request = decode::from_proto(check)?;
+    Ok(Captured { time: request.time, request })
 }
 
 #[derive(Deserialize)]
@@ -61,9 +59,29 @@ struct Check {
 #[serde(default)]
 struct Attributes {
     source: Source,
+    destination: Source,
     request: RequestPart,
     #[serde(alias = "contextExtensions")]
     context_extensions: HashMap<String, String>,
+    #[serde(alias = "metadataContext")]
+    metadata_context: Metadata,
+    #[serde(alias = "routeMetadataContext")]
+    route_metadata_context: Metadata,
+    #[serde(alias = "tlsSession")]
+    tls_session: TlsSession,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(default)]
+struct Metadata {
+    #[serde(alias = "filterMetadata")]
+    filter_metadata: HashMap<String, Map<String, Value>>,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(default)]
+struct TlsSession {
+    sni: String,
 }
 
 #[derive(Default, Deserialize)]
@@ -84,6 +102,8 @@ struct Address {
 #[derive(Deserialize)]
 struct SocketAddress {
     address: String,
+    #[serde(default, alias = "portValue")]
+    port_value: Option<u32>,
 }
 
 #[derive(Default, Deserialize)]
@@ -104,6 +124,12 @@ struct Http {
     path: String,
     host: String,
     scheme: String,
+    protocol: String,
+    /// A number, or as proto3 JSON has it a text.
+    size: Value,
+    body: String,
+    #[serde(alias = "rawBody")]
+    raw_body: String,
 }
 
 #[derive(Deserialize)]
@@ -122,35 +148,54 @@ struct Header {
 
 impl From<Check> for CheckRequest {
     fn from(check: Check) -> Self {
-        let Attributes { source, request, context_extensions } = check.attributes;
-        let source_address = source.address.socket_address.map(|socket| core::Address {
+        let Attributes { source, destination, request, context_extensions, .. } = check.attributes;
+        let time = request.time.as_deref().and_then(timestamp);
+        let request = context::Request { time, http: request.http.map(Into::into) };
+        let sni = check.attributes.tls_session.sni;
+        let attributes = AttributeContext {
+            source: Some(source.into()),
+            destination: Some(destination.into()),
+            request: Some(request),
+            context_extensions,
+            metadata_context: Some(check.attributes.metadata_context.into()),
+            route_metadata_context: Some(check.attributes.route_metadata_context.into()),
+            tls_session: Some(context::TlsSession { sni }),
+        };
+        Self { attributes: Some(attributes) }
+    }
+}
+
+impl From<Source> for context::Peer {
+    fn from(source: Source) -> Self {
+        let address = source.address.socket_address.map(|socket| core::Address {
             address: Some(address::Address::SocketAddress(core::SocketAddress {
                 address: socket.address,
+                port_specifier: socket.port_value.map(PortSpecifier::PortValue),
                 ..core::SocketAddress::default()
             })),
         });
-        let source = context::Peer {
-            address: source_address,
+        Self {
+            address,
             principal: source.principal,
             certificate: source.certificate,
-            ..context::Peer::default()
-        };
-        let time = request.time.as_deref().and_then(timestamp);
-        let request = context::Request { time, http: request.http.map(Into::into) };
-        let attributes = AttributeContext {
-            source: Some(source),
-            request: Some(request),
-            context_extensions,
-            ..AttributeContext::default()
-        };
-        Self { attributes: Some(attributes) }
+            ..Self::default()
+        }
+    }
+}
+
+impl From<Metadata> for core::Metadata {
+    fn from(metadata: Metadata) -> Self {
+        let fields = metadata.filter_metadata.iter();
+        let fields = fields.map(|(namespace, fields)| (namespace.clone(), structure(fields)));
+        Self { filter_metadata: fields.collect(), ..Self::default() }
     }
 }
 
 fn timestamp(text: &str) -> Option<Timestamp> {
     let time =
         time::OffsetDateTime::parse(text, &time::format_description::well_known::Rfc3339).ok()?;
-    Some(Timestamp { seconds: time.unix_timestamp(), nanos: 0 })
+    let nanos = i32::try_from(time.nanosecond()).ok()?;
+    Some(Timestamp { seconds: time.unix_timestamp(), nanos })
 }
 
 impl From<Http> for context::HttpRequest {
@@ -158,6 +203,7 @@ impl From<Http> for context::HttpRequest {
         let header_map = http.header_map.map(|map| core::HeaderMap {
             headers: map.headers.into_iter().map(Into::into).collect(),
         });
+        let size = http.size.as_i64().or_else(|| http.size.as_str()?.parse().ok());
         Self {
             id: http.id,
             method: http.method,
@@ -166,6 +212,11 @@ impl From<Http> for context::HttpRequest {
             path: http.path,
             host: http.host,
             scheme: http.scheme,
+            protocol: http.protocol,
+            size: size.unwrap_or_default(),
+            body: http.body,
+            // What is no base64 stays empty, as a body that was not sent.
+            raw_body: BASE64_STANDARD.decode(&http.raw_body).unwrap_or_default(),
             ..Self::default()
         }
     }

@@ -22,7 +22,7 @@ use std::time::Duration;
 use super::decode::{self, BadRequest};
 use super::{CheckService, DEFAULT_DEADLINE};
 use crate::authorizer::{Decision, Denial, Grant, Reason};
-use crate::request::{Headers, Host, Request, Source};
+use crate::request::{Headers, Host, Request};
 use crate::scope::{CallerError, SCOPE_EXTENSION, Scopes};
 use crate::token::Channel;
 
@@ -119,8 +119,8 @@ pub fn request(
         target: target.unwrap_or_default().to_owned(),
         headers,
         body,
-        source: Source::default(),
         extensions: [(SCOPE_EXTENSION.to_owned(), client_id.to_owned())].into(),
+        ..Request::default()
     })
 }
 
@@ -140,8 +140,8 @@ fn host(call: &Parts) -> Result<Host, BadRequest> {
 pub(super) fn carried(decision: Decision) -> Decision {
     let is_carried = match &decision.outcome {
         Ok(Grant::Signed { permit, .. }) => {
-            let mutations = &permit.additions().mutations;
-            mutations.query.is_empty() && mutations.remove_query.is_empty()
+            let changes = permit.additions().mutations.changes();
+            changes.query.is_empty() && changes.remove_query.is_empty()
         }
         _ => true,
     };

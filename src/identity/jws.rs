@@ -20,6 +20,36 @@ pub(super) const TOKEN_LIMIT: usize = 16 * 1024;
 /// Never accepted in a header: extensions we don't have, and keys the token brings along.
 const REFUSED: [&str; 6] = ["crit", "b64", "jku", "x5u", "jwk", "x5c"];
 
+/// A token's three parts, decoded; what the header says is not interpreted.
+#[derive(Debug)]
+pub(crate) struct Compact<'a> {
+    pub(crate) header: Map<String, Value>,
+    pub(crate) claims: Map<String, Value>,
+    /// What the signature is over.
+    pub(crate) signed: &'a str,
+    pub(crate) signature: Vec<u8>,
+}
+
+impl<'a> Compact<'a> {
+    /// Takes `token` apart.
+    pub(crate) fn parse(token: &'a str) -> Result<Self, BadToken> {
+        if token.len() > TOKEN_LIMIT {
+            return Err(BadToken::TooLong { bytes: token.len(), limit: TOKEN_LIMIT });
+        }
+        let (signed, signature) = token.rsplit_once('.').ok_or(BadToken::NotCompact)?;
+        let (header, payload) = signed.split_once('.').ok_or(BadToken::NotCompact)?;
+        if payload.contains('.') {
+            return Err(BadToken::NotCompact);
+        }
+        Ok(Self {
+            header: object(Part::Header, header)?,
+            claims: object(Part::Payload, payload)?,
+            signed,
+            signature: decode(Part::Signature, signature)?,
+        })
+    }
+}
+
 /// A token, decoded and unverified.
 #[derive(Debug)]
 pub(super) struct Jws<'a> {
@@ -62,20 +92,8 @@ impl fmt::Display for Part {
 impl<'a> Jws<'a> {
     /// Takes `token` apart.
     pub(super) fn parse(token: &'a str) -> Result<Self, BadToken> {
-        if token.len() > TOKEN_LIMIT {
-            return Err(BadToken::TooLong { bytes: token.len(), limit: TOKEN_LIMIT });
-        }
-        let (signed, signature) = token.rsplit_once('.').ok_or(BadToken::NotCompact)?;
-        let (header, payload) = signed.split_once('.').ok_or(BadToken::NotCompact)?;
-        if payload.contains('.') {
-            return Err(BadToken::NotCompact);
-        }
-        Ok(Self {
-            header: Header::read(&object(Part::Header, header)?)?,
-            claims: object(Part::Payload, payload)?,
-            signed,
-            signature: decode(Part::Signature, signature)?,
-        })
+        let Compact { header, claims, signed, signature } = Compact::parse(token)?;
+        Ok(Self { header: Header::read(&header)?, claims, signed, signature })
     }
 }
 

@@ -9,11 +9,15 @@ use std::fmt;
 
 use aws_lc_rs::signature::{
     self, EcdsaVerificationAlgorithm, ParsedPublicKey, RsaParameters, RsaPublicKeyComponents,
+    VerificationAlgorithm,
 };
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use serde::Deserialize;
 use serde_json::Value;
+use x509_parser::asn1_rs::FromDer;
+use x509_parser::certificate::X509Certificate;
+use x509_parser::x509::SubjectPublicKeyInfo;
 
 use super::refusal::{BadToken, Excerpt};
 use crate::json::{self, JsonFault};
@@ -103,6 +107,42 @@ impl KeySet {
         Ok(Self { keys, unused })
     }
 
+    /// Reads a certificate or a public key in PEM (RFC 7468), as the one key of a set; nothing
+    /// else of the certificate is looked at.
+    pub(crate) fn of_pem(text: &str) -> Option<Self> {
+        let block = pem::parse(text).ok()?;
+        let verifiers = match block.tag() {
+            "CERTIFICATE" => {
+                let (_, certificate) = X509Certificate::from_der(block.contents()).ok()?;
+                of_info(&certificate.tbs_certificate.subject_pki)
+            }
+            "PUBLIC KEY" => {
+                let (rest, info) = SubjectPublicKeyInfo::from_der(block.contents()).ok()?;
+                if rest.is_empty() { of_info(&info) } else { Vec::new() }
+            }
+            _ => Vec::new(),
+        };
+        let key = Key { kid: None, verifiers };
+        (!key.verifiers.is_empty()).then(|| Self { keys: vec![key], unused: Vec::new() })
+    }
+
+    /// Whether `signature` over `signed` is the key's that is called `kid`, or where the set has
+    /// none of that name, any key's that fits.
+    pub(crate) fn verifies(
+        &self,
+        kid: Option<&str>,
+        algorithm: Algorithm,
+        signed: &str,
+        signature: &[u8],
+    ) -> bool {
+        let is_named = |key: &&Key| kid.is_some() && key.kid.as_deref() == kid;
+        let named = self.keys.iter().find(is_named);
+        let keys = named.map_or(self.keys.as_slice(), std::slice::from_ref);
+        keys.iter()
+            .filter_map(|key| key.verifier(algorithm))
+            .any(|key| key.verify_sig(signed.as_bytes(), signature).is_ok())
+    }
+
     /// How many usable keys there are: at least one.
     pub fn count(&self) -> usize {
         self.keys.len()
@@ -174,6 +214,29 @@ impl Key {
             return Err("its `alg` does not fit its type");
         }
         Ok(Self { kid: jwk.kid, verifiers })
+    }
+}
+
+/// The key of a certificate, parsed for every algorithm of its type.
+fn of_info(info: &SubjectPublicKeyInfo<'_>) -> Vec<(Algorithm, ParsedPublicKey)> {
+    let bits = &info.subject_public_key.data;
+    let parse = |name, algorithm: &'static dyn VerificationAlgorithm| {
+        Some((name, ParsedPublicKey::new(algorithm, bits.as_ref()).ok()?))
+    };
+    match info.algorithm.algorithm.to_id_string().as_str() {
+        "1.2.840.113549.1.1.1" => {
+            RSA.iter().filter_map(|(name, parameters)| parse(*name, *parameters)).collect()
+        }
+        // A point of one curve is none of the other.
+        "1.2.840.10045.2.1" => [
+            parse(Algorithm::ES256, &signature::ECDSA_P256_SHA256_FIXED),
+            parse(Algorithm::ES384, &signature::ECDSA_P384_SHA384_FIXED),
+        ]
+        .into_iter()
+        .flatten()
+        .collect(),
+        "1.3.101.112" => parse(Algorithm::EdDsa, &signature::ED25519).into_iter().collect(),
+        _ => Vec::new(),
     }
 }
 

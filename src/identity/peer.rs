@@ -269,7 +269,7 @@ mod tests {
         let ask = |principal: Option<&str>, certificate: Option<&str>| {
             let (principal, certificate) =
                 (principal.map(str::to_owned), certificate.map(str::to_owned));
-            let source = Source { ip: None, principal, certificate };
+            let source = Source { principal, certificate, ..Source::default() };
             peers.authenticate(&Request { source, ..Request::default() })
         };
         assert_eq!(ask(None, None), Ok(None));

@@ -2,8 +2,7 @@
 
 use std::fmt;
 
-use serde_json::{Map, Value};
-
+use super::changes::{CustomDenial, Mutations};
 use crate::route::Target;
 
 /// What an engine found.
@@ -171,7 +170,7 @@ impl fmt::Display for RefusalKind {
 pub struct Grounds {
     /// The ids of the determining policies, sorted.
     pub determining: Vec<String>,
-    /// What the determining policies say of themselves by `@reason`, in the same order.
+    /// What the determining policies say of themselves (Cedar: by `@reason`, in the same order).
     pub reasons: Vec<String>,
     /// Policies that could not be evaluated, with the error.
     pub errors: Vec<String>,
@@ -188,35 +187,4 @@ pub struct Additions {
     pub entitlements: Option<Vec<Target>>,
     /// What is to be changed in the request and its response.
     pub mutations: Mutations,
-}
-
-/// Changes to a permitted request, and to the response its client will see. The engine has checked
-/// that none touches the decision header, a pseudo header or the host.
-#[derive(Clone, Debug, Default, PartialEq)]
-pub struct Mutations {
-    /// Request headers to set, in place of any the client sent; names in lower case.
-    pub headers: Vec<(String, String)>,
-    /// Request headers that must not travel upstream; in lower case.
-    pub remove_headers: Vec<String>,
-    /// Headers to add to the response.
-    pub response_headers: Vec<(String, String)>,
-    /// Query parameters to set, not encoded.
-    pub query: Vec<(String, String)>,
-    /// Query parameters to remove.
-    pub remove_query: Vec<String>,
-    /// Dynamic metadata for the proxy's later filters.
-    pub metadata: Map<String, Value>,
-}
-
-/// How a policy wants its no answered.
-#[derive(Clone, Debug, Default, PartialEq)]
-pub struct CustomDenial {
-    /// The HTTP status, 400 to 599.
-    pub status: Option<u16>,
-    /// Added to the answer.
-    pub headers: Vec<(String, String)>,
-    /// In place of the standard body.
-    pub body: Option<String>,
-    /// Dynamic metadata for the proxy's later filters.
-    pub metadata: Map<String, Value>,
 }

@@ -13,7 +13,7 @@ use crate::config::raw::{self, PathAllowance};
 use crate::config::report::Report;
 use crate::config::{Address, ApiConfig, Listen, ScopeConfig};
 use crate::entitlement::Catalogue;
-use crate::identity::Require;
+use crate::identity::{IdentitySettings, Require};
 use crate::path::Allowances;
 use crate::request::Host;
 use crate::route::{Pattern, Route, Routes};
@@ -72,29 +72,27 @@ pub(super) fn check(
     let hosts = hosts(path, &raw.matches.hosts, report);
     let routes = routes(path, &raw.routes, paths, report);
     let identity = identity::check(path, raw, client_id.as_deref(), base, shared, report);
-    let policies = policy::check(path, raw, base, &routes, identity.as_ref(), report);
+    let header = token::header(path, &raw.jwt_response, report);
+    let around = policy::Surroundings {
+        base,
+        routes: routes.as_ref(),
+        identity: identity.as_ref(),
+        header: header.as_ref(),
+    };
+    let policies = policy::check(path, raw, around, report);
     let signing = token::signing(path, raw, client_id.as_deref(), shared, report);
     let claims = token::claims(path, raw, client_id.as_deref(), shared, report);
-    let header = token::header(path, &raw.jwt_response, report);
     let remove_headers = token::remove_headers(path, &raw.jwt_response, header.as_ref(), report);
     let deny = deny(path, &raw.deny, header.as_ref(), report);
     let api = api(path, raw.api.as_ref(), client_id.as_deref(), shared, report);
     let explain = explain(path, &raw.explain, header.as_ref(), report);
-    if raw.dry_run == Some(true) {
-        let what = "every denial passes and is only recorded: the application is not protected";
-        report.warning(format_args!("{path}.dryRun"), what);
-    }
-    if let (Some(Some(ApiConfig { check: true, .. })), Some(identity)) = (&api, &identity)
-        && matches!(identity.require, Require::Peer | Require::Both)
-    {
-        let what =
-            "over HTTP no request has the peer identity that the scope requires: each is denied";
-        report.warning(format_args!("{path}.api.check"), what);
-    }
+    let is_checked_over_http = matches!(api, Some(Some(ApiConfig { check: true, .. })));
+    warn(path, raw, is_checked_over_http, identity.as_ref(), report);
     let token::Signing { store, location, backend, key, publish_before, max_key_age } = signing?;
     let (routes, (policy, shadow), claims) = (routes?, policies?, claims?);
     let catalogue = match claims.items {
         Items::Decision => None,
+        Items::Entitlements if policy.lists_entitlements() => None,
         Items::Entitlements => {
             let catalogue = Catalogue::new(&policy, &routes, claims.max_items);
             Some(report.keep(format_args!("{path}.jwtCustomization.items"), catalogue)?)
@@ -124,6 +122,27 @@ pub(super) fn check(
         deny: deny?,
         api: api?,
     })
+}
+
+/// What is allowed and worth a second look.
+fn warn(
+    path: &str,
+    raw: &raw::Scope,
+    is_checked_over_http: bool,
+    identity: Option<&IdentitySettings>,
+    report: &mut Report,
+) {
+    if raw.dry_run == Some(true) {
+        let what = "every denial passes and is only recorded: the application is not protected";
+        report.warning(format_args!("{path}.dryRun"), what);
+    }
+    let needs_peer =
+        identity.is_some_and(|identity| matches!(identity.require, Require::Peer | Require::Both));
+    if is_checked_over_http && needs_peer {
+        let what =
+            "over HTTP no request has the peer identity that the scope requires: each is denied";
+        report.warning(format_args!("{path}.api.check"), what);
+    }
 }
 
 fn client_id(path: &str, raw: &raw::Scope, report: &mut Report) -> Option<String> {
@@ -301,7 +320,10 @@ fn api(
         );
     }
     if raw.scheme.is_some() && !check {
-        report.error(path_of("scheme"), "does not belong to authzen: remove it, or set check");
+        report.error(
+            format_args!("{path}.api.scheme"),
+            "does not belong to authzen: remove it, or set check",
+        );
     }
     let scheme = match raw.scheme {
         None | Some(raw::Scheme::Http) => "http",

@@ -1,6 +1,7 @@
 use super::*;
 use crate::authorizer::Facts;
 use crate::fixture::{self, NOW};
+use crate::policy::{Changes, Protected};
 use crate::token::Channel;
 
 async fn answer(scope: &Scope, target: &str) -> CheckResponse {
@@ -57,7 +58,7 @@ async fn an_allow_overwrites_the_header_and_removes_its_twins_only() {
 fn what_a_policy_wants_changed_is_written() {
     let text = |text: &str| text.to_owned();
     let pair = |name: &str, value: &str| (text(name), text(value));
-    let mutations = Mutations {
+    let changes = Changes {
         headers: vec![pair("x-role", "admin")],
         remove_headers: vec![text("x-debug")],
         response_headers: vec![pair("set-cookie", "a=1"), pair("set-cookie", "b=2")],
@@ -65,6 +66,7 @@ fn what_a_policy_wants_changed_is_written() {
         remove_query: vec![text("d&")],
         metadata: Map::default(),
     };
+    let mutations = Mutations::new(changes, &Protected::default()).unwrap();
     let mut ok = OkHttpResponse::default();
     mutate(&mut ok, &mutations);
     assert_eq!(ok.headers, [overwrite("x-role", text("admin"))]);

@@ -7,24 +7,34 @@ use crate::config::check::{joined, refuse_foreign};
 use crate::config::raw;
 use crate::config::report::Report;
 use crate::identity::IdentitySettings;
-use crate::policy::{Cedar, CedarSources, Policy};
+use crate::policy::{Cedar, CedarSources, Policy, Protected, Rego, RegoSources};
 use crate::route::Routes;
+use crate::scope::DecisionHeader;
+
+const DEFAULT_QUERY: &str = "envoy/authz/allow";
+
+/// What policies are read beside; what is missing is wrong and reported elsewhere.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Surroundings<'a> {
+    pub(super) base: &'a Path,
+    pub(super) routes: Option<&'a Routes>,
+    pub(super) identity: Option<&'a IdentitySettings>,
+    pub(super) header: Option<&'a DecisionHeader>,
+}
 
 /// The policies in force, and the shadow's.
 pub(super) fn check(
     path: &str,
     raw: &raw::Scope,
-    base: &Path,
-    routes: &Option<Routes>,
-    identity: Option<&IdentitySettings>,
+    around: Surroundings<'_>,
     report: &mut Report,
 ) -> Option<(Policy, Option<Policy>)> {
     let path = format!("{path}.policy");
     let raw = report.required(&path, raw.policy.as_ref())?;
-    let policy = load(&path, raw, base, routes, identity, report);
+    let policy = load(&path, raw, around, report);
     let shadow = raw.shadow.as_ref().map(|shadow| {
         let raw = as_policy(shadow, raw.engine);
-        load(&format!("{path}.shadow"), &raw, base, routes, identity, report)
+        load(&format!("{path}.shadow"), &raw, around, report)
     });
     Some((policy?, shadow.map_or(Some(None), |shadow| shadow.map(Some))?))
 }
@@ -38,38 +48,86 @@ fn as_policy(shadow: &raw::Shadow, engine: Option<raw::Engine>) -> raw::Policy {
 fn load(
     path: &str,
     raw: &raw::Policy,
-    base: &Path,
-    routes: &Option<Routes>,
-    identity: Option<&IdentitySettings>,
+    around: Surroundings<'_>,
     report: &mut Report,
 ) -> Option<Policy> {
-    if let Some(raw::Engine::Rego | raw::Engine::Authzen) = raw.engine {
-        report.error(format_args!("{path}.engine"), "only cedar is in this version");
-        return None;
+    let policy = match raw.engine {
+        None | Some(raw::Engine::Cedar) => cedar(path, raw, around, report),
+        Some(raw::Engine::Rego) => rego(path, raw, around, report),
+        Some(raw::Engine::Authzen) => {
+            let what = "authzen is not in this version: use cedar or rego";
+            report.error(format_args!("{path}.engine"), what);
+            None
+        }
+    }?;
+    if policy.is_empty() {
+        report.warning(format_args!("{path}.files"), "there is no policy: all is denied");
     }
+    Some(policy)
+}
+
+fn cedar(
+    path: &str,
+    raw: &raw::Policy,
+    around: Surroundings<'_>,
+    report: &mut Report,
+) -> Option<Policy> {
     let foreign = [
         ("data", raw.data.is_some()),
         ("query", raw.query.is_some()),
+        ("parseBody", raw.parse_body.is_some()),
         ("url", raw.url.is_some()),
         ("timeout", raw.timeout.is_some()),
     ];
     refuse_foreign(path, &foreign, "the engine cedar", report);
     let files = report.required(format_args!("{path}.files"), raw.files.as_ref())?;
     let sources = CedarSources {
-        policies: files.iter().map(|file| joined(base, file)).collect(),
-        schema: raw.schema.as_deref().map(|file| joined(base, file)),
-        entities: raw.entities.as_deref().map(|file| joined(base, file)),
+        policies: files.iter().map(|file| joined(around.base, file)).collect(),
+        schema: raw.schema.as_deref().map(|file| joined(around.base, file)),
+        entities: raw.entities.as_deref().map(|file| joined(around.base, file)),
     };
     let mut types: BTreeSet<&str> = BTreeSet::from(["Path", "Workload", "Anonymous"]);
-    types.extend(routes.iter().flat_map(Routes::named_targets).map(|(name, _)| name));
-    types.extend(identity.iter().flat_map(|identity| identity.principal_types()));
+    types.extend(
+        around.routes.iter().flat_map(|routes| routes.named_targets()).map(|(name, _)| name),
+    );
+    types.extend(around.identity.iter().flat_map(|identity| identity.principal_types()));
     match Cedar::load(&sources, types) {
+        Ok(engine) => Some(Policy::cedar(engine)),
+        Err(errors) => {
+            errors.iter().for_each(|error| report.error(path, error));
+            None
+        }
+    }
+}
+
+fn rego(
+    path: &str,
+    raw: &raw::Policy,
+    around: Surroundings<'_>,
+    report: &mut Report,
+) -> Option<Policy> {
+    let foreign = [
+        ("schema", raw.schema.is_some()),
+        ("entities", raw.entities.is_some()),
+        ("url", raw.url.is_some()),
+        ("timeout", raw.timeout.is_some()),
+    ];
+    refuse_foreign(path, &foreign, "the engine rego", report);
+    let files = report.required(format_args!("{path}.files"), raw.files.as_ref())?;
+    let names = around.header.into_iter().flat_map(|header| {
+        std::iter::once(header.name()).chain(header.twins().iter().map(String::as_str))
+    });
+    let sources = RegoSources {
+        files: files.iter().map(|file| joined(around.base, file)).collect(),
+        data: raw.data.iter().flatten().map(|file| joined(around.base, file)).collect(),
+        query: raw.query.clone().unwrap_or_else(|| DEFAULT_QUERY.to_owned()),
+        parse_body: raw.parse_body.unwrap_or(true),
+        protected: Protected::new(names),
+    };
+    match Rego::load(&sources) {
         Ok(engine) => {
-            let policy = Policy::cedar(engine);
-            if policy.is_empty() {
-                report.warning(format_args!("{path}.files"), "there is no policy: all is denied");
-            }
-            Some(policy)
+            tracing::info!(query = sources.query, evaluator = %engine.evaluator(), "rego policies compiled");
+            Some(Policy::rego(engine))
         }
         Err(errors) => {
             errors.iter().for_each(|error| report.error(path, error));
