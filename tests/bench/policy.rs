@@ -5,6 +5,7 @@
 //! all policies with the principal added to a copy of all entities, which is what its interface
 //! offers. Both must permit. Nothing is asserted of the figures: they are for a person to compare.
 //!
+//! `cargo bench --bench policy -- crowds|lists` prints one of its tables.
 //! `cargo bench --bench policy -- ours|cedar POLICIES ENTITIES CALLS` only calls, for callgrind.
 
 #![expect(clippy::unwrap_used, reason = "a benchmark ends at the first surprise")]
@@ -36,6 +37,11 @@ const SIZES: [usize; 4] = [10, 100, 1_000, 10_000];
 fn main() {
     // Cargo itself adds `--bench`.
     let words: Vec<String> = std::env::args().skip(1).filter(|word| word != "--bench").collect();
+    match words.as_slice() {
+        [which] if which == "crowds" => return crowds(),
+        [which] if which == "lists" => return lists(),
+        _ => {}
+    }
     if let [which, numbers @ ..] = words.as_slice() {
         let numbers: Vec<usize> = numbers.iter().map(|number| number.parse().unwrap()).collect();
         let [policies, entities, calls] = numbers.try_into().unwrap();
@@ -263,17 +269,15 @@ const DRAWS: usize = 1_000;
 /// A crowd asks of sets in which groups lie three deep: the median of what is asked, by how often
 /// each asks, and the principal that costs most. Placet and Cedar must agree on each.
 fn crowds() {
-    println!("\na crowd of {CROWD} (Zipf), groups three deep, microseconds a decision");
-    println!(
-        "{:>10} {:>16} {:>16} {:>16}",
-        "policies", "Placet median", "Placet worst", "Cedar median"
-    );
-    for is_mixed in [false, true] {
-        println!("{}", if is_mixed { "5 % with an open head" } else { "all with a head" });
-        for policies in [10, 100, 1_000, 10_000, 100_000] {
+    println!("\na crowd of {CROWD} (Zipf), groups three deep, microseconds a decision:");
+    println!("Placet's median, its worst principal | Cedar's median");
+    println!("{:>10} {:>30} {:>30}", "policies", "all with a head", "5 % with an open head");
+    for policies in [10, 100, 1_000, 10_000, 100_000] {
+        let cells = [false, true].map(|is_mixed| {
             let [median, worst, cedar] = crowd(policies, is_mixed);
-            println!("{policies:>10} {median:>16.1} {worst:>16.1} {cedar:>16.1}");
-        }
+            format!("{median:.1}, {worst:.1} | {cedar:.1}")
+        });
+        println!("{policies:>10} {:>30} {:>30}", cells[0], cells[1]);
     }
 }
 
