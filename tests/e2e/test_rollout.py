@@ -138,6 +138,7 @@ def test_what_no_scope_is_known_for_is_denied_all_the_same(world):
     assert denied_status(call(world.placet, check_request(host="nobody.example.com"))) == 403
     assert not is_denial(call(world.placet, check_request(host="dry.example.com"))), "control"
     world.placet.wait_until(lambda: len(decisions(world)) == before + 3, "the decisions are in the log")
+    assert all(record["id"] for record in decisions(world)[before:])
 
 
 def test_a_dry_run_without_a_key_passes_too(directory, issuer, echo):
