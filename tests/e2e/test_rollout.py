@@ -254,7 +254,11 @@ def test_envoy_s_access_log_has_the_reason(world, name, target, status, reason, 
 def test_the_client_reads_our_reason_and_nobody_else_s(world):
     """Neither the client's own copy nor one of the upstream's takes its place."""
     forged = [("x-placet-reason", "reason=forged"), ("x_placet_reason", "reason=forged")]
-    answer, [seen] = ask(world, "shadowed", headers=forged)
+    world.echo.answers = [("x-placet-reason", "reason=of-the-upstream"), ("X-Placet-Reason", "reason=again")]
+    try:
+        answer, [seen] = ask(world, "shadowed", headers=forged)
+    finally:
+        world.echo.answers = []
     assert answer.header("x-placet-reason") == f"id={decisions(world)[-1]['id']}, reason=permitted"
     assert seen.folded("x-placet-reason") == []
 
