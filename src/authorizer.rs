@@ -200,7 +200,7 @@ pub struct DryRun(());
 
 impl DryRun {
     /// From the value of the setting.
-    pub fn of_setting(dry_run: bool) -> Option<Self> {
+    pub(crate) fn of_setting(dry_run: bool) -> Option<Self> {
         dry_run.then_some(Self(()))
     }
 }

@@ -13,6 +13,7 @@
 //!   secrets ──▶ keys ──watch──▶ token::Minter, api::jwks
 //!   settings, policies ──▶ config ──swap──▶ scope::Scopes
 //!   issuers ──▶ identity::jwks ──watch──▶ identity
+//!   what was answered ──queue──▶ shadow ──▶ audit
 //! ```
 //!
 //! Start reading at [`authorizer`]: it is the whole product in one function. [`app`] puts the rooms

@@ -1,7 +1,8 @@
 //! Why, beside the answer: for scopes whose settings ask for it, and the same on every outcome.
 //!
 //! The header goes to the client only. A copy that the client sends does not travel upstream, and one
-//! that the upstream answers is overwritten; so whoever reads it reads ours.
+//! that the upstream answers is overwritten (over HTTP Envoy must be told to, as deploy/envoy/http.yaml
+//! does); so whoever reads it reads ours.
 
 use envoy_types::ext_authz::v3::pb::{CheckResponse, HttpResponse};
 use serde_json::{Value, json};

@@ -6,6 +6,8 @@
 //! no `x-forwarded-*`, no header that names a peer; the scheme is a setting. To Envoy a 5xx is no
 //! answer, and would pass with `failure_mode_allow`: so what is a 503 over gRPC is a 403 here.
 
+use std::time::Duration;
+
 use axum::Router;
 use axum::body::Body;
 use axum::extract::{Request as Call, State};
@@ -17,7 +19,6 @@ use envoy_types::ext_authz::v3::pb::{
 use http::request::Parts;
 use http::{HeaderMap, HeaderName, HeaderValue, Response, StatusCode, header};
 use http_body_util::{BodyExt, Limited};
-use std::time::Duration;
 
 use super::decode::{self, BadRequest};
 use super::{CheckService, DEFAULT_DEADLINE};
@@ -173,8 +174,10 @@ fn allow(ok: OkHttpResponse) -> Option<Response<Body>> {
     let mut answer = refused(StatusCode::FORBIDDEN);
     append(answer.headers_mut(), ok.headers)?;
     append(answer.headers_mut(), ok.response_headers_to_add)?;
-    let remove = HeaderValue::try_from(ok.headers_to_remove.join(",")).ok()?;
-    answer.headers_mut().insert(REMOVE, remove);
+    if !ok.headers_to_remove.is_empty() {
+        let remove = HeaderValue::try_from(ok.headers_to_remove.join(",")).ok()?;
+        answer.headers_mut().insert(REMOVE, remove);
+    }
     *answer.status_mut() = StatusCode::OK;
     Some(answer)
 }

@@ -358,7 +358,11 @@ def test_no_body_is_seen_where_envoy_sends_none(world):
 
 
 def test_the_client_is_told_the_reason_and_the_upstream_is_not(world):
-    answer, [seen] = ask(world, CLOSED, headers=[("x-placet-reason", "reason=forged")])
+    world.echo.answers = [("x-placet-reason", "reason=of-the-upstream")]
+    try:
+        answer, [seen] = ask(world, CLOSED, headers=[("x-placet-reason", "reason=forged")])
+    finally:
+        world.echo.answers = []
     assert reason(world, answer) == "permitted"
     assert seen.folded("x-placet-reason") == []
     answer, _ = ask(world, CLOSED, "/accounts/secret")

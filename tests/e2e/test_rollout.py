@@ -138,6 +138,7 @@ def test_what_no_scope_is_known_for_is_denied_all_the_same(world):
     assert denied_status(call(world.placet, check_request(host="nobody.example.com"))) == 403
     assert not is_denial(call(world.placet, check_request(host="dry.example.com"))), "control"
     world.placet.wait_until(lambda: len(decisions(world)) == before + 3, "the decisions are in the log")
+    assert all(record["id"] for record in decisions(world)[before:])
 
 
 def test_a_dry_run_without_a_key_passes_too(directory, issuer, echo):
@@ -253,7 +254,11 @@ def test_envoy_s_access_log_has_the_reason(world, name, target, status, reason, 
 def test_the_client_reads_our_reason_and_nobody_else_s(world):
     """Neither the client's own copy nor one of the upstream's takes its place."""
     forged = [("x-placet-reason", "reason=forged"), ("x_placet_reason", "reason=forged")]
-    answer, [seen] = ask(world, "shadowed", headers=forged)
+    world.echo.answers = [("x-placet-reason", "reason=of-the-upstream"), ("X-Placet-Reason", "reason=again")]
+    try:
+        answer, [seen] = ask(world, "shadowed", headers=forged)
+    finally:
+        world.echo.answers = []
     assert answer.header("x-placet-reason") == f"id={decisions(world)[-1]['id']}, reason=permitted"
     assert seen.folded("x-placet-reason") == []
 

@@ -27,10 +27,8 @@ impl Account<'_> {
         let mut line = |name: &str, text: String| lines.push(format!("{name:<10} {text}"));
         let request = self.request;
         let host = request.host.authority(&request.scheme);
-        line(
-            "request",
-            format!("{} {}://{host}{}", request.method, request.scheme, request.raw_path()),
-        );
+        let path = request.raw_path().escape_debug();
+        line("request", format!("{} {}://{host}{path}", request.method, request.scheme));
         line("scope", self.scope());
         if let Some(path) = &self.decision.facts.path {
             line("path", path.to_string());

@@ -12,7 +12,7 @@ use crate::clock::Clock;
 use crate::fixture::{self, NOW};
 use crate::metrics::Metrics;
 use crate::request::Body as Sent;
-use crate::scope::{Api, CallerSecrets, DenyResponse, Scope, Selectable};
+use crate::scope::{Api, CallerSecrets, DecisionHeader, DenyResponse, Scope, Selectable};
 use crate::secrets::Kept;
 
 /// The digest of `secret`.
@@ -71,6 +71,24 @@ async fn an_allow_carries_a_token_of_the_api_and_removes_its_twins() {
     assert!(removed.split(',').any(|name| name == "x_placet_decision"), "{removed}");
     assert!(removed.split(',').any(|name| name == "cookie"), "{removed}");
     assert!(!removed.split(',').any(|name| name == "x-placet-decision"), "{removed}");
+}
+
+#[tokio::test]
+async fn a_list_of_nothing_is_not_sent() {
+    let header = DecisionHeader::new("decision", "").unwrap();
+    let plain = Scope { header, remove_headers: Vec::new(), ..scope("orders", true) };
+    let (routes, _) = routes(vec![plain]);
+    let (status, headers, _) = ask(&routes, call("GET", "/check/accounts/1")).await;
+    assert_eq!((status, headers.contains_key(REMOVE)), (200, false));
+    assert!(headers.contains_key("decision"));
+}
+
+#[tokio::test]
+async fn what_has_no_slash_after_the_prefix_is_nothing_of_ours() {
+    let (routes, _) = routes(vec![scope("orders", true)]);
+    for target in ["/check*", "/checks/accounts/1", "/CHECK/accounts/1", "/%63heck/accounts/1"] {
+        assert_eq!(ask(&routes, call("GET", target)).await.0, 404, "{target}");
+    }
 }
 
 #[tokio::test]

@@ -46,6 +46,8 @@ class Echo:
         self._listener = socket.create_server(("127.0.0.1", 0), backlog=128)
         self.port = self._listener.getsockname()[1]
         self._seen, self._lock = [], threading.Lock()
+        # More fields of every answer over HTTP/1.1.
+        self.answers = []
         threading.Thread(target=self._accept, daemon=True).start()
 
     def take(self):
@@ -102,7 +104,8 @@ class Echo:
         elif length:
             seen.body = reader.read(int(length[0]))
         self._remember(seen)
-        connection.sendall(b"HTTP/1.1 200 OK\r\ncontent-type: text/plain\r\ncontent-length: 5\r\n\r\necho\n")
+        more = b"".join(b"%s: %s\r\n" % (name.encode(), value.encode()) for name, value in self.answers)
+        connection.sendall(b"HTTP/1.1 200 OK\r\ncontent-type: text/plain\r\n" + more + b"content-length: 5\r\n\r\necho\n")
         return True
 
     def _serve_h2(self, connection, reader):
