@@ -4,6 +4,7 @@
 use serde_json::{Value, json};
 
 use super::{Listen, ScopeConfig, raw};
+use crate::identity::{IdentitySettings, IssuerSettings, KeySourceSettings};
 use crate::token::Items;
 
 pub(super) fn settings(written: &raw::Settings, listen: &Listen, scopes: &[ScopeConfig]) -> Value {
@@ -58,19 +59,44 @@ fn scope(scope: &ScopeConfig) -> Value {
                 Items::Entitlements => Some(claims.max_items),
             },
         },
-        "identity": {
-            "anonymous": scope.identity.anonymous,
-            "jwt": scope.identity.issuers.iter().map(|issuer| json!({
-                "principalType": issuer.principal_type,
-                "groupPrefix": issuer.group_prefix,
-                "clockSkew": seconds(issuer.clock_skew),
-                "algorithms": issuer.algorithms,
-            })).collect::<Vec<_>>(),
-        },
+        "identity": identity(&scope.identity),
         "policy": policy,
         "dryRun": scope.dry_run.is_some(),
         "deny": {"status": scope.deny.status},
     })
+}
+
+fn identity(identity: &IdentitySettings) -> Value {
+    let issuer = |issuer: &IssuerSettings| {
+        let mut shown = json!({
+            "principalType": issuer.principal_type,
+            "groupPrefix": issuer.group_prefix,
+            "clockSkew": seconds(issuer.clock_skew),
+        });
+        let proof = match &issuer.keys {
+            KeySourceSettings::Introspection(asking) => json!({"introspection": {
+                "cacheTtl": seconds(asking.cache_ttl),
+                "cacheSize": asking.cache_size,
+                "timeout": seconds(asking.timeout),
+            }}),
+            _ => json!({"algorithms": issuer.algorithms}),
+        };
+        lay_over(&mut shown, proof);
+        shown
+    };
+    let mut shown = json!({
+        "anonymous": identity.anonymous,
+        "jwt": identity.issuers.iter().map(issuer).collect::<Vec<_>>(),
+    });
+    if let Some(keys) = &identity.api_keys {
+        let api_keys = json!({
+            "principalType": keys.principal_type,
+            "secretStore": keys.store.id(),
+            "keyName": keys.store.key_name(&keys.location),
+        });
+        lay_over(&mut shown, json!({ "apiKeys": api_keys }));
+    }
+    shown
 }
 
 fn seconds(duration: std::time::Duration) -> String {

@@ -134,7 +134,10 @@ fn who_is_asked_about_a_token_is_never_in_doubt() {
     let found = faults(|s| {
         first(s).keys = KeySourceSettings::Introspection(Box::new(remote));
     });
-    assert!(found[0].contains("would be asked at `http://idp.example/introspect`"), "{found:?}");
+    assert!(
+        found[0].contains("can't be asked at its `introspection.url`: plain http"),
+        "{found:?}"
+    );
 }
 
 #[test]

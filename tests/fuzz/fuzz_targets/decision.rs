@@ -13,7 +13,7 @@ use envoy_types::ext_authz::v3::pb::{
 };
 use futures_util::FutureExt as _;
 use libfuzzer_sys::fuzz_target;
-use placet::app::Offline;
+use placet::app::{GivenKeys, Offline};
 use placet::clock::Timestamp;
 use placet::config::Config;
 use placet::envoy::{decode, encode};
@@ -76,7 +76,8 @@ fn scopes(policy: &str) -> Scopes {
     };
     write("policy.cedar", policy);
     write("placet.yaml", include_str!("../settings/decision.yaml"));
-    Offline::new(load(&directory.path().join("placet.yaml")), None, NOW).expect("scopes").scopes
+    let config = load(&directory.path().join("placet.yaml"));
+    Offline::new(config, &GivenKeys::None, NOW).expect("scopes").scopes
 }
 
 fn load(path: &Path) -> Config {

@@ -112,11 +112,16 @@ fn an_issuer_that_is_asked_has_no_keys_and_says_all_it_takes() {
         ("cacheTtl", json!("2h"), ".jwt[0].introspection.cacheTtl: is longer than 1h"),
         ("cacheTtl", json!("x"), ".jwt[0].introspection.cacheTtl: `x` is no duration"),
         ("cacheSize", json!(1_000_001), ".jwt[0].introspection.cacheSize: is more than"),
-        ("url", json!("http://idp.example/i"), ": issuer `https://idp.example` would be asked at"),
+        ("url", json!("http://idp.example/i"), ": issuer `https://idp.example` can't be asked at"),
+        (
+            "url",
+            json!("https://u:c4n4ry@idp.example/i"),
+            ": issuer `https://idp.example` can't be asked at",
+        ),
         ("clientSecretEnv", json!("S"), ".jwt[0].introspection: needs exactly one of"),
     ] {
         let error = within(name, value);
-        assert!(error.starts_with(expected), "{error}");
+        assert!(error.starts_with(expected) && !error.contains("c4n4ry"), "{error}");
     }
     let error = of_issuer(asking(json!({})));
     assert!(
@@ -168,6 +173,7 @@ fn a_client_secret_is_shown_nowhere() {
     let config = Config::load(&path).unwrap();
     let shown = &config.effective["scopes"][0]["identity"]["jwt"][0]["introspection"];
     assert_eq!(shown["clientSecret"], "redacted");
+    assert_eq!((&shown["cacheTtl"], &shown["timeout"]), (&json!("30s"), &json!("200ms")));
     let debug = format!("{config:?}");
     assert!(!debug.contains(&std::env::var(variable).unwrap()), "{debug}");
 }
