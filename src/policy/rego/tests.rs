@@ -411,6 +411,8 @@ fn what_can_not_decide_is_refused() {
         "`a/b`",
     );
     one(&[("p.rego", good), (".manifest", r#"{"roots":["other"]}"#)], "outside the roots");
+    let over = r#"{"envoy":{"authz":{"allow":true}}}"#;
+    one(&[("p.rego", "package envoy.authz\nallow := false"), ("data.json", over)], "is a rule");
     let roots = r#"{"roots":["envoy/authz","roles"]}"#;
     one(
         &[("p.rego", good), (".manifest", roots), ("data.json", r#"{"x":1}"#)],
