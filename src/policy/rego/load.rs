@@ -42,8 +42,8 @@ impl Loaded {
     pub(super) fn read(sources: &RegoSources) -> Result<Self, Vec<RegoError>> {
         let mut errors = Vec::new();
         let query = entry(&sources.query).map_err(|error| errors.push(error)).ok();
-        let bundles = bundles(&sources.files, Bundle::open, &mut errors);
-        let extra = bundles_of_data(&sources.data, &mut errors);
+        let bundles = open_all(&sources.files, open, &mut errors);
+        let extra = open_all(&sources.data, open_data, &mut errors);
         let mut reader = Reader::new(errors);
         for (path, bundle) in &bundles {
             for (name, bytes) in bundle.files() {
@@ -62,26 +62,30 @@ impl Loaded {
     }
 }
 
-impl Bundle {
-    fn open(path: &Path) -> Result<Self, RegoError> {
-        let name = path.file_name().map(|name| name.to_string_lossy()).unwrap_or_default();
-        let bundle = if path.is_dir() {
-            Self::directory(path)
-        } else if name.ends_with(".tar.gz") || name.ends_with(".tgz") {
-            Self::file(path).and_then(|file| {
-                let bytes = file.files().next().map(|(_, bytes)| bytes).unwrap_or_default();
-                Self::unpack(bytes)
-            })
-        } else if name.ends_with(".rego") {
-            Self::file(path)
-        } else {
-            return Err(RegoError::Kind(path.to_owned()));
-        };
-        bundle.map_err(|source| RegoError::Bundle { path: path.to_owned(), source })
-    }
+/// A bundle, by what its path is.
+fn open(path: &Path) -> Result<Bundle, RegoError> {
+    let name = path.file_name().map(|name| name.to_string_lossy()).unwrap_or_default();
+    let bundle = if path.is_dir() {
+        Bundle::directory(path)
+    } else if name.ends_with(".tar.gz") || name.ends_with(".tgz") {
+        Bundle::file(path).and_then(|file| {
+            let bytes = file.files().next().map(|(_, bytes)| bytes).unwrap_or_default();
+            Bundle::unpack(bytes)
+        })
+    } else if name.ends_with(".rego") {
+        Bundle::file(path)
+    } else {
+        return Err(RegoError::Kind(path.to_owned()));
+    };
+    bundle.map_err(|source| RegoError::Bundle { path: path.to_owned(), source })
 }
 
-fn bundles<'a>(
+/// A data file, as a bundle of it alone.
+fn open_data(path: &Path) -> Result<Bundle, RegoError> {
+    Bundle::file(path).map_err(|source| RegoError::Bundle { path: path.to_owned(), source })
+}
+
+fn open_all<'a>(
     paths: &'a [PathBuf],
     open: impl Fn(&Path) -> Result<Bundle, RegoError>,
     errors: &mut Vec<RegoError>,
@@ -94,16 +98,6 @@ fn bundles<'a>(
         }
     }
     bundles
-}
-
-fn bundles_of_data<'a>(
-    paths: &'a [PathBuf],
-    errors: &mut Vec<RegoError>,
-) -> Vec<(&'a Path, Bundle)> {
-    let open = |path: &Path| {
-        Bundle::file(path).map_err(|source| RegoError::Bundle { path: path.to_owned(), source })
-    };
-    bundles(paths, open, errors)
 }
 
 fn shown(path: &Path, name: &str) -> String {
