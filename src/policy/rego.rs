@@ -151,7 +151,13 @@ pub enum RegoError {
         /// Why.
         message: String,
     },
-    /// Two data files, or a policy and a data file, give one path two values.
+    /// Data stands where a rule does.
+    #[error("`{path}` is a rule, and the data has a value there too: move one of them")]
+    DataOfRule {
+        /// The path of both.
+        path: String,
+    },
+    /// Two data files give one path two values.
     #[error("`{file}` gives `{path}` a value that it has already: a path has one value")]
     Conflict {
         /// The file of the second one.

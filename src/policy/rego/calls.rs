@@ -206,18 +206,16 @@ pub(super) fn check(
     errors: &mut Vec<RegoError>,
 ) -> BTreeSet<String> {
     let mut builtins = BTreeSet::new();
-    for module in modules {
-        let text = |pointer| module.pointer(pointer).and_then(Json::as_str).unwrap_or_default();
-        let package = module.pointer("/ast/package/refr").and_then(path).unwrap_or_default();
+    for tree in modules {
+        let Some(rules_of_module) = tree.pointer("/ast/rules") else { continue };
+        let package = tree.pointer("/ast/package/refr").and_then(path).unwrap_or_default();
         let module = Module {
-            file: text("/source/file"),
-            source: text("/source/contents"),
+            file: tree.pointer("/source/file").and_then(Json::as_str).unwrap_or_default(),
             package: format!("data.{package}"),
-            imports: imports(module),
+            imports: imports(tree),
             rules,
         };
-        let Some(tree) = modules_tree(modules, module.file) else { continue };
-        module.visit(tree, &mut builtins, errors);
+        module.visit(rules_of_module, &mut builtins, errors);
     }
     builtins
 }
@@ -243,16 +241,8 @@ pub(super) fn only_true(modules: &[Json]) -> BTreeSet<String> {
     yes.difference(&others).cloned().collect()
 }
 
-fn modules_tree<'a>(modules: &'a [Json], file: &str) -> Option<&'a Json> {
-    modules
-        .iter()
-        .find(|module| module.pointer("/source/file").and_then(Json::as_str) == Some(file))?
-        .pointer("/ast/rules")
-}
-
 struct Module<'a> {
     file: &'a str,
-    source: &'a str,
     package: String,
     /// What a name at the beginning of a path stands for.
     imports: BTreeMap<String, String>,
@@ -279,7 +269,8 @@ impl Module<'_> {
         if self.is_defined(&name) {
             return;
         }
-        let (file, line) = (self.file.to_owned(), self.line(call));
+        let line = call.pointer("/span/line").and_then(Json::as_u64).unwrap_or_default();
+        let file = self.file.to_owned();
         if name == "walk" && given != 2 {
             let advice = "as a function it finds nothing; write it as `walk(x, [path, value])`";
             errors.push(RegoError::Builtin { file, line, name, advice });
@@ -309,16 +300,6 @@ impl Module<'_> {
         is_rule(name)
             || is_rule(&format!("{}.{name}", self.package))
             || imported.is_some_and(|path| is_rule(&path))
-    }
-
-    fn line(&self, call: &Json) -> u64 {
-        let start = call.pointer("/span/start").and_then(Json::as_u64).unwrap_or_default();
-        if let Some(line) = call.pointer("/span/line").and_then(Json::as_u64) {
-            return line;
-        }
-        let start = usize::try_from(start).unwrap_or_default();
-        let before = self.source.as_bytes().iter().take(start);
-        before.filter(|byte| **byte == b'\n').count() as u64 + 1
     }
 }
 

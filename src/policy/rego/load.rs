@@ -41,9 +41,9 @@ struct File<'a> {
 impl Loaded {
     pub(super) fn read(sources: &RegoSources) -> Result<Self, Vec<RegoError>> {
         let mut errors = Vec::new();
-        let query = entry(&sources.query).map_err(|error| vec![error])?;
-        let bundles = bundles(&sources.files, Bundle::open, &mut errors);
-        let extra = bundles_of_data(&sources.data, &mut errors);
+        let query = entry(&sources.query).map_err(|error| errors.push(error)).ok();
+        let bundles = open_all(&sources.files, open, &mut errors);
+        let extra = open_all(&sources.data, open_data, &mut errors);
         let mut reader = Reader::new(errors);
         for (path, bundle) in &bundles {
             for (name, bytes) in bundle.files() {
@@ -58,30 +58,34 @@ impl Loaded {
                 reader.data(&File { shown, name, bytes, manifest: None }, Vec::new());
             }
         }
-        reader.compile(sources, &query)
+        reader.compile(sources, query.as_deref())
     }
 }
 
-impl Bundle {
-    fn open(path: &Path) -> Result<Self, RegoError> {
-        let name = path.file_name().map(|name| name.to_string_lossy()).unwrap_or_default();
-        let bundle = if path.is_dir() {
-            Self::directory(path)
-        } else if name.ends_with(".tar.gz") || name.ends_with(".tgz") {
-            Self::file(path).and_then(|file| {
-                let bytes = file.files().next().map(|(_, bytes)| bytes).unwrap_or_default();
-                Self::unpack(bytes)
-            })
-        } else if name.ends_with(".rego") {
-            Self::file(path)
-        } else {
-            return Err(RegoError::Kind(path.to_owned()));
-        };
-        bundle.map_err(|source| RegoError::Bundle { path: path.to_owned(), source })
-    }
+/// A bundle, by what its path is.
+fn open(path: &Path) -> Result<Bundle, RegoError> {
+    let name = path.file_name().map(|name| name.to_string_lossy()).unwrap_or_default();
+    let bundle = if path.is_dir() {
+        Bundle::directory(path)
+    } else if name.ends_with(".tar.gz") || name.ends_with(".tgz") {
+        Bundle::file(path).and_then(|file| {
+            let bytes = file.files().next().map(|(_, bytes)| bytes).unwrap_or_default();
+            Bundle::unpack(bytes)
+        })
+    } else if name.ends_with(".rego") {
+        Bundle::file(path)
+    } else {
+        return Err(RegoError::Kind(path.to_owned()));
+    };
+    bundle.map_err(|source| RegoError::Bundle { path: path.to_owned(), source })
 }
 
-fn bundles<'a>(
+/// A data file, as a bundle of it alone.
+fn open_data(path: &Path) -> Result<Bundle, RegoError> {
+    Bundle::file(path).map_err(|source| RegoError::Bundle { path: path.to_owned(), source })
+}
+
+fn open_all<'a>(
     paths: &'a [PathBuf],
     open: impl Fn(&Path) -> Result<Bundle, RegoError>,
     errors: &mut Vec<RegoError>,
@@ -94,16 +98,6 @@ fn bundles<'a>(
         }
     }
     bundles
-}
-
-fn bundles_of_data<'a>(
-    paths: &'a [PathBuf],
-    errors: &mut Vec<RegoError>,
-) -> Vec<(&'a Path, Bundle)> {
-    let open = |path: &Path| {
-        Bundle::file(path).map_err(|source| RegoError::Bundle { path: path.to_owned(), source })
-    };
-    bundles(paths, open, errors)
 }
 
 fn shown(path: &Path, name: &str) -> String {
@@ -219,27 +213,22 @@ impl Reader {
         }
     }
 
-    fn compile(mut self, sources: &RegoSources, query: &str) -> Result<Loaded, Vec<RegoError>> {
-        if !self.errors.is_empty() {
+    fn compile(
+        mut self,
+        sources: &RegoSources,
+        query: Option<&str>,
+    ) -> Result<Loaded, Vec<RegoError>> {
+        let Some(query) = query.filter(|_| self.errors.is_empty()) else {
             return Err(self.errors);
-        }
-        let name = machine::ENTRY.trim_start_matches("data.placet_entry.");
-        let text = format!("package placet_entry\n\n{name} := {query}\n");
-        let compile = |engine: &mut Engine| -> Result<(CompiledPolicy, Vec<Json>), String> {
-            engine.add_policy("query".to_owned(), text).map_err(|error| brief(&error))?;
-            engine.add_data(input::value(&Json::Object(self.data))).map_err(|e| brief(&e))?;
-            let policy =
-                engine.compile_with_entrypoint(&machine::ENTRY.into()).map_err(|e| brief(&e))?;
-            let trees = engine.get_ast_as_json().map_err(|error| brief(&error))?;
-            let trees: Vec<Json> = serde_json::from_str(&trees).map_err(|e| brief(&e))?;
-            Ok((policy, trees))
         };
-        let (policy, trees) = match compile(&mut self.engine) {
-            Ok(compiled) => compiled,
-            Err(message) => return Err(vec![RegoError::Compile(message)]),
-        };
+        let data = Json::Object(std::mem::take(&mut self.data));
+        let (policy, trees) = compiled(&mut self.engine, query, &data)
+            .map_err(|message| vec![RegoError::Compile(message)])?;
         let rules: BTreeSet<String> = policy.get_rules().keys().cloned().collect();
         let called = calls::check(&trees, &rules, &mut self.errors);
+        if let Some(path) = clash("data", &data, &rules) {
+            self.errors.push(RegoError::DataOfRule { path });
+        }
         if !names_a_rule(query, &rules) {
             self.errors.push(RegoError::NoRule(sources.query.clone()));
         }
@@ -247,14 +236,43 @@ impl Reader {
             return Err(self.errors);
         }
         self.digest.update(query.as_bytes());
-        let hex =
-            self.digest.finish().as_ref().iter().take(6).map(|b| format!("{b:02x}")).collect();
+        let digest = self.digest.finish();
         let count = policy.get_rules().iter().filter(|(path, _)| *path != machine::ENTRY);
         let rules = count.map(|(_, definitions)| definitions.len()).sum();
-        let machine = Machine::new(self.engine, policy, &called, &calls::only_true(&trees));
-        let shape = Shape { parse_body: sources.parse_body, placet: self.placet };
-        Ok(Loaded { machine, shape, rules, revision: hex })
+        let only_true = calls::only_true(&trees);
+        Ok(Loaded {
+            machine: Machine::new(self.engine, policy, &called, &only_true),
+            shape: Shape { parse_body: sources.parse_body, placet: self.placet },
+            rules,
+            revision: digest.as_ref().iter().take(6).map(|byte| format!("{byte:02x}")).collect(),
+        })
     }
+}
+
+/// Adds the rule that stands for the query, and compiles all; gives the syntax trees too.
+fn compiled(
+    engine: &mut Engine,
+    query: &str,
+    data: &Json,
+) -> Result<(CompiledPolicy, Vec<Json>), String> {
+    let name = machine::ENTRY.trim_start_matches("data.placet_entry.");
+    let text = format!("package placet_entry\n\n{name} := {query}\n");
+    engine.add_policy("query".to_owned(), text).map_err(|error| brief(&error))?;
+    engine.add_data(input::value(data)).map_err(|error| brief(&error))?;
+    let policy = engine.compile_with_entrypoint(&machine::ENTRY.into());
+    let policy = policy.map_err(|error| brief(&error))?;
+    let trees = engine.get_ast_as_json().map_err(|error| brief(&error))?;
+    let trees = serde_json::from_str(&trees).map_err(|error| brief(&error))?;
+    Ok((policy, trees))
+}
+
+/// The path that is both a rule's and in the data, which would stand in for the rule.
+fn clash(path: &str, value: &Json, rules: &BTreeSet<String>) -> Option<String> {
+    if rules.contains(path) {
+        return Some(path.to_owned());
+    }
+    let mut fields = value.as_object()?.iter();
+    fields.find_map(|(name, value)| clash(&(path.to_owned() + &part(name)), value, rules))
 }
 
 /// `envoy/authz/allow` as Rego writes it: `data.envoy.authz.allow`.

@@ -167,3 +167,122 @@ impl Constraints {
         Some(is_issued && is_for_us && is_current)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use aws_lc_rs::rand::SystemRandom;
+    use aws_lc_rs::signature::{ECDSA_P256_SHA256_FIXED_SIGNING, EcdsaKeyPair};
+    use base64::Engine as _;
+    use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+
+    use super::*;
+
+    const NOW: Timestamp = Timestamp::from_seconds(1_000);
+
+    fn signed_part(header: &Json, claims: &Json) -> String {
+        let part = |json: &Json| URL_SAFE_NO_PAD.encode(json.to_string());
+        format!("{}.{}", part(header), part(claims))
+    }
+
+    fn with_secret(secret: &str, header: &Json, claims: &Json) -> String {
+        let signed = signed_part(header, claims);
+        let key = hmac::Key::new(hmac::HMAC_SHA256, secret.as_bytes());
+        let code = hmac::sign(&key, signed.as_bytes());
+        format!("{signed}.{}", URL_SAFE_NO_PAD.encode(code))
+    }
+
+    fn is_valid(token: &str, constraints: Json) -> Option<bool> {
+        let arguments = [Value::from(token), input::value(&constraints)];
+        let answer = decode_verify(&arguments, NOW)?;
+        let valid = answer.as_array().unwrap().first().unwrap().clone();
+        Some(*valid.as_bool().unwrap())
+    }
+
+    #[test]
+    fn keys_come_as_certificate_public_key_or_jwk_and_verify_their_own_algorithm_only() {
+        let pair = rcgen::KeyPair::generate().unwrap();
+        let certificate = rcgen::CertificateParams::new(vec!["a".to_owned()]).unwrap();
+        let certificate = certificate.self_signed(&pair).unwrap().pem();
+        let signing =
+            EcdsaKeyPair::from_pkcs8(&ECDSA_P256_SHA256_FIXED_SIGNING, &pair.serialize_der());
+        let signing = signing.unwrap();
+        let point = pair.public_key_raw();
+        let coordinate = |range: std::ops::Range<usize>| URL_SAFE_NO_PAD.encode(&point[range]);
+        let jwk = json!({"kty": "EC", "crv": "P-256", "kid": "1", "x": coordinate(1..33), "y": coordinate(33..65)});
+        let claims = json!({"sub": "alice"});
+        let sign = |header: Json| {
+            let signed = signed_part(&header, &claims);
+            let signature = signing.sign(&SystemRandom::new(), signed.as_bytes()).unwrap();
+            format!("{signed}.{}", URL_SAFE_NO_PAD.encode(signature))
+        };
+        let token = sign(json!({"alg": "ES256", "kid": "2"}));
+        for key in [
+            certificate.clone(),
+            pair.public_key_pem(),
+            jwk.to_string(),
+            json!({"keys": [jwk]}).to_string(),
+        ] {
+            let verified = |token: &str, algorithm| {
+                verify(algorithm, &[Value::from(token), Value::from(key.as_str())])
+            };
+            assert_eq!(verified(&token, Algorithm::ES256), Some(Value::from(true)), "{key}");
+            assert_eq!(verified(&token, Algorithm::ES384), Some(Value::from(false)), "{key}");
+            assert_eq!(is_valid(&token, json!({"cert": key})), Some(true), "{key}");
+            assert_eq!(is_valid(&token, json!({"cert": key, "alg": "RS256"})), Some(false));
+            // The public key is no secret, and an algorithm of the token's choice is none of the key's.
+            let confused = with_secret(&key, &json!({"alg": "HS256"}), &claims);
+            assert_eq!(is_valid(&confused, json!({"cert": key})), Some(false), "{key}");
+            for header in
+                [json!({"alg": "none"}), json!({}), json!({"alg": "ES256", "crit": ["x"]})]
+            {
+                assert_eq!(is_valid(&sign(header), json!({"cert": key})), Some(false), "{key}");
+            }
+        }
+        assert_eq!(is_valid(&token, json!({"cert": "no key"})), None);
+        assert_eq!(is_valid(&token, json!({"secret": certificate})), Some(false));
+    }
+
+    #[test]
+    fn each_constraint_counts() {
+        let token = |claims: Json| with_secret("s", &json!({"alg": "HS256"}), &claims);
+        let valid = |claims: Json, constraints: Json| is_valid(&token(claims), constraints);
+        let secret = json!({"secret": "s"});
+        for (claims, more, expected) in [
+            (json!({}), json!({}), Some(true)),
+            (json!({}), json!({"secret": "other"}), Some(false)),
+            (json!({}), json!({"secret": ""}), None),
+            (json!({}), json!({"cert": "x"}), None),
+            (json!({}), json!({"alg": "HS256"}), Some(true)),
+            (json!({}), json!({"alg": "HS512"}), Some(false)),
+            (json!({}), json!({"unknown": "x"}), None),
+            (json!({}), json!({"iss": 1}), None),
+            (json!({"iss": "a"}), json!({"iss": "a"}), Some(true)),
+            (json!({"iss": "a"}), json!({"iss": "b"}), Some(false)),
+            (json!({}), json!({"iss": "b"}), Some(false)),
+            (json!({"aud": "a"}), json!({}), Some(false)),
+            (json!({"aud": "a"}), json!({"aud": "a"}), Some(true)),
+            (json!({"aud": ["b", "a"]}), json!({"aud": "a"}), Some(true)),
+            (json!({"aud": ["b"]}), json!({"aud": "a"}), Some(false)),
+            (json!({"aud": [null]}), json!({}), Some(false)),
+            (json!({}), json!({"aud": "a"}), Some(false)),
+            (json!({"exp": 1_001}), json!({}), Some(true)),
+            (json!({"exp": 1_000}), json!({}), Some(false)),
+            (json!({"exp": "1001"}), json!({}), None),
+            (json!({"nbf": 1_000}), json!({}), Some(true)),
+            (json!({"nbf": 1_001}), json!({}), Some(false)),
+            (json!({"nbf": 1_001}), json!({"time": 1_001_000_000_000_u64}), Some(true)),
+            (json!({"exp": 1_001}), json!({"time": 1_001_000_000_000_u64}), Some(false)),
+            (json!({}), json!({"time": -1}), None),
+        ] {
+            let mut constraints = secret.clone();
+            let fields = more.as_object().unwrap().clone();
+            constraints.as_object_mut().unwrap().extend(fields);
+            assert_eq!(valid(claims.clone(), constraints), expected, "{claims} {more}");
+        }
+        assert_eq!(is_valid(&token(json!({})), json!({})), None, "no key is trusted");
+        for broken in ["", "a", "a.b", "a.b.c", "a.b.c.d"] {
+            assert_eq!(is_valid(broken, secret.clone()), None, "{broken}");
+            assert_eq!(decode(&[Value::from(broken)], NOW), None, "{broken}");
+        }
+    }
+}
