@@ -29,7 +29,7 @@ mod tests;
 pub use self::claims::ClaimPath;
 pub use self::jws::Part;
 pub use self::key_set::{KeySet, KeySetError, UnusedKey};
-pub use self::principal::{Principal, PrincipalKind};
+pub use self::principal::{Principal, PrincipalKind, UnfitSubject};
 pub use self::refusal::{BadToken, Excerpt, Refusal};
 pub use self::settings::{
     Audiences, IdentityError, IdentitySettings, IssuerSettings, KeySourceSettings, PeerSettings,

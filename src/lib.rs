@@ -39,6 +39,7 @@ pub mod readiness;
 pub mod request;
 pub mod route;
 pub mod scope;
+pub mod search;
 pub mod secrets;
 pub mod token;
 

@@ -51,7 +51,8 @@ pub enum Context<'a> {
     Stated(&'a Stated),
 }
 
-/// What an application states of a question, as its own word for it.
+/// What an application states of a question, as its own word for it. What the operator's entities say
+/// stands above it, and it can state no peer and no time.
 #[derive(Clone, Debug, Default)]
 pub struct Stated {
     /// The environment of the action.
@@ -119,6 +120,22 @@ impl Policy {
         let Engine::Cedar(engine) = &self.engine;
         let asking = engine.ask(question).map_err(|error| engine.fault(&error).refusal())?;
         Ok(Inquiry { principal: question.principal, asking })
+    }
+
+    /// The id of every entity of the type `name` that the policies' entities know, sorted; `None` of
+    /// an engine that can't tell.
+    pub fn known_ids(&self, name: &str) -> Option<Vec<&str>> {
+        match &self.engine {
+            Engine::Cedar(cedar) => Some(cedar.known_ids(name)),
+        }
+    }
+
+    /// Every action that the policies, their schema or entities name; `None` of an engine that can't
+    /// tell.
+    pub fn known_actions(&self) -> Option<BTreeSet<&str>> {
+        match &self.engine {
+            Engine::Cedar(cedar) => Some(cedar.known_actions()),
+        }
     }
 
     /// Every asset of one of `types` that the policies' entities know.

@@ -676,6 +676,7 @@ fn outcome(require: Require, anonymous: bool, jwt: Shown, peer: Shown) -> &'stat
                     );
                     "anonymous"
                 }
+                PrincipalKind::Stated => panic!("no request states its principal"),
             }
         }
         Err(Refusal::NoCredentials) => "none",

@@ -16,7 +16,7 @@ use std::collections::{BTreeSet, HashMap};
 
 use cedar_policy_core::ast::{
     Context, Effect as PolicyEffect, Eid, EntityType, EntityUID, EntityUIDEntry, Expr, Literal,
-    Policy, Request, ValueKind,
+    Policy, Request, Value, ValueKind,
 };
 use cedar_policy_core::entities::Entities;
 use cedar_policy_core::evaluator::{EvaluationError as Failure, Evaluator};
@@ -29,8 +29,8 @@ use self::entities::{Caller, Store};
 use self::footprint::{Footprint, Reach};
 use self::index::{Index, Residue};
 use self::load::{Loaded, entity_type, keep};
-use super::Question;
 use super::verdict::{Effect, Fault, Grounds, Verdict};
+use super::{self as policy, Question};
 use crate::request::BodyFault;
 use crate::route::Target;
 
@@ -115,6 +115,13 @@ impl Cedar {
     pub(super) fn fault(&self, error: &EvaluationError) -> Verdict {
         let fault = match error {
             EvaluationError::Body(fault) => Fault::Body(fault.to_string()),
+            // Only an application can state one: no policy speaks of it, so none permits.
+            EvaluationError::EntityType(error) => {
+                let errors = vec![error.to_string()];
+                let grounds =
+                    Grounds { errors, revision: self.revision.clone(), ..Grounds::default() };
+                return Verdict::plain(Effect::Unmatched, grounds);
+            }
             other => Fault::Engine(other.to_string()),
         };
         Verdict::fault(fault, &self.revision)
@@ -135,7 +142,15 @@ impl Cedar {
             wants,
         )?;
         let context = context::context(question, wants, &self.constructors)?;
-        Ok(Asking { engine: self, caller, context })
+        let names = &self.footprint.names;
+        let (action, asset) = match question.context {
+            policy::Context::Http { .. } => (Vec::new(), Vec::new()),
+            policy::Context::Stated(stated) => (
+                context::stated_attributes(&stated.action, names),
+                context::stated_attributes(&stated.asset, names),
+            ),
+        };
+        Ok(Asking { engine: self, caller, context, action, asset })
     }
 
     pub(super) fn known_assets(&self, types: &BTreeSet<&str>) -> Vec<(String, String)> {
@@ -147,6 +162,20 @@ impl Cedar {
         assets.sort_unstable();
         assets
     }
+
+    pub(super) fn known_ids(&self, type_name: &str) -> Vec<&str> {
+        let Ok(wanted) = entity_type(type_name) else { return Vec::new() };
+        let uids = self.store.uids().filter(|uid| *uid.entity_type() == wanted);
+        let mut ids: Vec<&str> = uids.map(|uid| uid.eid().as_ref()).collect();
+        ids.sort_unstable();
+        ids
+    }
+
+    pub(super) fn known_actions(&self) -> BTreeSet<&str> {
+        let uids = self.store.uids().chain(self.index.entities());
+        let actions = uids.filter(|uid| *uid.entity_type() == self.names.action);
+        actions.map(|uid| uid.eid().as_ref()).collect()
+    }
 }
 
 /// One request's principal and context, made ready.
@@ -155,6 +184,10 @@ pub(super) struct Asking<'a> {
     engine: &'a Cedar,
     caller: Caller,
     context: Context,
+    /// What is stated of the action.
+    action: Vec<(String, Value)>,
+    /// What is stated of the asset.
+    asset: Vec<(String, Value)>,
 }
 
 impl<'a> Asking<'a> {
@@ -201,7 +234,8 @@ impl<'a> Asking<'a> {
         let literals = rules.iter().flat_map(|rule| &rule.reach.literals);
         let roots = [self.caller.uid(), action, resource].into_iter().chain(literals);
         let depth = rules.iter().map(|rule| rule.reach.depth).max().unwrap_or_default();
-        let entities = self.engine.store.slice(&self.caller, roots, depth)?;
+        let said = [(action, &*self.action), (resource, &*self.asset)];
+        let entities = self.engine.store.slice(&self.caller, roots, &said, depth)?;
         let known = |uid: &EntityUID| EntityUIDEntry::known(uid.clone(), None);
         let request = Request::new_unchecked(
             known(self.caller.uid()),

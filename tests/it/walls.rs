@@ -4,7 +4,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// Rooms that name no protocol, server or cluster.
-const INNER: [&str; 12] = [
+const INNER: [&str; 13] = [
     "json",
     "request",
     "path",
@@ -14,6 +14,7 @@ const INNER: [&str; 12] = [
     "route",
     "policy",
     "entitlement",
+    "search",
     "token",
     "keys",
     "secrets",
@@ -31,7 +32,7 @@ const ORDER: [&[&str]; 10] = [
     &["audit", "readiness"],
     &["scope"],
     &["authorizer"],
-    &["entitlement", "token", "policy", "identity", "route"],
+    &["entitlement", "search", "token", "policy", "identity", "route"],
     &["keys", "secrets", "path", "request", "json", "metrics", "clock", "proto", "fixture"],
 ];
 
