@@ -11,12 +11,13 @@ use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
 use std::thread;
 use std::time::Duration;
 
-use crate::authorizer::{Decision, Facts, Grant};
+use crate::authorizer::{Decision, Denial, Evaluation, Facts, Grant};
 use crate::clock::Timestamp;
 use crate::metrics::Metrics;
 use crate::proto::{DecisionRecord, HttpRequest, Policy, Principal, Target};
 use crate::request::Request;
 use crate::scope::Scope;
+use crate::token::Token;
 
 /// Lines waiting for the sink.
 const QUEUE: usize = 8_192;
@@ -78,11 +79,38 @@ impl Recorder {
         now: Timestamp,
         took: Duration,
     ) {
-        let (outcome, reason) = outcome(decision);
+        let record = || record(request, scope, decision, now, took);
+        self.write(Outcome::from(decision), scope, took, record);
+    }
+
+    /// Counts and logs one decision for an application that asked without a request.
+    pub fn record_evaluation(
+        &self,
+        request_id: &str,
+        scope: &Scope,
+        evaluation: &Evaluation,
+        now: Timestamp,
+        took: Duration,
+    ) {
+        let outcome = Outcome::from(evaluation);
+        self.write(outcome, Some(scope), took, || DecisionRecord {
+            request_id: request_id.to_owned(),
+            ..decided(outcome, &evaluation.facts, Some(scope), now, took)
+        });
+    }
+
+    fn write(
+        &self,
+        outcome: Outcome<'_>,
+        scope: Option<&Scope>,
+        took: Duration,
+        record: impl FnOnce() -> DecisionRecord,
+    ) {
+        let (outcome, reason) = outcome.codes();
         let client_id = scope.map_or("", |scope| scope.client_id.as_str());
         self.metrics.decision(client_id, outcome, reason, took);
         let Some(lines) = &self.lines else { return };
-        let record = record(request, scope, decision, now, took);
+        let record = record();
         let Ok(mut line) = serde_json::to_vec(&record) else {
             self.metrics.log_line_dropped();
             return;
@@ -102,15 +130,28 @@ pub fn record(
     now: Timestamp,
     took: Duration,
 ) -> DecisionRecord {
-    let (outcome, reason) = outcome(decision);
     let facts = &decision.facts;
+    DecisionRecord {
+        request_id: request.map(|request| request.id.clone()).unwrap_or_default(),
+        http: request.map(|request| http(request, facts)),
+        ..decided(decision.into(), facts, scope, now, took)
+    }
+}
+
+/// What is recorded of every decision, whoever asked for it.
+fn decided(
+    decision: Outcome<'_>,
+    facts: &Facts,
+    scope: Option<&Scope>,
+    now: Timestamp,
+    took: Duration,
+) -> DecisionRecord {
+    let (outcome, reason) = decision.codes();
     let mut record = DecisionRecord {
         time: now.rfc3339(),
-        request_id: request.map(|request| request.id.clone()).unwrap_or_default(),
         scope: scope.map(|scope| scope.client_id.clone()).unwrap_or_default(),
         outcome: outcome.to_owned(),
         reason: reason.to_owned(),
-        http: request.map(|request| http(request, facts)),
         principal: facts.principal.as_deref().map(|principal| Principal {
             r#type: principal.entity_type.clone(),
             id: principal.id.clone(),
@@ -131,13 +172,13 @@ pub fn record(
         duration_us: u64::try_from(took.as_micros()).unwrap_or(u64::MAX),
         ..DecisionRecord::default()
     };
-    match &decision.outcome {
-        Ok(Grant::Bypass) => {}
-        Ok(Grant::Signed { token, .. }) => {
+    match decision {
+        Outcome::Bypass | Outcome::Allow(None) => {}
+        Outcome::Allow(Some(token)) => {
             record.token_id = token.id().to_owned();
             record.key_id = token.key_id().to_owned();
         }
-        Err(denial) => {
+        Outcome::Deny(denial) => {
             record.detail = denial.detail().to_owned();
             let custom = denial.custom().and_then(|custom| custom.status);
             record.status = match (custom, scope) {
@@ -150,11 +191,40 @@ pub fn record(
     record
 }
 
-fn outcome(decision: &Decision) -> (&'static str, &'static str) {
-    match &decision.outcome {
-        Ok(Grant::Bypass) => ("bypass", "bypass"),
-        Ok(Grant::Signed { .. }) => ("allow", "permitted"),
-        Err(denial) => ("deny", denial.reason().code()),
+/// How a decision ended.
+#[derive(Clone, Copy, Debug)]
+enum Outcome<'a> {
+    Bypass,
+    Allow(Option<&'a Token>),
+    Deny(&'a Denial),
+}
+
+impl Outcome<'_> {
+    fn codes(self) -> (&'static str, &'static str) {
+        match self {
+            Self::Bypass => ("bypass", "bypass"),
+            Self::Allow(_) => ("allow", "permitted"),
+            Self::Deny(denial) => ("deny", denial.reason().code()),
+        }
+    }
+}
+
+impl<'a> From<&'a Decision> for Outcome<'a> {
+    fn from(decision: &'a Decision) -> Self {
+        match &decision.outcome {
+            Ok(Grant::Bypass) => Self::Bypass,
+            Ok(Grant::Signed { token, .. }) => Self::Allow(Some(token)),
+            Err(denial) => Self::Deny(denial),
+        }
+    }
+}
+
+impl<'a> From<&'a Evaluation> for Outcome<'a> {
+    fn from(evaluation: &'a Evaluation) -> Self {
+        match &evaluation.outcome {
+            Ok(permission) => Self::Allow(permission.token.as_ref()),
+            Err(denial) => Self::Deny(denial),
+        }
     }
 }
 

@@ -23,7 +23,7 @@ use crate::keys::{Backend, KeySettings, KeySource};
 use crate::path::Allowances;
 use crate::policy::Policy;
 use crate::route::Routes;
-use crate::scope::{DecisionHeader, DenyResponse};
+use crate::scope::{DecisionHeader, DenyResponse, PublicUrl};
 use crate::secrets::{KeyLocation, SecretStore};
 use crate::token::ClaimSettings;
 use report::Report;
@@ -130,6 +130,8 @@ pub struct ApiConfig {
     pub authzen: bool,
     /// The checks of a proxy that asks over HTTP.
     pub check: bool,
+    /// The address that AuthZEN's callers know it by.
+    pub public_url: Option<PublicUrl>,
     /// The store of the digests.
     pub store: Arc<SecretStore>,
     /// Where in the store.

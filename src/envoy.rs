@@ -7,7 +7,7 @@
 
 pub mod decode;
 pub mod encode;
-mod framing;
+pub(crate) mod framing;
 pub mod json;
 
 use std::convert::Infallible;

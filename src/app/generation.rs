@@ -111,10 +111,10 @@ fn build(
     let issuer_keys = issuers.iter().map(|(_, keys)| keys.clone()).collect();
     let needs = Needs { client_id: config.client_id.clone(), keys: keys.clone(), issuers };
     let api = config.api.take().map(|api| {
-        let ApiConfig { authzen, check, store, location } = api;
+        let ApiConfig { authzen, check, public_url, store, location } = api;
         let (task, callers) = KeepTask::new(store, location, CallerSecrets::parse);
         tasks.spawn(task.run(end.child_token()));
-        Api { authzen, check, callers }
+        Api { authzen, check, callers, public_url }
     });
     Ok((compile(config, own_issuers, keys, issuer_keys, api)?, needs))
 }

@@ -521,6 +521,9 @@ raw! {
         pub(super) authzen: Option<bool>,
         /// The checks of a proxy that asks over HTTP: `/check/…`. Default: false.
         pub(super) check: Option<bool>,
+        /// authzen: the https address that callers reach it at, without a `/` at the end; published in
+        /// its metadata. Default: no metadata.
+        pub(super) public_url: Option<String>,
         /// The store that holds the SHA-256 of the callers' secrets. Default: the default store.
         pub(super) secret_store: Option<String>,
         /// Where in the store. Default: the store's defaultPath.

@@ -15,7 +15,7 @@ use crate::entitlement::Catalogue;
 use crate::path::Allowances;
 use crate::request::Host;
 use crate::route::{Pattern, Route, Routes};
-use crate::scope::{DecisionHeader, DenyResponse};
+use crate::scope::{DecisionHeader, DenyResponse, PublicUrl};
 use crate::secrets::{KeyLocation, SecretStores};
 use crate::token::Items;
 
@@ -256,6 +256,13 @@ fn api(
             "answers nothing: set authzen or check, or remove it",
         );
     }
+    let public_url = match &raw.public_url {
+        None => None,
+        Some(text) => Some(report.keep(path_of("publicUrl"), PublicUrl::parse(text))?),
+    };
+    if public_url.is_some() && !authzen {
+        report.error(path_of("publicUrl"), "belongs to authzen: set it, or remove this");
+    }
     let store = shared.stores.and_then(|stores| {
         report.keep(path_of("secretStore"), stores.choose(raw.secret_store.as_deref()))
     });
@@ -264,7 +271,7 @@ fn api(
     let store = Arc::clone(store?);
     let judged = if store.has_paths() { "pathToKey" } else { "keyName" };
     report.keep(path_of(judged), store.check(&location))?;
-    Some(Some(ApiConfig { authzen, check, store, location }))
+    Some(Some(ApiConfig { authzen, check, public_url, store, location }))
 }
 
 fn is_header_value(text: &str) -> bool {
