@@ -6,6 +6,7 @@
 //!
 //! An engine reads a [`Question`] and gives a [`Verdict`]; what follows from it is the same for all.
 
+mod authzen;
 mod cedar;
 mod verdict;
 
@@ -14,9 +15,10 @@ use std::sync::Arc;
 
 use serde_json::{Map, Value};
 
+pub use authzen::{Authzen, AuthzenError, AuthzenSettings, Credentials};
 pub use cedar::{Cedar, CedarError, CedarSources};
 pub use verdict::{Additions, CustomDenial, Grounds, Mutations, Refusal, RefusalKind};
-use verdict::{Effect, Verdict};
+use verdict::{Effect, Fault, Verdict};
 
 use crate::clock::Timestamp;
 use crate::identity::Principal;
@@ -72,6 +74,7 @@ pub struct Policy {
 #[derive(Debug)]
 enum Engine {
     Cedar(Box<Cedar>),
+    Authzen(Box<Authzen>),
 }
 
 impl Policy {
@@ -80,17 +83,32 @@ impl Policy {
         Self { engine: Engine::Cedar(Box::new(engine)) }
     }
 
+    /// A policy that a remote decision point keeps.
+    pub fn authzen(engine: Authzen) -> Self {
+        Self { engine: Engine::Authzen(Box::new(engine)) }
+    }
+
+    /// The engine's name, as in the settings.
+    pub fn engine(&self) -> &'static str {
+        match &self.engine {
+            Engine::Cedar(_) => "cedar",
+            Engine::Authzen(_) => "authzen",
+        }
+    }
+
     /// Which snapshot of the policies this is: changes whenever their text does.
     pub fn revision(&self) -> &str {
         match &self.engine {
             Engine::Cedar(cedar) => cedar.revision(),
+            Engine::Authzen(remote) => remote.revision(),
         }
     }
 
-    /// How many policies there are.
+    /// How many policies there are; a remote engine counts as one.
     pub fn len(&self) -> usize {
         match &self.engine {
             Engine::Cedar(cedar) => cedar.len(),
+            Engine::Authzen(_) => 1,
         }
     }
 
@@ -103,6 +121,7 @@ impl Policy {
     pub async fn decide(&self, question: &Question<'_>) -> Result<Permit, Refusal> {
         let verdict = match &self.engine {
             Engine::Cedar(cedar) => cedar.decide(question),
+            Engine::Authzen(remote) => remote.decide(question).await,
         };
         verdict.permit(question.principal, question.target)
     }
@@ -117,7 +136,14 @@ impl Policy {
     /// Makes ready to decide on many targets for the principal and request of `question`; its own
     /// target is but one of them.
     pub fn inquire<'a>(&'a self, question: &Question<'a>) -> Result<Inquiry<'a>, Refusal> {
-        let Engine::Cedar(engine) = &self.engine;
+        let engine = match &self.engine {
+            Engine::Cedar(engine) => engine,
+            Engine::Authzen(remote) => {
+                let text =
+                    "the engine authzen can't be asked about many targets at once".to_owned();
+                return Err(Verdict::fault(Fault::Engine(text), remote.revision()).refusal());
+            }
+        };
         let asking = engine.ask(question).map_err(|error| engine.fault(&error).refusal())?;
         Ok(Inquiry { principal: question.principal, asking })
     }
@@ -127,6 +153,7 @@ impl Policy {
     pub fn known_ids(&self, name: &str) -> Option<Vec<&str>> {
         match &self.engine {
             Engine::Cedar(cedar) => Some(cedar.known_ids(name)),
+            Engine::Authzen(_) => None,
         }
     }
 
@@ -135,6 +162,7 @@ impl Policy {
     pub fn known_actions(&self) -> Option<BTreeSet<&str>> {
         match &self.engine {
             Engine::Cedar(cedar) => Some(cedar.known_actions()),
+            Engine::Authzen(_) => None,
         }
     }
 
@@ -142,6 +170,7 @@ impl Policy {
     pub fn known_assets(&self, types: &BTreeSet<&str>) -> Vec<(String, String)> {
         match &self.engine {
             Engine::Cedar(cedar) => cedar.known_assets(types),
+            Engine::Authzen(_) => Vec::new(),
         }
     }
 }

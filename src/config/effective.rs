@@ -59,7 +59,7 @@ fn scope(scope: &ScopeConfig) -> Value {
                 "algorithms": issuer.algorithms,
             })).collect::<Vec<_>>(),
         },
-        "policy": {"engine": "cedar", "revision": scope.policy.revision()},
+        "policy": {"engine": scope.policy.engine(), "revision": scope.policy.revision()},
         "deny": {"status": scope.deny.status},
     })
 }

@@ -8,6 +8,7 @@
     reason = "a test may panic, and says on stderr why it is skipped"
 )]
 
+mod authzen;
 mod identity;
 mod settings;
 mod vault;

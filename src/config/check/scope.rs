@@ -81,6 +81,16 @@ pub(super) fn check(
     let (routes, policy, claims) = (routes?, policy?, claims?);
     let catalogue = match claims.items {
         Items::Decision => None,
+        Items::Entitlements if policy.known_actions().is_none() => {
+            let engine = policy.engine();
+            report.error(
+                format_args!("{path}.jwtCustomization.items"),
+                format_args!(
+                    "the engine {engine} can't list what a principal holds: use `decision`"
+                ),
+            );
+            None
+        }
         Items::Entitlements => {
             let catalogue = Catalogue::new(&policy, &routes);
             Some(report.keep(format_args!("{path}.jwtCustomization.items"), catalogue)?)

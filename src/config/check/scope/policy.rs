@@ -1,5 +1,7 @@
 //! A scope's policies.
 
+mod authzen;
+
 use std::collections::BTreeSet;
 use std::path::Path;
 
@@ -20,20 +22,25 @@ pub(super) fn check(
 ) -> Option<Policy> {
     let path = format!("{path}.policy");
     let raw = report.required(&path, raw.policy.as_ref())?;
-    if let Some(raw::Engine::Rego | raw::Engine::Authzen) = raw.engine {
-        report.error(format_args!("{path}.engine"), "only cedar is in this version");
+    let engine = raw.engine.unwrap_or(raw::Engine::Cedar);
+    if engine == raw::Engine::Rego {
+        let message = "rego is not in this version: use cedar or authzen";
+        report.error(format_args!("{path}.engine"), message);
         return None;
     }
     if raw.shadow.is_some() {
         report.error(format_args!("{path}.shadow"), "shadow policies are not in this version");
     }
-    let foreign = [
-        ("data", raw.data.is_some()),
-        ("query", raw.query.is_some()),
-        ("url", raw.url.is_some()),
-        ("timeout", raw.timeout.is_some()),
-    ];
-    refuse_foreign(&path, &foreign, "the engine cedar", report);
+    if engine == raw::Engine::Authzen {
+        refuse_foreign(
+            &path,
+            &[of_cedar(raw), of_rego(raw)].concat(),
+            "the engine authzen",
+            report,
+        );
+        return authzen::check(&path, raw, base, report).map(Policy::authzen);
+    }
+    refuse_foreign(&path, &[of_rego(raw), authzen::of(raw)].concat(), "the engine cedar", report);
     let files = report.required(format_args!("{path}.files"), raw.files.as_ref())?;
     let sources = CedarSources {
         policies: files.iter().map(|file| joined(base, file)).collect(),
@@ -57,4 +64,18 @@ pub(super) fn check(
             None
         }
     }
+}
+
+/// The settings that only Cedar has, and whether they are set.
+fn of_cedar(raw: &raw::Policy) -> Vec<(&'static str, bool)> {
+    vec![
+        ("files", raw.files.is_some()),
+        ("schema", raw.schema.is_some()),
+        ("entities", raw.entities.is_some()),
+    ]
+}
+
+/// The settings that only Rego has.
+fn of_rego(raw: &raw::Policy) -> Vec<(&'static str, bool)> {
+    vec![("data", raw.data.is_some()), ("query", raw.query.is_some())]
 }
