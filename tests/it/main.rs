@@ -10,6 +10,7 @@
 
 mod authzen;
 mod identity;
+mod pdp;
 mod settings;
 mod vault;
 mod walls;
