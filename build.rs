@@ -7,15 +7,30 @@ use prost::Message;
 
 fn main() -> Result<(), Box<dyn Error>> {
     println!("cargo:rerun-if-changed=proto");
-    let ours = protox::compile(["placet/v1/decision.proto"], ["proto"])?;
-    prost_build::Config::new()
-        .type_attribute(".placet.v1", "#[derive(serde::Serialize)]")
-        .type_attribute(".placet.v1", "#[serde(rename_all = \"camelCase\")]")
-        .compile_fds(ours)?;
+    let out = PathBuf::from(std::env::var("OUT_DIR")?);
+    let mut ours = protox::compile(["placet/v1/decision.proto", "placet/v1/pdp.proto"], ["proto"])?;
+    let mut config = prost_build::Config::new();
+    // What the decision log writes.
+    let logged = [
+        "DecisionRecord",
+        "ShadowRecord",
+        "Opinion",
+        "HttpRequest",
+        "Principal",
+        "Target",
+        "Policy",
+    ];
+    for message in logged {
+        let message = format!(".placet.v1.{message}");
+        config.type_attribute(&message, "#[derive(serde::Serialize)]");
+        config.type_attribute(&message, "#[serde(rename_all = \"camelCase\")]");
+    }
+    config.compile_fds(ours.clone())?;
+    ours.file.iter_mut().for_each(|file| file.source_code_info = None);
+    std::fs::write(out.join("placet.bin"), ours.encode_to_vec())?;
     // For reflection only: the types come from a crate.
     let mut envoy = protox::compile(["envoy/service/auth/v3/external_auth.proto"], ["proto"])?;
     envoy.file.iter_mut().for_each(|file| file.source_code_info = None);
-    let out = PathBuf::from(std::env::var("OUT_DIR")?);
     std::fs::write(out.join("ext_authz.bin"), envoy.encode_to_vec())?;
     Ok(())
 }

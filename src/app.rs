@@ -24,11 +24,14 @@ use tonic_health::ServingStatus;
 use tonic_health::server::HealthReporter;
 
 use crate::api;
+use crate::api::desk::Desk;
+use crate::api::pdp::PdpService;
 use crate::audit::{LogWriter, Recorder};
 use crate::clock::Clock;
 use crate::config::{Config, Listen};
 use crate::envoy::{self, CheckService};
 use crate::metrics::Metrics;
+use crate::proto;
 use crate::readiness::Needs;
 use crate::scope::Scopes;
 use generation::Generation;
@@ -100,6 +103,7 @@ impl App {
         let Self { path, clock, live, generation, listeners, recorder, log } = self;
         let (health, health_service) = tonic_health::server::health_reporter();
         health.set_service_status("", ServingStatus::NotServing).await;
+        let desk = Desk::new(Arc::clone(&live.scopes), recorder.clone(), clock);
         let check = CheckService::new(Arc::clone(&live.scopes), recorder.clone(), clock);
         let shown = api::admin::Shown {
             ready: live.ready.subscribe(),
@@ -113,7 +117,8 @@ impl App {
             .add_service(health_service)
             .add_service(reflection().build_v1()?)
             .add_service(reflection().build_v1alpha()?)
-            .add_service(check);
+            .add_service(check)
+            .add_service(PdpService::new(desk.clone()));
         let Listeners { addresses, grpc: grpc_listener, http, admin, control } = listeners;
         tracing::info!(grpc = %addresses.grpc, http = %addresses.http, admin = %addresses.admin, "listening");
         let stop = shutdown.clone();
@@ -123,9 +128,10 @@ impl App {
                 .await
                 .context("the gRPC server failed")
         });
-        let routes = api::jwks::router(Arc::clone(&live.scopes));
-        let routes = routes.merge(envoy::over_http::router(check_over_http));
-        spawn_http(&mut tasks, http, routes, &shutdown);
+        let public = api::jwks::router(Arc::clone(&live.scopes))
+            .merge(api::authzen::router(desk))
+            .merge(envoy::over_http::router(check_over_http));
+        spawn_http(&mut tasks, http, public, &shutdown);
         spawn_http(&mut tasks, admin, api::admin::router(shown), &shutdown);
         if let Some(control) = control {
             let routes = api::keys::control(Arc::clone(&live.needs));
@@ -279,6 +285,7 @@ fn spawn_http(
 fn reflection() -> tonic_reflection::server::Builder<'static> {
     tonic_reflection::server::Builder::configure()
         .register_encoded_file_descriptor_set(envoy::DESCRIPTORS)
+        .register_encoded_file_descriptor_set(proto::DESCRIPTORS)
         .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
 }
 

@@ -11,7 +11,7 @@ use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
 use std::thread;
 use std::time::Duration;
 
-use crate::authorizer::{Decision, Denial, Facts, Grant};
+use crate::authorizer::{Decision, Denial, Evaluation, Facts, Grant};
 use crate::clock::Timestamp;
 use crate::entitlement::Lookup;
 use crate::metrics::Metrics;
@@ -20,6 +20,7 @@ use crate::proto::{DecisionRecord, HttpRequest, Opinion, Policy, Principal, Shad
 use crate::request::Request;
 use crate::scope::Scope;
 use crate::shadow::Asked;
+use crate::token::Token;
 
 /// Lines waiting for the sink.
 const QUEUE: usize = 8_192;
@@ -81,17 +82,40 @@ impl Recorder {
         now: Timestamp,
         took: Duration,
     ) {
-        let outcome = match &decision.outcome {
-            Ok(Grant::Waived(_)) => "dry_run",
-            _ => outcome(decision),
-        };
-        let client_id = scope.map_or("", |scope| scope.client_id.as_str());
-        self.metrics.decision(client_id, outcome, decision.reason(), took);
-        if let Some(lookup) = decision.facts.entitlements {
-            self.metrics.cache_lookup("entitlements", lookup == Lookup::Hit);
-        }
+        self.count(Outcome::from(decision), &decision.facts, scope, took);
         if self.lines.is_some() {
             self.write(&record(request, scope, decision, now, took));
+        }
+    }
+
+    /// Counts and logs one decision for an application that asked without a request.
+    pub fn record_evaluation(
+        &self,
+        request_id: &str,
+        scope: &Scope,
+        evaluation: &Evaluation,
+        now: Timestamp,
+        took: Duration,
+    ) {
+        let outcome = Outcome::from(evaluation);
+        self.count(outcome, &evaluation.facts, Some(scope), took);
+        if self.lines.is_some() {
+            self.write(&DecisionRecord {
+                request_id: request_id.to_owned(),
+                ..decided(outcome, &evaluation.facts, Some(scope), now, took)
+            });
+        }
+    }
+
+    fn count(&self, outcome: Outcome<'_>, facts: &Facts, scope: Option<&Scope>, took: Duration) {
+        let client_id = scope.map_or("", |scope| scope.client_id.as_str());
+        let counted = match outcome {
+            Outcome::Waived(_) => "dry_run",
+            other => other.name(),
+        };
+        self.metrics.decision(client_id, counted, outcome.reason(), took);
+        if let Some(lookup) = facts.entitlements {
+            self.metrics.cache_lookup("entitlements", lookup == Lookup::Hit);
         }
     }
 
@@ -143,6 +167,21 @@ pub fn record(
     took: Duration,
 ) -> DecisionRecord {
     let facts = &decision.facts;
+    DecisionRecord {
+        request_id: request.map(|request| request.id.clone()).unwrap_or_default(),
+        http: request.map(|request| http(request, facts)),
+        ..decided(decision.into(), facts, scope, now, took)
+    }
+}
+
+/// What is recorded of every decision, whoever asked for it.
+fn decided(
+    outcome: Outcome<'_>,
+    facts: &Facts,
+    scope: Option<&Scope>,
+    now: Timestamp,
+    took: Duration,
+) -> DecisionRecord {
     let grounds = facts.opinion.as_ref().map(|opinion| policy(&opinion.grounds));
     let in_force = || {
         let revision = scope?.authorizer.policy.revision().to_owned();
@@ -150,11 +189,9 @@ pub fn record(
     };
     let mut record = DecisionRecord {
         time: now.rfc3339(),
-        request_id: request.map(|request| request.id.clone()).unwrap_or_default(),
         scope: scope.map(|scope| scope.client_id.clone()).unwrap_or_default(),
-        outcome: outcome(decision).to_owned(),
-        reason: decision.reason().to_owned(),
-        http: request.map(|request| http(request, facts)),
+        outcome: outcome.name().to_owned(),
+        reason: outcome.reason().to_owned(),
         principal: facts.principal.as_deref().map(|principal| Principal {
             r#type: principal.entity_type.clone(),
             id: principal.id.clone(),
@@ -170,36 +207,71 @@ pub fn record(
         duration_us: u64::try_from(took.as_micros()).unwrap_or(u64::MAX),
         ..DecisionRecord::default()
     };
-    match &decision.outcome {
-        Ok(Grant::Bypass) => {}
-        Ok(Grant::Signed { token, .. }) => {
+    match outcome {
+        Outcome::Bypass | Outcome::Allow(None) => {}
+        Outcome::Allow(Some(token)) => {
             record.token_id = token.id().to_owned();
             record.key_id = token.key_id().to_owned();
         }
-        Ok(Grant::Waived(waived)) => {
-            deny(&mut record, scope, waived.denial());
-            record.dry_run = true;
+        Outcome::Waived(denial) | Outcome::Deny(denial) => {
+            record.dry_run = matches!(outcome, Outcome::Waived(_));
+            record.detail = denial.detail().to_owned();
+            let custom = denial.custom().and_then(|custom| custom.answer().status);
+            record.status = match (custom, scope) {
+                (Some(status), _) => status.into(),
+                (None, Some(scope)) if denial.reason().status() == 403 => scope.deny.status.into(),
+                _ => denial.reason().status().into(),
+            };
         }
-        Err(denial) => deny(&mut record, scope, denial),
     }
     record
 }
 
-fn deny(record: &mut DecisionRecord, scope: Option<&Scope>, denial: &Denial) {
-    record.detail = denial.detail().to_owned();
-    let custom = denial.custom().and_then(|custom| custom.answer().status);
-    record.status = match (custom, scope) {
-        (Some(status), _) => status.into(),
-        (None, Some(scope)) if denial.reason().status() == 403 => scope.deny.status.into(),
-        _ => denial.reason().status().into(),
-    };
+/// How a decision ended.
+#[derive(Clone, Copy, Debug)]
+enum Outcome<'a> {
+    Bypass,
+    Allow(Option<&'a Token>),
+    Deny(&'a Denial),
+    /// A denial that passed.
+    Waived(&'a Denial),
 }
 
-fn outcome(decision: &Decision) -> &'static str {
-    match &decision.outcome {
-        Ok(Grant::Bypass) => "bypass",
-        Ok(Grant::Signed { .. }) => "allow",
-        Ok(Grant::Waived(_)) | Err(_) => "deny",
+impl Outcome<'_> {
+    const fn name(self) -> &'static str {
+        match self {
+            Self::Bypass => "bypass",
+            Self::Allow(_) => "allow",
+            Self::Deny(_) | Self::Waived(_) => "deny",
+        }
+    }
+
+    const fn reason(self) -> &'static str {
+        match self {
+            Self::Bypass => "bypass",
+            Self::Allow(_) => "permitted",
+            Self::Deny(denial) | Self::Waived(denial) => denial.reason().code(),
+        }
+    }
+}
+
+impl<'a> From<&'a Decision> for Outcome<'a> {
+    fn from(decision: &'a Decision) -> Self {
+        match &decision.outcome {
+            Ok(Grant::Bypass) => Self::Bypass,
+            Ok(Grant::Signed { token, .. }) => Self::Allow(Some(token)),
+            Ok(Grant::Waived(waived)) => Self::Waived(waived.denial()),
+            Err(denial) => Self::Deny(denial),
+        }
+    }
+}
+
+impl<'a> From<&'a Evaluation> for Outcome<'a> {
+    fn from(evaluation: &'a Evaluation) -> Self {
+        match &evaluation.outcome {
+            Ok(permission) => Self::Allow(permission.token.as_ref()),
+            Err(denial) => Self::Deny(denial),
+        }
     }
 }
 

@@ -2,10 +2,15 @@
 //!
 //! Route, identity, policy, token, in this order; each step either hands the next one what it needs
 //! or ends in a [`Denial`]. Every edge calls this and nothing else decides. Whatever the outcome,
-//! [`Facts`] say what was learned on the way, for the record.
+//! [`Facts`] say what was learned on the way, for the record. An application that asks without a request
+//! takes only the last two of these steps ([`Authorizer::evaluate`]).
+
+mod evaluate;
 
 use std::fmt;
 use std::sync::Arc;
+
+pub use evaluate::{Evaluation, Permission, Statement};
 
 use crate::clock::Timestamp;
 use crate::entitlement::{Catalogue, Lookup, Unlisted};
@@ -220,7 +225,7 @@ impl Denial {
     }
 
     /// Why.
-    pub fn reason(&self) -> Reason {
+    pub const fn reason(&self) -> Reason {
         self.reason
     }
 

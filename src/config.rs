@@ -24,7 +24,7 @@ use crate::keys::{Backend, KeySettings, KeySource};
 use crate::path::Allowances;
 use crate::policy::Policy;
 use crate::route::Routes;
-use crate::scope::{DecisionHeader, DenyResponse, Explain};
+use crate::scope::{DecisionHeader, DenyResponse, Explain, PublicUrl};
 use crate::secrets::{KeyLocation, SecretStore};
 use crate::token::ClaimSettings;
 use report::Report;
@@ -139,6 +139,8 @@ pub struct ApiConfig {
     pub check: bool,
     /// The scheme of the requests that such a proxy asks about.
     pub scheme: &'static str,
+    /// The address that AuthZEN's callers know it by.
+    pub public_url: Option<PublicUrl>,
     /// The store of the digests.
     pub store: Arc<SecretStore>,
     /// Where in the store.

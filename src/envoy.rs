@@ -8,7 +8,7 @@
 pub mod decode;
 pub mod encode;
 mod explain;
-mod framing;
+pub(crate) mod framing;
 pub mod json;
 pub mod over_http;
 

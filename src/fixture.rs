@@ -5,15 +5,16 @@ use std::sync::{Arc, LazyLock};
 use std::time::Duration;
 
 use crate::authorizer::Authorizer;
-use crate::clock::Timestamp;
+use crate::clock::{Clock, Timestamp};
 use crate::entitlement::Catalogue;
 use crate::identity::{Identity, IdentitySettings, Principal, Require};
-use crate::keys::{KeyRing, KeySettings, Keys, SigningKey};
+use crate::keys::{Backend, KeyRing, KeySettings, KeySource, KeyTask, Keys, SigningKey};
 use crate::path::{Allowances, CanonicalPath};
 use crate::policy::{Cedar, CedarSources, Policy};
 use crate::request::{Host, Request};
 use crate::route::{Pattern, Route, Routes};
 use crate::scope::{DecisionHeader, DenyResponse, Explain, Scope};
+use crate::secrets::{KeyLocation, SecretStores, StoreKind, StoreSettings};
 use crate::token::{ClaimSettings, Items, Minter, Template};
 
 pub(crate) const NOW: Timestamp = Timestamp::from_seconds(1_800_000_000);
@@ -36,6 +37,35 @@ pub(crate) fn signing_key(client_id: &str) -> SigningKey {
         token_type: "JWT".to_owned(),
     };
     SigningKey::throw_away(&settings, NOW).unwrap()
+}
+
+/// Keys that were never loaded.
+pub(crate) fn no_keys() -> Keys {
+    let source = KeySource {
+        store: Arc::clone(
+            SecretStores::open(vec![StoreSettings {
+                id: "none".to_owned(),
+                default: true,
+                kind: StoreKind::Env { prefix: "NONE_".to_owned() },
+            }])
+            .unwrap()
+            .choose(None)
+            .unwrap(),
+        ),
+        location: KeyLocation { path: None, name: "none".to_owned(), is_named: true },
+        backend: Backend::Memory,
+        settings: KeySettings {
+            client_id: "orders".to_owned(),
+            algorithm: None,
+            key_id: None,
+            certificate: None,
+            token_type: "JWT".to_owned(),
+        },
+        publish_before: Duration::ZERO,
+        token_lifetime: Duration::ZERO,
+        max_key_age: Duration::ZERO,
+    };
+    KeyTask::new(source, Clock::Fixed(NOW), None).1
 }
 
 pub(crate) fn file(text: &str) -> tempfile::NamedTempFile {

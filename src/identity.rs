@@ -38,7 +38,7 @@ pub use self::introspection::{AskFault, IntrospectionSettings, Introspector};
 pub(crate) use self::jws::Compact;
 pub use self::jws::Part;
 pub use self::key_set::{KeySet, KeySetError, UnusedKey};
-pub use self::principal::{Principal, PrincipalKind};
+pub use self::principal::{Principal, PrincipalKind, UnfitSubject};
 pub use self::refusal::{BadToken, Excerpt, Refusal};
 pub use self::remote::KeyUrlFault;
 pub use self::settings::{

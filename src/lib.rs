@@ -40,6 +40,7 @@ pub mod readiness;
 pub mod request;
 pub mod route;
 pub mod scope;
+pub mod search;
 pub mod secrets;
 pub mod shadow;
 pub mod token;
@@ -47,5 +48,9 @@ pub mod token;
 /// Placet's own messages, from `proto/placet/v1`.
 pub mod proto {
     #![expect(missing_docs, reason = "generated; the .proto file has the documentation")]
+
+    /// The serialised descriptors, for gRPC reflection.
+    pub const DESCRIPTORS: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/placet.bin"));
+
     include!(concat!(env!("OUT_DIR"), "/placet.v1.rs"));
 }

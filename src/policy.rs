@@ -6,6 +6,7 @@
 //!
 //! An engine reads a [`Question`] and gives a `Verdict`; what follows from it is the same for all.
 
+mod authzen;
 pub mod bundle;
 mod cedar;
 mod changes;
@@ -18,6 +19,7 @@ use std::sync::Arc;
 use aws_lc_rs::digest;
 use serde_json::{Map, Value};
 
+pub use authzen::{Authzen, AuthzenError, AuthzenSettings, Credentials};
 pub use cedar::{Cedar, CedarError, CedarSources};
 pub use changes::{Answer, ChangeFault, Changes, CustomDenial, Mutations, Protected};
 pub use rego::{Evaluator, Rego, RegoError, RegoSources};
@@ -57,7 +59,8 @@ pub enum Context<'a> {
     Stated(&'a Stated),
 }
 
-/// What an application states of a question, as its own word for it.
+/// What an application states of a question, as its own word for it. What the operator's entities say
+/// stands above it, and it can state no peer and no time.
 #[derive(Clone, Debug, Default)]
 pub struct Stated {
     /// The environment of the action.
@@ -78,6 +81,7 @@ pub struct Policy {
 enum Engine {
     Cedar(Box<Cedar>),
     Rego(Box<Rego>),
+    Authzen(Box<Authzen>),
 }
 
 impl Policy {
@@ -97,19 +101,35 @@ impl Policy {
         matches!(self.engine, Engine::Rego(_))
     }
 
+    /// A policy that a remote decision point keeps.
+    pub fn authzen(engine: Authzen) -> Self {
+        Self { engine: Engine::Authzen(Box::new(engine)) }
+    }
+
+    /// The engine's name, as in the settings.
+    pub fn engine(&self) -> &'static str {
+        match &self.engine {
+            Engine::Cedar(_) => "cedar",
+            Engine::Rego(_) => "rego",
+            Engine::Authzen(_) => "authzen",
+        }
+    }
+
     /// Which snapshot of the policies this is: changes whenever their text does.
     pub fn revision(&self) -> &str {
         match &self.engine {
             Engine::Cedar(cedar) => cedar.revision(),
             Engine::Rego(rego) => rego.revision(),
+            Engine::Authzen(remote) => remote.revision(),
         }
     }
 
-    /// How many policies there are.
+    /// How many policies there are; a remote engine counts as one.
     pub fn len(&self) -> usize {
         match &self.engine {
             Engine::Cedar(cedar) => cedar.len(),
             Engine::Rego(rego) => rego.len(),
+            Engine::Authzen(_) => 1,
         }
     }
 
@@ -123,6 +143,7 @@ impl Policy {
         let verdict = match &self.engine {
             Engine::Cedar(cedar) => cedar.decide(question),
             Engine::Rego(rego) => rego.decide(question),
+            Engine::Authzen(remote) => remote.decide(question).await,
         };
         verdict.permit(question.principal, question.target)
     }
@@ -147,10 +168,35 @@ impl Policy {
         self.decide(question).now_or_never().unwrap()
     }
 
+    /// Makes ready to decide on many targets for the principal and circumstances of `question`; its
+    /// own target is but one of them. Only policies that know what there is can be asked.
+    pub fn inquire<'a>(&'a self, question: &Question<'a>) -> Result<Inquiry<'a>, Refusal> {
+        let cedar = self.as_cedar().ok_or_else(|| self.unsearchable())?;
+        let asking = cedar.ask(question).map_err(|error| cedar.fault(&error).refusal())?;
+        Ok(Inquiry { principal: question.principal, asking })
+    }
+
+    /// The id of every entity of the type `name` that the policies' entities know, sorted; `None` of
+    /// an engine that can't tell.
+    pub fn known_ids(&self, name: &str) -> Option<Vec<&str>> {
+        self.as_cedar().map(|cedar| cedar.known_ids(name))
+    }
+
+    /// Every action that the policies, their schema or entities name; `None` of an engine that can't
+    /// tell.
+    pub fn known_actions(&self) -> Option<BTreeSet<&str>> {
+        self.as_cedar().map(Cedar::known_actions)
+    }
+
+    fn unsearchable(&self) -> Refusal {
+        let text = format!("the engine {} can't tell what there is", self.engine());
+        Verdict::fault(Fault::Engine(text), self.revision()).refusal()
+    }
+
     fn as_cedar(&self) -> Option<&Cedar> {
         match &self.engine {
             Engine::Cedar(cedar) => Some(cedar),
-            Engine::Rego(_) => None,
+            Engine::Rego(_) | Engine::Authzen(_) => None,
         }
     }
 
@@ -168,10 +214,7 @@ impl Policy {
         inventory: &'a Inventory,
         question: &Question<'_>,
     ) -> Result<Listing<'a>, Refusal> {
-        let Some(cedar) = self.as_cedar() else {
-            let fault = Fault::Engine("the engine lists nothing of itself".to_owned());
-            return Err(Verdict::fault(fault, self.revision()).refusal());
-        };
+        let cedar = self.as_cedar().ok_or_else(|| self.unsearchable())?;
         match cedar.list(&inventory.0, question) {
             Ok(listing) => Ok(Listing(listing)),
             Err(error) => Err(cedar.fault(&error).refusal()),
@@ -195,6 +238,26 @@ impl Policy {
             asset_id: target.asset_id.escape_debug().to_string(),
             name: name.to_owned(),
         })
+    }
+}
+
+/// One principal under its circumstances, ready to be decided on any number of targets.
+#[derive(Debug)]
+pub struct Inquiry<'a> {
+    principal: &'a Arc<Principal>,
+    asking: cedar::Asking<'a>,
+}
+
+impl Inquiry<'_> {
+    /// Whether the principal may do `target`, decided like the question itself.
+    pub fn permits(&self, target: &Target) -> Result<bool, Refusal> {
+        match self.asking.effect(target) {
+            Effect::Permitted => Ok(true),
+            Effect::Forbidden | Effect::Unmatched => Ok(false),
+            Effect::Fault(_) => {
+                self.asking.decide(target).permit(self.principal, target).map(|_| true)
+            }
+        }
     }
 }
 

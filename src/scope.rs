@@ -10,7 +10,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-pub use caller::{Api, CallerError, CallerSecrets};
+pub use caller::{Api, BadPublicUrl, CallerError, CallerSecrets, PublicUrl};
 
 use crate::authorizer::{Authorizer, Decision, Denial, DryRun, Reason};
 use crate::clock::Timestamp;

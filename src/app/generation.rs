@@ -144,10 +144,10 @@ fn build(
         api_keys: api_keys.clone(),
     };
     let api = config.api.take().map(|api| {
-        let ApiConfig { authzen, check, scheme, store, location } = api;
+        let ApiConfig { authzen, check, scheme, public_url, store, location } = api;
         let (task, callers) = KeepTask::new(store, location, CallerSecrets::parse);
         tasks.spawn(task.run(end.child_token()));
-        Api { authzen, check, scheme, callers }
+        Api { authzen, check, scheme, callers, public_url }
     });
     let shadow = config.shadow.take().map(|policy| {
         let (shadow, waiting) = Shadow::queued(policy);

@@ -66,35 +66,7 @@ async fn a_bypass_asks_nobody() {
 
 #[tokio::test]
 async fn without_a_key_nothing_is_granted() {
-    let source = crate::keys::KeySource {
-        store: std::sync::Arc::clone(
-            crate::secrets::SecretStores::open(vec![crate::secrets::StoreSettings {
-                id: "none".to_owned(),
-                default: true,
-                kind: crate::secrets::StoreKind::Env { prefix: "NONE_".to_owned() },
-            }])
-            .unwrap()
-            .choose(None)
-            .unwrap(),
-        ),
-        location: crate::secrets::KeyLocation {
-            path: None,
-            name: "none".to_owned(),
-            is_named: true,
-        },
-        backend: crate::keys::Backend::Memory,
-        settings: crate::keys::KeySettings {
-            client_id: "orders".to_owned(),
-            algorithm: None,
-            key_id: None,
-            certificate: None,
-            token_type: "JWT".to_owned(),
-        },
-        publish_before: std::time::Duration::ZERO,
-        token_lifetime: std::time::Duration::ZERO,
-        max_key_age: std::time::Duration::ZERO,
-    };
-    let (_task, keys) = crate::keys::KeyTask::new(source, crate::clock::Clock::Fixed(NOW), None);
+    let keys = fixture::no_keys();
     let minter = Minter::new(fixture::claim_settings(), keys);
     let keyless = Authorizer { minter, ..fixture::authorizer() };
     assert_eq!(reason(&keyless, &request("GET", "/accounts/1")).await, Reason::KeyUnavailable);

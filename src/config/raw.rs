@@ -492,7 +492,7 @@ raw! {
     pub(super) struct Policy {
         /// What decides. Default: cedar.
         pub(super) engine: Option<Engine>,
-        /// cedar: the policy files, in Cedar syntax, or as a JSON policy set when the name ends in `.json`. rego: bundle directories, bundles (`.tar.gz`), or `.rego` files.
+        /// cedar: the policy files, in Cedar syntax, or as a JSON policy set when the name ends in `.json`. rego: bundle directories, bundles (`.tar.gz`), or `.rego` files. Both: required.
         pub(super) files: Option<Vec<String>>,
         /// cedar: the schema.
         pub(super) schema: Option<String>,
@@ -504,10 +504,32 @@ raw! {
         pub(super) query: Option<String>,
         /// rego: whether the input has `parsed_body` and `truncated_body`. Default: true.
         pub(super) parse_body: Option<bool>,
-        /// authzen: the address of the evaluation endpoint.
+        /// authzen: the address of the evaluation endpoint, such as
+        /// `https://pdp/access/v1/evaluation`. Required.
         pub(super) url: Option<String>,
-        /// authzen: the time for one call.
+        /// authzen: the time for one call, less than the proxy's own. Default: 100ms.
         pub(super) timeout: Option<String>,
+        /// authzen: how long a decision is kept. Default: 0s, not at all.
+        pub(super) cache_ttl: Option<String>,
+        /// authzen: how many decisions are kept. Default: 10000.
+        pub(super) cache_size: Option<usize>,
+        /// authzen: a file with a bearer token to present, read at each call.
+        pub(super) token_file: Option<String>,
+        /// authzen: the user name of HTTP Basic credentials to present.
+        pub(super) username: Option<String>,
+        /// authzen: a file with their password, read at each call.
+        pub(super) password_file: Option<String>,
+        /// authzen: certificate authorities, PEM; only these are trusted. Default: the system's.
+        pub(super) ca_file: Option<String>,
+        /// authzen: accept `http://` beyond loopback.
+        pub(super) insecure_http: Option<bool>,
+        /// authzen: speak HTTP/2 over `http://` without asking; over `https://` it is agreed on anyway.
+        /// Default: false.
+        pub(super) prior_knowledge: Option<bool>,
+        /// authzen: request headers that are sent along. Default: none.
+        pub(super) send_headers: Option<Vec<String>>,
+        /// authzen: query parameters that are sent along. Default: none.
+        pub(super) send_query: Option<Vec<String>>,
         /// A second policy set, evaluated and compared, never enforced.
         pub(super) shadow: Option<Shadow>,
     }
@@ -648,6 +670,9 @@ raw! {
         pub(super) check: Option<bool>,
         /// check: the scheme of the requests that are asked about, `http` or `https`. Default: http.
         pub(super) scheme: Option<Scheme>,
+        /// authzen: the https address that callers reach it at, without a `/` at the end; published in
+        /// its metadata. Default: no metadata.
+        pub(super) public_url: Option<String>,
         /// The store that holds the SHA-256 of the callers' secrets. Default: the default store.
         pub(super) secret_store: Option<String>,
         /// Where in the store. Default: the store's defaultPath.
@@ -692,7 +717,7 @@ pub(super) enum ReadinessRule {
 
 /// What must be written, by definition. The structs can't say so: to them every field is optional,
 /// so that one missing field does not hide the next error.
-const REQUIRED: [(&str, &[&str]); 9] = [
+const REQUIRED: [(&str, &[&str]); 8] = [
     ("Store", &["id", "type"]),
     ("Auth", &["method"]),
     ("Scope", &["clientId", "policy", "jwtResponse"]),
@@ -700,7 +725,6 @@ const REQUIRED: [(&str, &[&str]); 9] = [
     ("Introspection", &["url", "clientId"]),
     ("Route", &["match"]),
     ("RouteMatch", &["path"]),
-    ("Policy", &["files"]),
     ("JwtResponse", &["tokenLifetimeSeconds"]),
 ];
 

@@ -18,7 +18,7 @@ const PREFIX_BYTES: usize = 5;
 
 /// Why a request body holds no message.
 #[derive(Debug, thiserror::Error)]
-pub(super) enum FrameError {
+pub(crate) enum FrameError {
     #[error(
         "the gRPC message is larger than {MAX_MESSAGE_BYTES} bytes: lower max_request_bytes in Envoy's with_request_body"
     )]
@@ -32,7 +32,7 @@ pub(super) enum FrameError {
 }
 
 /// Reads the one message of a unary call.
-pub(super) async fn read_message(mut body: Body) -> Result<Bytes, FrameError> {
+pub(crate) async fn read_message(mut body: Body) -> Result<Bytes, FrameError> {
     let mut read = BytesMut::new();
     let mut is_too_large = false;
     while let Some(frame) = body.frame().await {
@@ -60,7 +60,7 @@ pub(super) async fn read_message(mut body: Body) -> Result<Bytes, FrameError> {
 }
 
 /// A successful call with `message` as its answer.
-pub(super) fn response(message: &[u8]) -> http::Response<Body> {
+pub(crate) fn response(message: &[u8]) -> http::Response<Body> {
     let mut framed = Vec::with_capacity(PREFIX_BYTES + message.len());
     framed.push(0);
     framed.extend_from_slice(&u32::try_from(message.len()).unwrap_or(u32::MAX).to_be_bytes());
@@ -72,14 +72,14 @@ pub(super) fn response(message: &[u8]) -> http::Response<Body> {
 }
 
 /// The answer to a method that does not exist.
-pub(super) fn unimplemented() -> http::Response<Body> {
+pub(crate) fn unimplemented() -> http::Response<Body> {
     let mut response = http::Response::new(Body::empty());
     response.headers_mut().insert("grpc-status", HeaderValue::from_static("12"));
     with_grpc_type(response)
 }
 
 /// The caller's `grpc-timeout`.
-pub(super) fn timeout(headers: &HeaderMap) -> Option<Duration> {
+pub(crate) fn timeout(headers: &HeaderMap) -> Option<Duration> {
     let text = headers.get("grpc-timeout")?.to_str().ok()?;
     let (digits, unit) = text.split_at_checked(text.len().checked_sub(1)?)?;
     if digits.len() > 8 {

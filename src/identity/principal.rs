@@ -45,6 +45,19 @@ pub enum PrincipalKind {
     ApiKey,
     /// Nothing.
     Anonymous,
+    /// The word of an application that asks about it.
+    Stated,
+}
+
+/// Why an application can't ask about a subject.
+#[derive(Clone, Copy, Debug, Eq, PartialEq, thiserror::Error)]
+pub enum UnfitSubject {
+    /// A group or an action: a policy on who is within it would take it for one of its members.
+    #[error("the subject is a `Group` or an `Action`, which asks for nothing: name who asks")]
+    Type,
+    /// Groups that can't be read would be left out, and with them what is forbidden to them.
+    #[error("the subject's `groups` is not a list of strings")]
+    Groups,
 }
 
 impl Principal {
@@ -72,6 +85,42 @@ impl Principal {
     /// names it. An API key's claims are no such word.
     pub fn actor(&self) -> Option<&Value> {
         self.claims.get("act").filter(|_| self.kind == PrincipalKind::Jwt)
+    }
+
+    /// The subject that an authenticated application asks about, as its word for it: `properties`
+    /// are the claims, and `groups` among them the groups. It has no issuer and no peer; of type
+    /// `Anonymous` it has no subject either.
+    ///
+    /// # Errors
+    /// [`UnfitSubject`], when policies could not be put to it as they are meant.
+    pub fn stated(
+        entity_type: &str,
+        id: &str,
+        properties: Map<String, Value>,
+    ) -> Result<Self, UnfitSubject> {
+        if matches!(entity_type, "Group" | "Action") {
+            return Err(UnfitSubject::Type);
+        }
+        let name = |group: &Value| group.as_str().map(str::to_owned).ok_or(UnfitSubject::Groups);
+        let groups = match properties.get("groups") {
+            None | Some(Value::Null) => Vec::new(),
+            Some(Value::Array(groups)) => groups.iter().map(name).collect::<Result<_, _>>()?,
+            Some(_) => return Err(UnfitSubject::Groups),
+        };
+        let template = Self {
+            kind: PrincipalKind::Stated,
+            entity_type: entity_type.to_owned(),
+            groups,
+            claims: properties,
+            ..Self::anonymous()
+        };
+        Ok(template.named(id))
+    }
+
+    /// The same stated subject by another id: one of the many that a search tries.
+    pub(crate) fn named(self, id: &str) -> Self {
+        let subject = (self.entity_type != "Anonymous").then(|| id.to_owned());
+        Self { id: id.to_owned(), subject, ..self }
     }
 }
 

@@ -678,6 +678,7 @@ fn outcome(require: Require, anonymous: bool, jwt: Shown, peered: Shown) -> &'st
                     );
                     "anonymous"
                 }
+                PrincipalKind::Stated => panic!("no request states its principal"),
             }
         }
         Err(Refusal::NoCredentials) => "none",

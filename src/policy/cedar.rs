@@ -19,8 +19,8 @@ mod load;
 use std::collections::{BTreeSet, HashMap};
 
 use cedar_policy_core::ast::{
-    Context, Effect as PolicyEffect, Eid, EntityType, EntityUID, EntityUIDEntry, Expr, Literal,
-    PartialValue, Policy, Request, ValueKind,
+    Context, Effect as PolicyEffect, Eid, Entity, EntityType, EntityUID, EntityUIDEntry, Expr,
+    Literal, PartialValue, Policy, Request, Value, ValueKind,
 };
 use cedar_policy_core::entities::Entities;
 use cedar_policy_core::evaluator::{EvaluationError as Failure, Evaluator};
@@ -36,8 +36,8 @@ use self::footprint::{Footprint, Reach};
 use self::guard::{Guarded, Look};
 use self::index::{Index, Residue};
 use self::load::{Loaded, entity_type, keep};
-use super::Question;
 use super::verdict::{Effect, Fault, Grounds, Verdict};
+use super::{self as policy, Question};
 use crate::identity::Principal;
 use crate::request::BodyFault;
 use crate::route::Target;
@@ -132,6 +132,13 @@ impl Cedar {
     pub(super) fn fault(&self, error: &EvaluationError) -> Verdict {
         let fault = match error {
             EvaluationError::Body(fault) => Fault::Body(fault.to_string()),
+            // Only an application can state one: no policy speaks of it, so none permits.
+            EvaluationError::EntityType(error) => {
+                let errors = vec![error.to_string()];
+                let grounds =
+                    Grounds { errors, revision: self.revision.clone(), ..Grounds::default() };
+                return Verdict::plain(Effect::Unmatched, grounds);
+            }
             other => Fault::Engine(other.to_string()),
         };
         Verdict::fault(fault, &self.revision)
@@ -152,7 +159,15 @@ impl Cedar {
             wants,
         )?;
         let context = context::context(question, wants, &self.constructors)?;
-        Ok(Asking { engine: self, caller, context })
+        let names = &self.footprint.names;
+        let (action, asset) = match question.context {
+            policy::Context::Http { .. } => (Vec::new(), Vec::new()),
+            policy::Context::Stated(stated) => (
+                context::stated_attributes(&stated.action, names),
+                context::stated_attributes(&stated.asset, names),
+            ),
+        };
+        Ok(Asking { engine: self, caller, context, action, asset })
     }
 
     pub(super) fn inventory(&self, pairs: &BTreeSet<(&str, &str)>) -> Inventory {
@@ -165,7 +180,9 @@ impl Cedar {
         inventory: &'a Inventory,
         question: &Question<'_>,
     ) -> Result<Listing<'a>, EvaluationError> {
-        Ok(Listing::new(self.ask(question)?, inventory))
+        // What is stated of the question's action and asset says nothing of the others.
+        let asking = Asking { action: Vec::new(), asset: Vec::new(), ..self.ask(question)? };
+        Ok(Listing::new(asking, inventory))
     }
 
     /// What the policies can see of the principal.
@@ -187,6 +204,21 @@ impl Cedar {
             | ValueKind::ExtensionValue(_) => None,
         }
     }
+
+    pub(super) fn known_ids(&self, type_name: &str) -> Vec<&str> {
+        let Ok(wanted) = entity_type(type_name) else { return Vec::new() };
+        let uids =
+            self.store.entities().map(Entity::uid).filter(|uid| *uid.entity_type() == wanted);
+        let mut ids: Vec<&str> = uids.map(|uid| uid.eid().as_ref()).collect();
+        ids.sort_unstable();
+        ids
+    }
+
+    pub(super) fn known_actions(&self) -> BTreeSet<&str> {
+        let uids = self.store.entities().map(Entity::uid).chain(self.index.entities());
+        let actions = uids.filter(|uid| *uid.entity_type() == self.names.action);
+        actions.map(|uid| uid.eid().as_ref()).collect()
+    }
 }
 
 /// One request's principal and context, made ready.
@@ -195,6 +227,10 @@ pub(super) struct Asking<'a> {
     engine: &'a Cedar,
     caller: Caller,
     context: Context,
+    /// What is stated of the action.
+    action: Vec<(String, Value)>,
+    /// What is stated of the asset.
+    asset: Vec<(String, Value)>,
 }
 
 impl<'a> Asking<'a> {
@@ -206,11 +242,28 @@ impl<'a> Asking<'a> {
         }
     }
 
+    /// Decides on `target`, without the grounds.
+    pub(super) fn effect(&self, target: &Target) -> Effect {
+        match self.outcome(target) {
+            Ok(outcome) => outcome.effect(),
+            Err(error) => self.engine.fault(&error).effect,
+        }
+    }
+
     fn outcome(&self, target: &Target) -> Result<Outcome<'a>, EvaluationError> {
         let action = uid(&self.engine.names.action, &target.action);
         let resource = self.engine.names.uid(&target.asset_type, &target.asset_id)?;
         let rules = self.candidates(&action, &resource)?;
         self.evaluate(&rules, &action, &resource)
+    }
+
+    /// What is stated of action and asset, for the entities that are opened.
+    fn said<'s>(
+        &'s self,
+        action: &'s EntityUID,
+        resource: &'s EntityUID,
+    ) -> [(&'s EntityUID, &'s [(String, Value)]); 2] {
+        [(action, &self.action), (resource, &self.asset)]
     }
 
     /// The policies that can decide or err, in the order of their ids.
@@ -246,7 +299,8 @@ impl<'a> Asking<'a> {
         let guards = guarded.iter().filter_map(|(guard, _)| self.engine.index.guard(*guard));
         let depth = guards.map(|guard| guard.depth).max().unwrap_or_default();
         let roots = [self.caller.uid(), action, resource];
-        let entities = self.engine.store.slice(&self.caller, roots, depth)?;
+        let said = self.said(action, resource);
+        let entities = self.engine.store.slice(&self.caller, roots, &said, depth)?;
         let request = self.request(action, resource);
         let evaluator = Evaluator::new(request, &entities, Extensions::all_available());
         let mut seen = HashMap::new();
@@ -270,7 +324,8 @@ impl<'a> Asking<'a> {
         let literals = rules.iter().flat_map(|rule| &rule.reach.literals);
         let roots = [self.caller.uid(), action, resource].into_iter().chain(literals);
         let depth = rules.iter().map(|rule| rule.reach.depth).max().unwrap_or_default();
-        let entities = self.engine.store.slice(&self.caller, roots, depth)?;
+        let said = self.said(action, resource);
+        let entities = self.engine.store.slice(&self.caller, roots, &said, depth)?;
         let request = self.request(action, resource);
         let evaluator = Evaluator::new(request, &entities, Extensions::all_available());
         let mut outcome = Outcome::default();

@@ -26,6 +26,60 @@ pub struct Api {
     pub scheme: &'static str,
     /// Whom.
     pub callers: Kept<CallerSecrets>,
+    /// Where they find it.
+    pub public_url: Option<PublicUrl>,
+}
+
+/// The address that callers know a decision point by: `https`, and nothing behind the path. They compare
+/// it letter by letter, so it is kept as it was written.
+#[derive(Clone, Debug)]
+pub struct PublicUrl {
+    text: String,
+    path: String,
+}
+
+/// A text that is no such address.
+#[derive(Debug, thiserror::Error)]
+#[error(
+    "`{0}` is not an address such as https://pdp.example.com: https, without user, query, fragment, and `/` at the end"
+)]
+pub struct BadPublicUrl(String);
+
+impl PublicUrl {
+    /// Where metadata is found, before the path of the address (RFC 8615).
+    pub const METADATA: &str = "/.well-known/authzen-configuration";
+
+    /// Reads an address.
+    ///
+    /// # Errors
+    /// [`BadPublicUrl`], if the specification or a comparison would stumble over it.
+    pub fn parse(text: &str) -> Result<Self, BadPublicUrl> {
+        let bad = || BadPublicUrl(text.to_owned());
+        let uri: http::Uri = text.parse().map_err(|_| bad())?;
+        let has_host = uri.host().is_some_and(|host| !host.is_empty());
+        if uri.scheme_str() != Some("https") || !has_host || text.contains(['?', '#', '@']) {
+            return Err(bad());
+        }
+        if text.ends_with('/') {
+            return Err(bad());
+        }
+        Ok(Self { text: text.to_owned(), path: uri.path().trim_end_matches('/').to_owned() })
+    }
+
+    /// The address as it was written.
+    pub fn as_str(&self) -> &str {
+        &self.text
+    }
+
+    /// Where on its host the metadata is.
+    pub fn metadata_path(&self) -> String {
+        format!("{}{}", Self::METADATA, self.path)
+    }
+
+    /// The address of what is at `path` below it.
+    pub fn of(&self, path: &str) -> String {
+        format!("{}{path}", self.text)
+    }
 }
 
 /// The digests of the secrets that callers may present.
@@ -124,7 +178,7 @@ mod tests {
 
     fn api(text: &str) -> Api {
         let callers = Kept::fixed(CallerSecrets::parse(text.as_bytes()).unwrap());
-        Api { authzen: true, check: true, scheme: "http", callers }
+        Api { authzen: true, check: true, scheme: "http", callers, public_url: None }
     }
 
     fn scopes() -> Scopes {
@@ -172,6 +226,35 @@ mod tests {
             assert_eq!(asked(&missing), Err(CallerError::Missing), "{missing}");
         }
         assert_eq!(scopes().of_caller(None).map(drop), Err(CallerError::Missing));
+    }
+
+    #[test]
+    fn a_public_address_is_kept_as_it_was_written() {
+        for (text, metadata) in [
+            ("https://pdp.example.com", "/.well-known/authzen-configuration"),
+            ("https://PDP.example.com:8443", "/.well-known/authzen-configuration"),
+            ("https://a/orders/v1", "/.well-known/authzen-configuration/orders/v1"),
+        ] {
+            let url = PublicUrl::parse(text).unwrap();
+            assert_eq!((url.as_str(), url.metadata_path().as_str()), (text, metadata));
+            assert_eq!(url.of("/access"), format!("{text}/access"));
+        }
+        for text in [
+            "",
+            "pdp.example.com",
+            "http://a",
+            "https://",
+            "https:///a",
+            "https://a/",
+            "https://a?b",
+            "https://a#b",
+            "https://u@a",
+            "https://u:p@a",
+            "https://a b",
+            "/a",
+        ] {
+            assert!(PublicUrl::parse(text).is_err(), "{text}");
+        }
     }
 
     #[test]

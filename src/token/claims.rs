@@ -7,6 +7,7 @@ use serde_json::{Map, Value};
 use super::template::Template;
 use super::{Binding, DecisionId, Listed, MintError};
 use crate::clock::Timestamp;
+use crate::identity::PrincipalKind;
 use crate::policy::Permit;
 use crate::route::Target;
 
@@ -87,7 +88,9 @@ impl ClaimSettings {
         if expires <= issued {
             return Err(MintError::Expired);
         }
-        let mut claims = if self.include_incoming_payload {
+        // What an application states of a subject, nobody verified.
+        let is_verified = principal.kind != PrincipalKind::Stated;
+        let mut claims = if self.include_incoming_payload && is_verified {
             self.carried_over(&principal.claims)
         } else {
             Map::new()

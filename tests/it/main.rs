@@ -8,7 +8,9 @@
     reason = "a test may panic, and says on stderr why it is skipped"
 )]
 
+mod authzen;
 mod identity;
+mod pdp;
 mod settings;
 mod vault;
 mod walls;

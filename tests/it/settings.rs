@@ -440,6 +440,82 @@ fn a_key_that_stands_twice_and_text_that_is_no_yaml_are_refused() {
     assert!(missing[0].contains("can't be read"), "{missing:?}");
 }
 
+#[test]
+fn a_remote_decision_point_has_settings_of_its_own() {
+    let with = |policy: Value| settings(|tree| tree["scopes"][0]["policy"] = policy);
+    let url = "https://pdp.example.com/access/v1/evaluation";
+    let (_folder, path) = with(serde_json::json!({
+        "engine": "authzen", "url": url, "timeout": "50ms", "cacheTtl": "5s", "cacheSize": 10,
+        "username": "orders", "passwordFile": "password", "sendHeaders": ["X-Tenant"],
+        "sendQuery": ["page"],
+    }));
+    let config = Config::load(&path).unwrap();
+    assert_eq!(config.scopes[0].policy.engine(), "authzen");
+    assert_eq!(config.effective["scopes"][0]["policy"]["engine"], "authzen");
+    let (_folder, path) =
+        with(serde_json::json!({"engine": "authzen", "url": "http://127.0.0.1:1/"}));
+    assert!(errors(&path).is_empty());
+    for (policy, expected) in [
+        (serde_json::json!({}), "policy.url: is required"),
+        (serde_json::json!({"url": "pdp"}), "policy.url: is no address"),
+        (serde_json::json!({"url": "http://pdp.example.com/"}), "insecureHttp: true"),
+        (serde_json::json!({"url": "https://u:canary@a/"}), "user name or password"),
+        (serde_json::json!({"url": url, "timeout": "0s"}), "policy.timeout: is not between"),
+        (serde_json::json!({"url": url, "timeout": "2m"}), "policy.timeout: is not between"),
+        (serde_json::json!({"url": url, "cacheTtl": "2h"}), "policy.cacheTtl: is more than"),
+        (serde_json::json!({"url": url, "username": "a"}), "policy.tokenFile: present either"),
+        (
+            serde_json::json!({"url": url, "tokenFile": "a", "username": "a", "passwordFile": "a"}),
+            "policy.tokenFile: present either",
+        ),
+        (
+            serde_json::json!({"url": url, "username": "a:b", "passwordFile": "a"}),
+            "policy.username",
+        ),
+        (serde_json::json!({"url": url, "caFile": "absent"}), "policy.caFile: can't read"),
+        (
+            serde_json::json!({"url": url, "caFile": "p.cedar"}),
+            "policy: the file holds no certificates",
+        ),
+        (serde_json::json!({"url": url, "sendHeaders": ["a b"]}), "policy.sendHeaders: `a b`"),
+        (serde_json::json!({"url": url, "files": ["p.cedar"]}), "policy.files: does not belong"),
+        (serde_json::json!({"url": url, "query": "a/b"}), "policy.query: does not belong"),
+    ] {
+        let mut policy = policy;
+        policy["engine"] = "authzen".into();
+        let (_folder, path) = with(policy.clone());
+        let errors = errors(&path);
+        assert_eq!(errors.len(), 1, "{policy}: {errors:?}");
+        assert!(errors[0].contains(expected) && !errors[0].contains("canary"), "{}", errors[0]);
+    }
+    let (_folder, path) =
+        with(serde_json::json!({"files": ["p.cedar"], "url": url, "cacheTtl": "1s"}));
+    assert_eq!(errors(&path).len(), 2);
+    let (_folder, path) = settings(|tree| {
+        tree["scopes"][0]["policy"] = serde_json::json!({"engine": "authzen", "url": url});
+        tree["scopes"][0]["jwtCustomization"] = serde_json::json!({"items": "entitlements"});
+    });
+    let errors = errors(&path);
+    assert!(errors[0].starts_with("scopes[0].jwtCustomization.items: "), "{errors:?}");
+}
+
+#[test]
+fn a_public_address_belongs_to_authzen() {
+    let with = |api: Value| settings(|tree| tree["scopes"][0]["api"] = api);
+    let good = serde_json::json!({"authzen": true, "publicUrl": "https://pdp.example.com"});
+    assert!(errors(&with(good).1).is_empty());
+    for (api, expected) in [
+        (serde_json::json!({"check": true, "publicUrl": "https://a"}), "belongs to authzen"),
+        (serde_json::json!({"authzen": true, "publicUrl": "http://a"}), "is not an address"),
+        (serde_json::json!({"authzen": true, "publicUrl": "https://a/"}), "is not an address"),
+    ] {
+        let (_folder, path) = with(api);
+        let errors = errors(&path);
+        assert!(errors[0].starts_with("scopes[0].api.publicUrl: "), "{errors:?}");
+        assert!(errors[0].contains(expected), "{errors:?}");
+    }
+}
+
 /// What the schema requires, the parser requires, and nothing more.
 #[test]
 fn the_schema_and_the_parser_require_the_same() {
@@ -480,8 +556,9 @@ fn the_schema_and_the_parser_require_the_same() {
     }
     let text = config::schema().to_string();
     let required = text.matches("\"required\":").count();
-    // The nine of the structs, the root, and the directory form of `scopes`.
-    assert_eq!(required, 11, "{text}");
+    // The eight of the structs, the root, and the directory form of `scopes`. What a policy requires
+    // depends on its engine.
+    assert_eq!(required, 10, "{text}");
 }
 
 /// Every key of `example` stands in the schema: both were derived from the same structs, and this

@@ -4,7 +4,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// Rooms that name no protocol, server or cluster.
-const INNER: [&str; 13] = [
+const INNER: [&str; 14] = [
     "json",
     "request",
     "path",
@@ -15,6 +15,7 @@ const INNER: [&str; 13] = [
     "route",
     "policy",
     "entitlement",
+    "search",
     "token",
     "keys",
     "secrets",
@@ -33,7 +34,7 @@ const ORDER: [&[&str]; 11] = [
     &["scope"],
     &["shadow"],
     &["authorizer"],
-    &["entitlement", "token", "policy", "identity", "route"],
+    &["entitlement", "search", "token", "policy", "identity", "route"],
     &["keys", "secrets", "path", "request", "json", "metrics", "clock", "proto", "fixture"],
 ];
 

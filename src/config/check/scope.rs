@@ -15,11 +15,12 @@ use crate::config::{Address, ApiConfig, Listen, ScopeConfig};
 use crate::entitlement::Catalogue;
 use crate::identity::{IdentitySettings, Require};
 use crate::path::Allowances;
+use crate::policy::Policy;
 use crate::request::Host;
 use crate::route::{Pattern, Route, Routes};
-use crate::scope::{DecisionHeader, DenyResponse, Explain};
+use crate::scope::{DecisionHeader, DenyResponse, Explain, PublicUrl};
 use crate::secrets::{KeyLocation, SecretStore, SecretStores};
-use crate::token::Items;
+use crate::token::{ClaimSettings, Items};
 
 const DEFAULT_CLAIM: &str = "entitlements";
 const DEFAULT_ISSUER: &str = "placet";
@@ -90,14 +91,7 @@ pub(super) fn check(
     warn(path, raw, is_checked_over_http, identity.as_ref(), report);
     let token::Signing { store, location, backend, key, publish_before, max_key_age } = signing?;
     let (routes, (policy, shadow), claims) = (routes?, policies?, claims?);
-    let catalogue = match claims.items {
-        Items::Decision => None,
-        Items::Entitlements if policy.lists_entitlements() => None,
-        Items::Entitlements => {
-            let catalogue = Catalogue::new(&policy, &routes, claims.max_items);
-            Some(report.keep(format_args!("{path}.jwtCustomization.items"), catalogue)?)
-        }
-    };
+    let catalogue = catalogue(path, &policy, &routes, &claims, report);
     Some(ScopeConfig {
         client_id: client_id?,
         default: raw.default.unwrap_or(false),
@@ -109,7 +103,7 @@ pub(super) fn check(
         shadow,
         dry_run: DryRun::of_setting(raw.dry_run.unwrap_or(false)),
         explain: explain?,
-        catalogue,
+        catalogue: catalogue?,
         store,
         location,
         backend,
@@ -122,6 +116,28 @@ pub(super) fn check(
         deny: deny?,
         api: api?,
     })
+}
+
+/// What a token that lists entitlements can name. The outer `None` is an error, the inner one says that
+/// the policies list them themselves, or that nothing is listed.
+fn catalogue(
+    path: &str,
+    policy: &Policy,
+    routes: &Routes,
+    claims: &ClaimSettings,
+    report: &mut Report,
+) -> Option<Option<Catalogue>> {
+    if claims.items == Items::Decision || policy.lists_entitlements() {
+        return Some(None);
+    }
+    let path = format!("{path}.jwtCustomization.items");
+    if policy.known_actions().is_none() {
+        let engine = policy.engine();
+        let what = "can't list what a principal holds: use `decision`";
+        report.error(path, format_args!("the engine {engine} {what}"));
+        return None;
+    }
+    report.keep(path, Catalogue::new(policy, routes, claims.max_items)).map(Some)
 }
 
 /// What is allowed and worth a second look.
@@ -329,10 +345,22 @@ fn api(
         None | Some(raw::Scheme::Http) => "http",
         Some(raw::Scheme::Https) => "https",
     };
+    let public_url = match &raw.public_url {
+        None => None,
+        Some(text) => {
+            Some(report.keep(format_args!("{path}.api.publicUrl"), PublicUrl::parse(text))?)
+        }
+    };
+    if public_url.is_some() && !authzen {
+        report.error(
+            format_args!("{path}.api.publicUrl"),
+            "belongs to authzen: set it, or remove this",
+        );
+    }
     let name = raw.key_name.clone().or_else(|| client_id.map(|id| format!("{id}.callers")))?;
     let place = (raw.secret_store.as_deref(), raw.path_to_key.clone(), name);
     let (store, location) = kept(&format!("{path}.api"), place, shared, report)?;
-    Some(Some(ApiConfig { authzen, check, scheme, store, location }))
+    Some(Some(ApiConfig { authzen, check, scheme, public_url, store, location }))
 }
 
 /// A value in a secret store that is no signing key: its store, path and name, as they are written.

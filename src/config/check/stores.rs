@@ -104,7 +104,7 @@ fn foreign_details(kind: StoreType, details: &raw::Details) -> Vec<(&'static str
 }
 
 /// Credentials travel to this address: plain http is for loopback unless said aloud.
-fn check_address(address: &str, is_insecure_fine: bool) -> Result<(), String> {
+pub(super) fn check_address(address: &str, is_insecure_fine: bool) -> Result<(), String> {
     let url = reqwest::Url::parse(address)
         .map_err(|_| format!("`{address}` is no address: write https://HOST:PORT"))?;
     let is_loopback = match url.host_str() {

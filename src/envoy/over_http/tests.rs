@@ -20,7 +20,7 @@ const DIGEST: &str = "sha256:2bb80d537b1da3e38bd30361aa855686bde0eacd7162fef6a25
 
 fn scope(client_id: &str, check: bool) -> Scope {
     let callers = Kept::fixed(CallerSecrets::parse(DIGEST.as_bytes()).unwrap());
-    let api = Some(Api { authzen: true, check, scheme: "https", callers });
+    let api = Some(Api { authzen: true, check, scheme: "https", callers, public_url: None });
     Scope { api, ..fixture::scope(client_id) }
 }
 

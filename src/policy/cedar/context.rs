@@ -4,7 +4,7 @@
 //! policy. What Cedar can't hold (a fraction, `null`, an integer beyond 64 bits) is left out, and so
 //! is what no policy looks at ([`Wants`]): building it would cost more than deciding.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use cedar_policy_core::ast::{Context, Name, PartialValue, Value};
 use cedar_policy_core::extensions::Extensions;
@@ -44,7 +44,9 @@ pub(super) fn context(
 ) -> Result<Context, EvaluationError> {
     let (request, path) = match question.context {
         policy::Context::Http { request, path } => (request, path),
-        policy::Context::Stated(stated) => return Ok(of_statement(&stated.context)),
+        policy::Context::Stated(stated) => {
+            return of_statement(&stated.context, question, wants, constructors);
+        }
     };
     let mut source = Vec::new();
     if let Some(ip) = request.source.ip.filter(|_| wants.ip) {
@@ -62,11 +64,31 @@ pub(super) fn context(
     Ok(Context::Value(std::sync::Arc::new(fields)))
 }
 
-/// What an application states in place of a request.
-fn of_statement(context: &Map<String, Json>) -> Context {
-    let fields =
-        context.iter().filter_map(|(name, json)| Some((name.as_str().into(), claim(json)?)));
-    Context::Value(std::sync::Arc::new(fields.collect()))
+/// What an application states in place of a request. Two names are not its to state: `time` is told
+/// by our clock, and `source`, the peer, is what a proxy has verified.
+fn of_statement(
+    context: &Map<String, Json>,
+    question: &Question<'_>,
+    wants: &Wants,
+    constructors: &Constructors,
+) -> Result<Context, EvaluationError> {
+    let stated = context.iter().filter(|(name, _)| !matches!(name.as_str(), "time" | "source"));
+    let mut fields: BTreeMap<_, _> =
+        stated.filter_map(|(name, json)| Some((name.as_str().into(), claim(json)?))).collect();
+    if wants.time {
+        let time = call(&constructors.datetime, question.now.rfc3339())?;
+        fields.insert("time".into(), time);
+    }
+    Ok(Context::Value(std::sync::Arc::new(fields)))
+}
+
+/// What an application states of an entity, as far as some condition names it.
+pub(super) fn stated_attributes(
+    stated: &Map<String, Json>,
+    names: &BTreeSet<String>,
+) -> Vec<(String, Value)> {
+    let named = stated.iter().filter(|(name, _)| names.contains(name.as_str()));
+    named.filter_map(|(name, json)| Some((name.clone(), claim(json)?))).collect()
 }
 
 /// The attributes that a request gives its principal: `issuer`, when there is one, and `claims`.

@@ -4,7 +4,8 @@
 //! and what is reached from there through attributes that some condition names, no further than the
 //! longest chain in one. What an entity is within is part of it, so parents need not come along.
 //! The principal is what the file says of it and what its credential adds; what the file puts below
-//! the principal is then also within the principal's groups.
+//! the principal is then also within the principal's groups. What an application states of action and
+//! asset is added to them where the file says nothing, so that it can't speak against the operator.
 
 use std::collections::{BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
@@ -111,11 +112,13 @@ impl Store {
         keys
     }
 
-    /// All entities that conditions of `depth` can open, beginning at `roots`.
+    /// All entities that conditions of `depth` can open, beginning at `roots`; `said` are attributes of
+    /// some of them.
     pub(super) fn slice<'s>(
         &'s self,
         caller: &'s Caller,
         roots: impl IntoIterator<Item = &'s EntityUID>,
+        said: &[(&EntityUID, &[(String, Value)])],
         depth: usize,
     ) -> Result<Entities, EvaluationError> {
         let mut taken = Vec::new();
@@ -128,8 +131,13 @@ impl Store {
                     continue;
                 }
                 let known = self.known.get(uid);
+                let said =
+                    said.iter().find(|(of, _)| *of == uid).map(|(_, attributes)| *attributes);
                 if uid == caller.uid() {
+                    // Not what is said of it as an asset: its attributes speak of who asks.
                     taken.push(Arc::clone(&caller.entity));
+                } else if let Some(attributes) = said.filter(|said| !said.is_empty()) {
+                    taken.push(caller.extend(&Arc::new(completed(uid, known, attributes))));
                 } else if let Some(known) = known {
                     taken.push(caller.extend(&known.entity));
                 }
@@ -177,10 +185,18 @@ impl Caller {
     }
 }
 
-fn entity(
+/// What the file says of `uid`, and of `attributes` those that it does not have.
+fn completed(uid: &EntityUID, known: Option<&Known>, attributes: &[(String, Value)]) -> Entity {
+    let is_new = |name: &str| known.is_none_or(|known| known.entity.get(name).is_none());
+    let attributes = attributes.iter().map(|(name, value)| (name.as_str(), value.clone()));
+    let added = attributes.filter(|(name, _)| is_new(name));
+    entity(uid.clone(), known, added, HashSet::new(), HashSet::new())
+}
+
+fn entity<'n>(
     uid: EntityUID,
     known: Option<&Known>,
-    attributes: Vec<(&'static str, Value)>,
+    attributes: impl IntoIterator<Item = (&'n str, Value)>,
     mut ancestors: HashSet<EntityUID>,
     mut parents: HashSet<EntityUID>,
 ) -> Entity {

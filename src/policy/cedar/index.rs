@@ -113,6 +113,11 @@ impl Index {
         Residue { principal_type, resource_type }
     }
 
+    /// Every entity that some head names.
+    pub(super) fn entities(&self) -> impl Iterator<Item = &EntityUID> {
+        self.entities.keys()
+    }
+
     /// The number of an entity that some head names.
     pub(super) fn number(&self, uid: &EntityUID) -> Option<u32> {
         self.entities.get(uid).copied()

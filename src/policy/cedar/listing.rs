@@ -293,7 +293,7 @@ impl<'a> Listing<'a> {
         let assets = opening.map(|(asset, _)| &asset.uid);
         let caller = &self.asking.caller;
         let roots = [caller.uid()].into_iter().chain(assets).chain(literals);
-        self.asking.engine.store.slice(caller, roots, depth)
+        self.asking.engine.store.slice(caller, roots, &[], depth)
     }
 
     /// Why the target of this number can't be decided, in the words it has when asked for itself.

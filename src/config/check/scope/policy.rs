@@ -1,5 +1,7 @@
 //! A scope's policies, and those that are only compared with them.
 
+mod authzen;
+
 use std::collections::BTreeSet;
 use std::path::Path;
 
@@ -55,9 +57,10 @@ fn load(
         None | Some(raw::Engine::Cedar) => cedar(path, raw, around, report),
         Some(raw::Engine::Rego) => rego(path, raw, around, report),
         Some(raw::Engine::Authzen) => {
-            let what = "authzen is not in this version: use cedar or rego";
-            report.error(format_args!("{path}.engine"), what);
-            None
+            let files = vec![("files", raw.files.is_some())];
+            let foreign = [files, of_cedar(raw), of_rego(raw)].concat();
+            refuse_foreign(path, &foreign, "the engine authzen", report);
+            authzen::check(path, raw, around.base, report).map(Policy::authzen)
         }
     }?;
     if policy.is_empty() {
@@ -72,13 +75,7 @@ fn cedar(
     around: Surroundings<'_>,
     report: &mut Report,
 ) -> Option<Policy> {
-    let foreign = [
-        ("data", raw.data.is_some()),
-        ("query", raw.query.is_some()),
-        ("parseBody", raw.parse_body.is_some()),
-        ("url", raw.url.is_some()),
-        ("timeout", raw.timeout.is_some()),
-    ];
+    let foreign = [of_rego(raw), authzen::of(raw)].concat();
     refuse_foreign(path, &foreign, "the engine cedar", report);
     let files = report.required(format_args!("{path}.files"), raw.files.as_ref())?;
     let sources = CedarSources {
@@ -106,12 +103,7 @@ fn rego(
     around: Surroundings<'_>,
     report: &mut Report,
 ) -> Option<Policy> {
-    let foreign = [
-        ("schema", raw.schema.is_some()),
-        ("entities", raw.entities.is_some()),
-        ("url", raw.url.is_some()),
-        ("timeout", raw.timeout.is_some()),
-    ];
+    let foreign = [of_cedar(raw), authzen::of(raw)].concat();
     refuse_foreign(path, &foreign, "the engine rego", report);
     let files = report.required(format_args!("{path}.files"), raw.files.as_ref())?;
     let names = around.header.into_iter().flat_map(|header| {
@@ -134,4 +126,18 @@ fn rego(
             None
         }
     }
+}
+
+/// The settings that only Cedar has, and whether they are set.
+fn of_cedar(raw: &raw::Policy) -> Vec<(&'static str, bool)> {
+    vec![("schema", raw.schema.is_some()), ("entities", raw.entities.is_some())]
+}
+
+/// The settings that only Rego has.
+fn of_rego(raw: &raw::Policy) -> Vec<(&'static str, bool)> {
+    vec![
+        ("data", raw.data.is_some()),
+        ("query", raw.query.is_some()),
+        ("parseBody", raw.parse_body.is_some()),
+    ]
 }
