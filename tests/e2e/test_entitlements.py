@@ -12,6 +12,7 @@ import pytest
 from harness import envoy
 from harness.client import bearer, send
 from harness.placet import Placet, new_private_key, pem, scope
+from harness.process import wait_until
 from harness.verify import verified
 
 POLICY = """
@@ -75,10 +76,12 @@ def items(world, name, target="/accounts/1", method="GET", **claims):
 
 
 def denied(world, name, **claims):
-    """The reason of a denial that Placet itself answers."""
-    answer, seen = ask(world, name, "/accounts/1", **claims)
+    """The reason of a denial that Placet itself answers; the log follows the answer."""
+    subject = f"denied-by-{name}"
+    answer, seen = ask(world, name, "/accounts/1", sub=subject, **claims)
     assert (answer.status, seen) == (503, [])
-    return world.placet.decisions()[-1]["reason"]
+    logged = lambda: [line for line in world.placet.decisions() if line.get("principal", {}).get("id") == subject]
+    return wait_until(logged, "the decision is in the log")[0]["reason"]
 
 
 def test_the_token_lists_what_the_principal_holds(world):
