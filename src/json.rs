@@ -1,4 +1,4 @@
-//! JSON read strictly: a member named twice, or nesting past [`DEPTH`], is a fault.
+//! JSON read strictly: a member named twice, or nesting past `DEPTH`, is a fault.
 //!
 //! Two readers of a doubled member may each take another one, so that what we checked is not what
 //! the next one sees (RFC 7515 section 4, RFC 7519 section 4). Names are compared after their

@@ -4,7 +4,7 @@
 //! takes a `Permit`: so nothing is signed that no policy permitted. Deny is the default: no policy
 //! that matches, a forbid, or a fault of the engine each refuse.
 //!
-//! An engine reads a [`Question`] and gives a [`Verdict`]; what follows from it is the same for all.
+//! An engine reads a [`Question`] and gives a `Verdict`; what follows from it is the same for all.
 
 pub mod bundle;
 mod cedar;
