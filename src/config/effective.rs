@@ -26,7 +26,7 @@ pub(super) fn settings(written: &raw::Settings, listen: &Listen, scopes: &[Scope
 
 fn scope(scope: &ScopeConfig) -> Value {
     let claims = &scope.claims;
-    let mut policy = json!({"engine": "cedar", "revision": scope.policy.revision()});
+    let mut policy = json!({"engine": scope.policy.engine(), "revision": scope.policy.revision()});
     if let (Some(shadow), Some(policy)) = (&scope.shadow, policy.as_object_mut()) {
         policy.insert("shadow".to_owned(), json!({"revision": shadow.revision()}));
     }

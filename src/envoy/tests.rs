@@ -10,9 +10,10 @@ use prost::Message;
 
 use super::*;
 use crate::audit::Sink;
-use crate::authorizer::DryRun;
+use crate::authorizer::{Authorizer, DryRun};
 use crate::fixture::{self, NOW};
 use crate::metrics::Metrics;
+use crate::policy::{Authzen, AuthzenSettings, Credentials, Policy};
 use crate::scope::{Scopes, Selectable};
 use crate::shadow::Shadow;
 
@@ -52,6 +53,20 @@ fn call(body: Body) -> http::Request<Body> {
     let mut call = http::Request::new(body);
     *call.uri_mut() = "/envoy.service.auth.v3.Authorization/Check".parse().unwrap();
     call
+}
+
+fn waiting_for(url: &str) -> AuthzenSettings {
+    AuthzenSettings {
+        url: url.parse().unwrap(),
+        timeout: Duration::from_secs(60),
+        cache_ttl: Duration::ZERO,
+        cache_size: 1,
+        credentials: Credentials::Nothing,
+        authorities: None,
+        prior_knowledge: false,
+        headers: Vec::new(),
+        query: Vec::new(),
+    }
 }
 
 /// The gRPC status, and the answer's code and HTTP status (0 for an allow).
@@ -121,21 +136,20 @@ async fn the_answer_comes_before_the_deadline() {
     assert!(started.elapsed() < Duration::from_millis(250));
 }
 
-/// Listing what is held takes longer than the caller waits: a fault of the scope, once it is known.
-#[tokio::test]
+/// A decision point that never answers takes longer than the caller waits: a fault of the scope, once
+/// it is known.
+#[tokio::test(start_paused = true)]
 async fn a_deadline_is_denied_but_passes_in_a_dry_run() {
-    let entities: Vec<_> = (0..4_000)
-        .map(|id| serde_json::json!({"uid": {"type": "Account", "id": id.to_string()}, "attrs": {}, "parents": []}))
-        .collect();
-    let entities = serde_json::to_string(&entities).unwrap();
+    let silent = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let url = format!("http://{}/", silent.local_addr().unwrap());
     for (dry_run, answer, outcome) in [(false, (7, 503), "deny"), (true, (0, 0), "dry_run")] {
-        let authorizer =
-            fixture::listing_authorizer("permit(principal, action, resource);", &entities);
+        let policy = Policy::authzen(Authzen::new(waiting_for(&url)).unwrap());
+        let authorizer = Authorizer { policy, ..fixture::authorizer() };
         let dry_run = DryRun::of_setting(dry_run);
         let scope = Scope { authorizer, dry_run, ..fixture::scope("orders") };
         let (mut service, metrics) = serving(scope);
         let mut late = call(framed(&message("/accounts/1")));
-        late.headers_mut().insert("grpc-timeout", "6m".parse().unwrap());
+        late.headers_mut().insert("grpc-timeout", "250m".parse().unwrap());
         let (_, code, http) = ask(&mut service, late).await;
         assert_eq!((code, http), answer);
         let line = format!(
