@@ -82,7 +82,7 @@ impl App {
         let metrics = Metrics::new();
         let (recorder, log) = Recorder::open(&config.decision_log, metrics.clone())
             .context("the decision log can't be opened")?;
-        let generation = Generation::start(config, clock, &[], &recorder)?;
+        let generation = Generation::start(config, clock, &[], &recorder, &metrics)?;
         let live = Live {
             scopes: Arc::new(ArcSwap::new(Arc::clone(&generation.scopes))),
             needs: Arc::new(ArcSwap::from_pointee(generation.needs.clone())),
@@ -223,7 +223,13 @@ impl Keeper {
         if config.listen != self.addresses {
             tracing::warn!("listen: a change of addresses takes a restart");
         }
-        let next = Generation::start(config, self.clock, &current.needs, &self.recorder)?;
+        let next = Generation::start(
+            config,
+            self.clock,
+            &current.needs,
+            &self.recorder,
+            &self.live.metrics,
+        )?;
         if current.is_complete() {
             let grace = next.startup_grace;
             tokio::time::timeout(grace, next.complete()).await.map_err(|_| {

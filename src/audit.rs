@@ -184,7 +184,7 @@ fn decided(
 ) -> DecisionRecord {
     let grounds = facts.opinion.as_ref().map(|opinion| policy(&opinion.grounds));
     let in_force = || {
-        let revision = scope?.authorizer.policy.revision().to_owned();
+        let revision = scope?.authorizer.policy.revision();
         Some(Policy { revision, ..Policy::default() })
     };
     let mut record = DecisionRecord {

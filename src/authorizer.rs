@@ -349,7 +349,7 @@ impl From<MintError> for Denial {
     fn from(error: MintError) -> Self {
         let reason = match error {
             MintError::NoKey | MintError::Stale | MintError::Sign(_) => Reason::KeyUnavailable,
-            MintError::Expired => Reason::BadToken,
+            MintError::Expired | MintError::Actor(_) => Reason::BadToken,
             MintError::Attribute(_) => Reason::PolicyError,
             MintError::TooLong(_)
             | MintError::TooManyItems { .. }

@@ -22,7 +22,7 @@ use crate::entitlement::Catalogue;
 use crate::identity::IdentitySettings;
 use crate::keys::{Backend, KeySettings, KeySource};
 use crate::path::Allowances;
-use crate::policy::Policy;
+use crate::policy::{BundleTask, Policy};
 use crate::route::Routes;
 use crate::scope::{DecisionHeader, DenyResponse, Explain, PublicUrl};
 use crate::secrets::{KeyLocation, SecretStore};
@@ -100,6 +100,8 @@ pub struct ScopeConfig {
     pub policy: Policy,
     /// The policies that are only compared.
     pub shadow: Option<Policy>,
+    /// What fetches its policies, where they are in a bundle elsewhere.
+    pub bundle: Option<BundleTask>,
     /// Set while its denials pass.
     pub dry_run: Option<DryRun>,
     /// What its answers tell beside themselves.

@@ -80,6 +80,7 @@ pub(crate) fn policy(text: &str, entities: &str) -> Policy {
         policies: vec![policies.path().to_owned()],
         schema: None,
         entities: Some(entities.path().to_owned()),
+        bundle: None,
     };
     Policy::cedar(Cedar::load(&sources, ["Account", "Path", "User", "Anonymous"]).unwrap())
 }
@@ -102,6 +103,7 @@ pub(crate) fn claim_settings() -> ClaimSettings {
         lifetime: 60,
         bind_request: true,
         include_incoming_payload: false,
+        include_actor: false,
         decision_claim: "entitlements".to_owned(),
         decision_claims: ["entitlements".to_owned()].into(),
         template: Template::parse("{{asset_type}}:{{asset_id}}:{{action}}", Some(",")).unwrap(),

@@ -21,7 +21,6 @@ mod peer;
 mod place;
 mod principal;
 mod refusal;
-mod remote;
 mod settings;
 
 pub mod jwks;
@@ -40,11 +39,11 @@ pub use self::jws::Part;
 pub use self::key_set::{KeySet, KeySetError, UnusedKey};
 pub use self::principal::{Principal, PrincipalKind, UnfitSubject};
 pub use self::refusal::{BadToken, Excerpt, Refusal};
-pub use self::remote::KeyUrlFault;
 pub use self::settings::{
     Audiences, CertificateSource, IdentityError, IdentitySettings, IssuerSettings,
     KeySourceSettings, PeerSettings, PeerSubject, Place, Require, TokenType,
 };
+pub use crate::remote::KeyUrlFault;
 
 use self::bearer::Bearer;
 use self::peer::{Peer, Peers};

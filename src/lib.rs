@@ -37,6 +37,7 @@ pub mod metrics;
 pub mod path;
 pub mod policy;
 pub mod readiness;
+pub mod remote;
 pub mod request;
 pub mod route;
 pub mod scope;

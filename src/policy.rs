@@ -14,12 +14,14 @@ mod rego;
 mod verdict;
 
 use std::collections::BTreeSet;
+use std::ops::Deref;
 use std::sync::Arc;
 
 use aws_lc_rs::digest;
 use serde_json::{Map, Value};
 
 pub use authzen::{Authzen, AuthzenError, AuthzenSettings, Credentials};
+pub use bundle::{Bundle, BundleSettings, BundleTask, Verification};
 pub use cedar::{Cedar, CedarError, CedarSources};
 pub use changes::{Answer, ChangeFault, Changes, CustomDenial, Mutations, Protected};
 pub use rego::{Evaluator, Rego, RegoError, RegoSources};
@@ -31,6 +33,7 @@ use crate::identity::Principal;
 use crate::path::CanonicalPath;
 use crate::request::Request;
 use crate::route::Target;
+use crate::secrets::Kept;
 
 /// What is to be decided: may this principal do this, under these circumstances?
 #[derive(Clone, Copy, Debug)]
@@ -74,7 +77,54 @@ pub struct Stated {
 /// The policies of one scope, compiled.
 #[derive(Debug)]
 pub struct Policy {
-    engine: Engine,
+    source: Source,
+}
+
+/// Where the engine comes from.
+#[derive(Debug)]
+enum Source {
+    /// It was made at load.
+    Loaded(Engine),
+    /// It is fetched, and replaced while it is in force.
+    Fetched { name: &'static str, engine: Kept<Engine> },
+}
+
+/// An engine, for one decision.
+enum Snapshot<'a> {
+    Loaded(&'a Engine),
+    Fetched(Arc<Engine>),
+}
+
+impl Deref for Snapshot<'_> {
+    type Target = Engine;
+
+    fn deref(&self) -> &Engine {
+        match self {
+            Self::Loaded(engine) => engine,
+            Self::Fetched(engine) => engine,
+        }
+    }
+}
+
+/// What is still to be fetched before a scope can decide.
+#[derive(Clone, Debug)]
+pub struct Fetching(Kept<Engine>);
+
+impl Fetching {
+    /// Waits until there are policies.
+    pub async fn loaded(&mut self) {
+        self.0.loaded().await;
+    }
+
+    /// Whether there are none yet.
+    pub fn is_pending(&self) -> bool {
+        self.0.current().is_none()
+    }
+
+    /// What was wrong at the last look.
+    pub fn problem(&self) -> Option<String> {
+        self.0.problem()
+    }
 }
 
 #[derive(Debug)]
@@ -87,50 +137,83 @@ enum Engine {
 impl Policy {
     /// A policy decided by Cedar.
     pub fn cedar(engine: Cedar) -> Self {
-        Self { engine: Engine::Cedar(Box::new(engine)) }
+        Self { source: Source::Loaded(Engine::Cedar(Box::new(engine))) }
     }
 
     /// A policy decided by Rego.
     pub fn rego(engine: Rego) -> Self {
-        Self { engine: Engine::Rego(Box::new(engine)) }
+        Self { source: Source::Loaded(Engine::Rego(Box::new(engine))) }
     }
 
     /// Whether the policies themselves say what a principal holds, so that there is nothing to ask
     /// them about.
     pub fn lists_entitlements(&self) -> bool {
-        matches!(self.engine, Engine::Rego(_))
+        self.engine() == "rego"
     }
 
     /// A policy that a remote decision point keeps.
     pub fn authzen(engine: Authzen) -> Self {
-        Self { engine: Engine::Authzen(Box::new(engine)) }
+        Self { source: Source::Loaded(Engine::Authzen(Box::new(engine))) }
+    }
+
+    /// A policy that `settings` say where to fetch, and the task that does. `build` makes the policies
+    /// of a bundle, by the engine `name`.
+    pub fn fetched(
+        name: &'static str,
+        settings: BundleSettings,
+        build: bundle::Build,
+    ) -> (Self, BundleTask) {
+        let (keeper, engine) = Kept::channel();
+        let task = BundleTask::new(settings, build, keeper);
+        (Self { source: Source::Fetched { name, engine } }, task)
+    }
+
+    /// What is to be fetched, if anything is.
+    pub fn fetching(&self) -> Option<Fetching> {
+        match &self.source {
+            Source::Fetched { engine, .. } => Some(Fetching(engine.clone())),
+            Source::Loaded(_) => None,
+        }
+    }
+
+    fn into_engine(self) -> Option<Engine> {
+        match self.source {
+            Source::Loaded(engine) => Some(engine),
+            Source::Fetched { .. } => None,
+        }
+    }
+
+    /// What decides now; `None` before anything was fetched.
+    fn snapshot(&self) -> Option<Snapshot<'_>> {
+        match &self.source {
+            Source::Loaded(engine) => Some(Snapshot::Loaded(engine)),
+            Source::Fetched { engine, .. } => engine.current().map(Snapshot::Fetched),
+        }
     }
 
     /// The engine's name, as in the settings.
     pub fn engine(&self) -> &'static str {
-        match &self.engine {
-            Engine::Cedar(_) => "cedar",
-            Engine::Rego(_) => "rego",
-            Engine::Authzen(_) => "authzen",
+        match &self.source {
+            Source::Loaded(Engine::Cedar(_)) => "cedar",
+            Source::Loaded(Engine::Rego(_)) => "rego",
+            Source::Loaded(Engine::Authzen(_)) => "authzen",
+            Source::Fetched { name, .. } => name,
         }
     }
 
-    /// Which snapshot of the policies this is: changes whenever their text does.
-    pub fn revision(&self) -> &str {
-        match &self.engine {
-            Engine::Cedar(cedar) => cedar.revision(),
-            Engine::Rego(rego) => rego.revision(),
-            Engine::Authzen(remote) => remote.revision(),
-        }
+    /// Which snapshot of the policies this is: changes whenever their text does. Empty before anything
+    /// was fetched.
+    pub fn revision(&self) -> String {
+        self.snapshot().map(|engine| engine.revision().to_owned()).unwrap_or_default()
     }
 
-    /// How many policies there are; a remote engine counts as one.
+    /// How many policies there are; a remote engine counts as one, and so does what is not fetched.
     pub fn len(&self) -> usize {
-        match &self.engine {
+        self.snapshot().map_or(1, |engine| match &*engine {
             Engine::Cedar(cedar) => cedar.len(),
             Engine::Rego(rego) => rego.len(),
             Engine::Authzen(_) => 1,
-        }
+        })
     }
 
     /// Whether there is no policy at all, so that everything is refused.
@@ -140,7 +223,12 @@ impl Policy {
 
     /// Decides; a yes is a [`Permit`]. It awaits a remote engine, and nothing else.
     pub async fn decide(&self, question: &Question<'_>) -> Result<Permit, Refusal> {
-        let verdict = match &self.engine {
+        let Some(engine) = self.snapshot() else {
+            let fault =
+                Fault::Engine("no bundle of policies is loaded yet: see /readyz".to_owned());
+            return Err(Verdict::fault(fault, "").refusal());
+        };
+        let verdict = match &*engine {
             Engine::Cedar(cedar) => cedar.decide(question),
             Engine::Rego(rego) => rego.decide(question),
             Engine::Authzen(remote) => remote.decide(question).await,
@@ -158,7 +246,10 @@ impl Policy {
 
     /// The ids of all policies, sorted; none of an engine whose policies have no ids.
     pub fn ids(&self) -> Vec<String> {
-        self.as_cedar().map(Cedar::ids).unwrap_or_default()
+        match self.snapshot().as_deref() {
+            Some(Engine::Cedar(cedar)) => cedar.ids(),
+            _ => Vec::new(),
+        }
     }
 
     /// [`Self::decide`], of an engine that asks nobody.
@@ -190,13 +281,14 @@ impl Policy {
 
     fn unsearchable(&self) -> Refusal {
         let text = format!("the engine {} can't tell what there is", self.engine());
-        Verdict::fault(Fault::Engine(text), self.revision()).refusal()
+        Verdict::fault(Fault::Engine(text), &self.revision()).refusal()
     }
 
+    /// Cedar that stays in force; what is fetched may be another one in the middle of a list.
     fn as_cedar(&self) -> Option<&Cedar> {
-        match &self.engine {
-            Engine::Cedar(cedar) => Some(cedar),
-            Engine::Rego(_) | Engine::Authzen(_) => None,
+        match &self.source {
+            Source::Loaded(Engine::Cedar(cedar)) => Some(cedar),
+            Source::Loaded(_) | Source::Fetched { .. } => None,
         }
     }
 
@@ -238,6 +330,16 @@ impl Policy {
             asset_id: target.asset_id.escape_debug().to_string(),
             name: name.to_owned(),
         })
+    }
+}
+
+impl Engine {
+    fn revision(&self) -> &str {
+        match self {
+            Self::Cedar(cedar) => cedar.revision(),
+            Self::Rego(rego) => rego.revision(),
+            Self::Authzen(remote) => remote.revision(),
+        }
     }
 }
 

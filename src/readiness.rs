@@ -1,7 +1,7 @@
 //! What a scope is still waiting for.
 //!
-//! A scope is complete when its key and its API keys are loaded and each of its issuers' keys was
-//! fetched once; it stays complete, since what was loaded is kept. An incomplete scope refuses (503), is retried for
+//! A scope is complete when its key and its API keys are loaded, and its policies (where they are in a
+//! bundle) and each of its issuers' keys were fetched once; it stays complete, since what was loaded is kept. An incomplete scope refuses (503), is retried for
 //! ever and is listed on `/readyz`.
 
 use futures_util::future::{join_all, select_all};
@@ -9,6 +9,7 @@ use futures_util::future::{join_all, select_all};
 use crate::identity::ApiKeys;
 use crate::identity::jwks::IssuerKeys;
 use crate::keys::Keys;
+use crate::policy::Fetching;
 use crate::secrets::Kept;
 
 /// What one scope needs.
@@ -22,6 +23,8 @@ pub struct Needs {
     pub issuers: Vec<(String, IssuerKeys)>,
     /// Its API keys.
     pub api_keys: Option<Kept<ApiKeys>>,
+    /// Its policies, where they are fetched.
+    pub policies: Option<Fetching>,
 }
 
 impl Needs {
@@ -39,6 +42,9 @@ impl Needs {
         if let Some(keys) = self.api_keys.as_ref().filter(|keys| keys.current().is_none()) {
             missing.push(format!("API keys{}", because(keys.problem())));
         }
+        if let Some(policies) = self.policies.as_ref().filter(|policies| policies.is_pending()) {
+            missing.push(format!("bundle of policies{}", because(policies.problem())));
+        }
         missing
     }
 
@@ -49,6 +55,9 @@ impl Needs {
         }
         if let Some(keys) = &mut self.api_keys {
             keys.loaded().await;
+        }
+        if let Some(policies) = &mut self.policies {
+            policies.loaded().await;
         }
     }
 }

@@ -90,7 +90,7 @@ impl Search {
         now: Timestamp,
     ) -> Result<Found, SearchError> {
         let candidates = self.candidates(policy, routes).ok_or(SearchError::Unsearchable)?;
-        let digest = self.digest(policy.revision(), &candidates);
+        let digest = self.digest(&policy.revision(), &candidates);
         let start = match from {
             None => 0,
             Some(cursor) if cursor.digest == digest => {

@@ -34,7 +34,7 @@ use serde::{Deserialize, Deserializer};
 use zeroize::{Zeroize, Zeroizing};
 
 pub use error::{Cloud, CloudError, SecretError};
-pub use kept::{KeepTask, Kept};
+pub use kept::{KeepTask, Keeper, Kept};
 pub use settings::{
     AwsSettings, AzureSettings, KvVersion, Source, StoreKind, StoreSettings, Unreadable, VaultAuth,
     VaultSettings,

@@ -96,7 +96,7 @@ impl Shadow {
 
     /// What the shadow says of a question.
     pub async fn opinion(&self, question: &Question<'_>) -> Opinion {
-        survived(self.policy.opinion(question), self.policy.revision()).await
+        survived(self.policy.opinion(question), &self.policy.revision()).await
     }
 
     /// [`Self::opinion`] on a question that was queued.

@@ -18,6 +18,7 @@ pub use claims::{ClaimSettings, Items, NEVER_CARRIED};
 pub use template::{Template, TemplateError};
 
 use crate::clock::Timestamp;
+use crate::identity::BadToken;
 use crate::keys::{KeyRing, Keys, SignError};
 use crate::policy::{NoAttribute, Permit, Policy};
 use crate::route::Target;
@@ -202,6 +203,9 @@ pub enum MintError {
     /// The template names what an item's asset lacks.
     #[error(transparent)]
     Attribute(#[from] NoAttribute),
+    /// The incoming token's chain of actors is malformed.
+    #[error("the token can't say who acts: {0}")]
+    Actor(BadToken),
     /// The claims are no JSON.
     #[error("the claims can't be written as JSON: {0}")]
     Claims(serde_json::Error),

@@ -19,6 +19,7 @@ use crate::config::{ApiConfig, Config, ScopeConfig};
 use crate::identity::jwks;
 use crate::identity::{ApiKeys, Identity, Introspector, KeySourceSettings, Proof};
 use crate::keys::{KeyTask, Keys};
+use crate::metrics::Metrics;
 use crate::readiness::{Needs, all_complete, any_complete};
 use crate::scope::{Api, CallerSecrets, Scope, Scopes, Selectable};
 use crate::secrets::{KeepTask, Kept};
@@ -48,6 +49,7 @@ impl Generation {
         clock: Clock,
         earlier: &[Needs],
         recorder: &Recorder,
+        metrics: &Metrics,
     ) -> Result<Self> {
         let end = CancellationToken::new();
         let mut tasks = JoinSet::new();
@@ -55,7 +57,7 @@ impl Generation {
         let mut scopes = Vec::new();
         let mut needs = Vec::new();
         for scope in config.scopes {
-            let mut starting = Starting { tasks: &mut tasks, end: &end, clock, recorder };
+            let mut starting = Starting { tasks: &mut tasks, end: &end, clock, recorder, metrics };
             let (selectable, need) = build(scope, &own_issuers, earlier, &mut starting)?;
             scopes.push(selectable);
             needs.push(need);
@@ -105,6 +107,7 @@ struct Starting<'a> {
     end: &'a CancellationToken,
     clock: Clock,
     recorder: &'a Recorder,
+    metrics: &'a Metrics,
 }
 
 /// Starts the tasks of one scope, and compiles it.
@@ -114,7 +117,7 @@ fn build(
     earlier: &[Needs],
     starting: &mut Starting<'_>,
 ) -> Result<(Selectable, Needs)> {
-    let Starting { tasks, end, clock, recorder } = starting;
+    let Starting { tasks, end, clock, recorder, metrics } = starting;
     let earlier = earlier.iter().find(|needs| needs.client_id == config.client_id);
     let (key_task, keys) =
         KeyTask::new(config.key_source(), *clock, earlier.map(|needs| &needs.keys));
@@ -137,11 +140,15 @@ fn build(
         tasks.spawn(task.run(end.child_token()));
         api_keys
     });
+    if let Some(bundle) = config.bundle.take() {
+        tasks.spawn(bundle.run(metrics.clone(), end.child_token()));
+    }
     let needs = Needs {
         client_id: config.client_id.clone(),
         keys: keys.clone(),
         issuers,
         api_keys: api_keys.clone(),
+        policies: config.policy.fetching(),
     };
     let api = config.api.take().map(|api| {
         let ApiConfig { authzen, check, scheme, public_url, store, location } = api;

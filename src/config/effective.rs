@@ -47,6 +47,7 @@ fn scope(scope: &ScopeConfig) -> Value {
         },
         "jwtCustomization": {
             "includeIncomingPayload": claims.include_incoming_payload,
+            "includeActor": claims.include_actor,
             "claimAttributeName": claims.decision_claim,
             "template": claims.template.as_str(),
             "itemDelimiter": claims.delimiter,

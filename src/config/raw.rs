@@ -530,8 +530,42 @@ raw! {
         pub(super) send_headers: Option<Vec<String>>,
         /// authzen: query parameters that are sent along. Default: none.
         pub(super) send_query: Option<Vec<String>>,
+        /// cedar, rego: a bundle that is fetched, in place of files.
+        pub(super) bundle: Option<PolicyBundle>,
         /// A second policy set, evaluated and compared, never enforced.
         pub(super) shadow: Option<Shadow>,
+    }
+}
+
+raw! {
+    /// A bundle of policies (`.tar.gz`) that is fetched, and again whenever it changes.
+    pub(super) struct PolicyBundle {
+        /// Its address.
+        pub(super) url: Option<String>,
+        /// How often to look for another one. Default: 60s.
+        pub(super) poll_interval: Option<String>,
+        /// A file with a bearer token to present, read at each look.
+        pub(super) token_file: Option<String>,
+        /// Certificate authorities, PEM; only these are trusted. Default: the system's.
+        pub(super) ca_file: Option<String>,
+        /// Accept `http://` beyond loopback.
+        pub(super) insecure_http: Option<bool>,
+        /// Who must have signed it. Default: nobody.
+        pub(super) verification: Option<BundleVerification>,
+    }
+}
+
+raw! {
+    /// Who must have signed a bundle (`.signatures.json`, as `opa sign` makes it).
+    pub(super) struct BundleVerification {
+        /// The public key or certificate, PEM, or a JWK set.
+        pub(super) key_file: Option<String>,
+        /// What it signs with. Default: RS256.
+        pub(super) algorithm: Option<Algorithm>,
+        /// The key's id. Default: whichever the signature names.
+        pub(super) key_id: Option<String>,
+        /// The signature's scope. Default: none.
+        pub(super) scope: Option<String>,
     }
 }
 
@@ -624,6 +658,8 @@ raw! {
     pub(super) struct JwtCustomization {
         /// Carry the verified incoming claims over. Default: false.
         pub(super) include_incoming_payload: Option<bool>,
+        /// Name who acts for the subject (`act`, RFC 8693), as the incoming token does. Default: false.
+        pub(super) include_actor: Option<bool>,
         /// The claim that holds the decision. Default: entitlements.
         pub(super) claim_attribute_name: Option<String>,
         /// One item. {{attr.NAME}} is an attribute of the asset in the policy's entities. Default:
@@ -717,7 +753,7 @@ pub(super) enum ReadinessRule {
 
 /// What must be written, by definition. The structs can't say so: to them every field is optional,
 /// so that one missing field does not hide the next error.
-const REQUIRED: [(&str, &[&str]); 8] = [
+const REQUIRED: [(&str, &[&str]); 10] = [
     ("Store", &["id", "type"]),
     ("Auth", &["method"]),
     ("Scope", &["clientId", "policy", "jwtResponse"]),
@@ -726,6 +762,8 @@ const REQUIRED: [(&str, &[&str]); 8] = [
     ("Route", &["match"]),
     ("RouteMatch", &["path"]),
     ("JwtResponse", &["tokenLifetimeSeconds"]),
+    ("PolicyBundle", &["url"]),
+    ("BundleVerification", &["keyFile"]),
 ];
 
 /// The JSON Schema of the settings.

@@ -37,7 +37,7 @@ pub(super) fn explain(response: &mut CheckResponse, scope: &Scope, decision: &De
         let fields = json!({
             "id": id,
             "reason": reason,
-            "revision": grounds.map_or_else(in_force, |grounds| &grounds.revision),
+            "revision": grounds.map_or_else(in_force, |grounds| grounds.revision.clone()),
             "determining": grounds.map(|grounds| grounds.determining.as_slice()).unwrap_or_default(),
         });
         if let Value::Object(fields) = &fields {
@@ -92,7 +92,7 @@ mod tests {
             let id = decision.facts.id.clone().unwrap();
             let (header, metadata) = told(&encode::response(Some(&scope), &decision));
             assert_eq!(header, Some(format!("id={id}, reason={reason}")), "{target}");
-            for part in [reason, &id.to_string(), policy, scope.authorizer.policy.revision()] {
+            for part in [reason, &id.to_string(), policy, &scope.authorizer.policy.revision()] {
                 assert!(metadata.contains(part), "{part} in {metadata}");
             }
         }

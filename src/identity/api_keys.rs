@@ -235,7 +235,7 @@ mod tests {
     #[test]
     fn a_claim_named_act_of_a_key_is_no_actor() {
         let list = format!("a: {{hash: {}, claims: {{act: {{sub: root}}}}}}", hash("k"));
-        assert_eq!(holder(&list, "k").unwrap().actor(), None);
+        assert_eq!(holder(&list, "k").unwrap().actor(), Ok(None));
     }
 
     #[test]

@@ -21,9 +21,9 @@ use serde_json::{Map, Value};
 use tokio::sync::{OnceCell, Semaphore};
 
 use self::memory::{Key, Memory};
-use super::remote::{self, BodyError, KeyUrlFault, LazyClient, acceptable};
 use crate::clock::Timestamp;
 use crate::json::{self, JsonFault};
+use crate::remote::{self, BodyError, KeyUrlFault, LazyClient, acceptable};
 use crate::secrets::Source;
 
 /// The largest answer that is read, in bytes.

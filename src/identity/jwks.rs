@@ -21,8 +21,8 @@ use tracing::{info, warn};
 pub use self::fetch::FetchError;
 use self::fetch::{Fetched, Source};
 use super::key_set::{KeySet, KeySetError};
-use super::remote::KeyUrlFault;
 use super::settings::{IdentityError, IssuerSettings};
+use crate::remote::{KeyUrlFault, jittered};
 
 /// Makes the two ends of an issuer's keys: one to read them, and the task that keeps them fresh,
 /// which does nothing until it is [run](JwksTask::run).
@@ -226,15 +226,6 @@ impl fmt::Debug for JwksTask {
 /// Says whether the keys of `settings` are at an acceptable address; if not, which, and why.
 pub(super) fn check_source(settings: &IssuerSettings) -> Result<(), (String, KeyUrlFault)> {
     Source::new(settings).map(|_| ())
-}
-
-/// `pause` and up to a tenth less, so that many of us don't ask at the same moment.
-fn jittered(pause: Duration) -> Duration {
-    let mut byte = [0];
-    // Without randomness there is no jitter, and nothing worse.
-    let _ = aws_lc_rs::rand::fill(&mut byte);
-    let [byte] = byte;
-    pause.saturating_sub(pause.mul_f64(f64::from(byte) / 2560.0))
 }
 
 /// `error` and its causes on one line.

@@ -33,8 +33,13 @@ pub(crate) struct Compact<'a> {
 impl<'a> Compact<'a> {
     /// Takes `token` apart.
     pub(crate) fn parse(token: &'a str) -> Result<Self, BadToken> {
-        if token.len() > TOKEN_LIMIT {
-            return Err(BadToken::TooLong { bytes: token.len(), limit: TOKEN_LIMIT });
+        Self::parse_within(token, TOKEN_LIMIT)
+    }
+
+    /// Takes `token` apart, if it has no more than `limit` bytes.
+    pub(crate) fn parse_within(token: &'a str, limit: usize) -> Result<Self, BadToken> {
+        if token.len() > limit {
+            return Err(BadToken::TooLong { bytes: token.len(), limit });
         }
         let (signed, signature) = token.rsplit_once('.').ok_or(BadToken::NotCompact)?;
         let (header, payload) = signed.split_once('.').ok_or(BadToken::NotCompact)?;

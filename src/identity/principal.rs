@@ -4,7 +4,9 @@ use std::fmt;
 
 use serde_json::{Map, Value};
 
+use super::claims::judge_actors;
 use super::peer::Peer;
+use super::refusal::BadToken;
 use crate::clock::Timestamp;
 
 /// An authenticated caller, or the anonymous one where the scope admits it.
@@ -83,8 +85,12 @@ impl Principal {
 
     /// The chain of those who act for the subject (RFC 8693 section 4.1), as the verified token
     /// names it. An API key's claims are no such word.
-    pub fn actor(&self) -> Option<&Value> {
-        self.claims.get("act").filter(|_| self.kind == PrincipalKind::Jwt)
+    ///
+    /// # Errors
+    /// When it is malformed, so that it can't be vouched for.
+    pub fn actor(&self) -> Result<Option<&Value>, BadToken> {
+        let actor = self.claims.get("act").filter(|_| self.kind == PrincipalKind::Jwt);
+        actor.map_or(Ok(None), |actor| judge_actors(actor).map(|()| Some(actor)))
     }
 
     /// The subject that an authenticated application asks about, as its word for it: `properties`

@@ -6,6 +6,9 @@
 //! (`..data` of a Kubernetes volume is one), and links to files are followed: they are the
 //! operator's own.
 
+mod fetch;
+mod signature;
+
 use std::collections::BTreeMap;
 use std::fs;
 use std::io::{self, Read};
@@ -14,6 +17,8 @@ use std::path::{Component, Path, PathBuf};
 use flate2::read::GzDecoder;
 use serde_json::Value;
 
+pub use self::fetch::{Build, BundleSettings, BundleTask};
+pub use self::signature::{SignatureError, Verification};
 use crate::json::{self, JsonFault};
 
 /// How many entries a bundle has at most.
@@ -50,6 +55,9 @@ pub struct Manifest {
 /// Why something is no bundle.
 #[derive(Debug, thiserror::Error)]
 pub enum BundleError {
+    /// It is not signed as it must be.
+    #[error(transparent)]
+    Signature(#[from] SignatureError),
     /// It can't be read.
     #[error("can't read `{}`: {source}", path.display())]
     Read {
@@ -98,24 +106,16 @@ impl Bundle {
     /// # Errors
     /// When it is none, is too large, or holds what no bundle holds.
     pub fn unpack(archive: &[u8]) -> Result<Self, BundleError> {
-        let mut files = Files::default();
-        // Beside the files there are headers and padding; no archive needs more of those.
-        let unpacked = GzDecoder::new(archive).take(SIZE_LIMIT.saturating_mul(2));
-        let mut archive = tar::Archive::new(unpacked);
-        for entry in archive.entries().map_err(BundleError::Archive)? {
-            let mut entry = entry.map_err(BundleError::Archive)?;
-            let name = String::from_utf8_lossy(&entry.path_bytes()).into_owned();
-            let kind = entry.header().entry_type();
-            let name = within(&name)?;
-            files.count()?;
-            if kind.is_dir() || kind == tar::EntryType::XGlobalHeader {
-                continue;
-            }
-            if !kind.is_file() {
-                return Err(BundleError::NotFile(name));
-            }
-            files.add(name, &mut entry).map_err(|fault| fault.into(BundleError::Archive))?;
-        }
+        Files::unpack(archive)?.bundle()
+    }
+
+    /// Unpacks a `.tar.gz`, and uses it if it is signed as `verification` asks.
+    ///
+    /// # Errors
+    /// As [`Self::unpack`], and when it is not what was signed.
+    pub fn unpack_signed(archive: &[u8], verification: &Verification) -> Result<Self, BundleError> {
+        let files = Files::unpack(archive)?;
+        verification.check(&files.files)?;
         files.bundle()
     }
 
@@ -140,7 +140,12 @@ impl Bundle {
         files.bundle()
     }
 
-    /// Every file but the manifest, by name.
+    /// What is in the file `name`.
+    pub fn file_named(&self, name: &str) -> Option<&[u8]> {
+        self.files.get(name).map(Vec::as_slice)
+    }
+
+    /// Every file but the manifest and the signature, by name.
     pub fn files(&self) -> impl Iterator<Item = (&str, &[u8])> {
         self.files.iter().map(|(name, bytes)| (name.as_str(), bytes.as_slice()))
     }
@@ -243,6 +248,28 @@ impl ReadFault {
 }
 
 impl Files {
+    fn unpack(archive: &[u8]) -> Result<Self, BundleError> {
+        let mut files = Self::default();
+        // Beside the files there are headers and padding; no archive needs more of those.
+        let unpacked = GzDecoder::new(archive).take(SIZE_LIMIT.saturating_mul(2));
+        let mut archive = tar::Archive::new(unpacked);
+        for entry in archive.entries().map_err(BundleError::Archive)? {
+            let mut entry = entry.map_err(BundleError::Archive)?;
+            let name = String::from_utf8_lossy(&entry.path_bytes()).into_owned();
+            let kind = entry.header().entry_type();
+            let name = within(&name)?;
+            files.count()?;
+            if kind.is_dir() || kind == tar::EntryType::XGlobalHeader {
+                continue;
+            }
+            if !kind.is_file() {
+                return Err(BundleError::NotFile(name));
+            }
+            files.add(name, &mut entry).map_err(|fault| fault.into(BundleError::Archive))?;
+        }
+        Ok(files)
+    }
+
     fn count(&mut self) -> Result<(), BundleError> {
         self.entries = self.entries.saturating_add(1);
         if self.entries > ENTRY_LIMIT { Err(BundleError::Entries) } else { Ok(()) }
@@ -264,6 +291,7 @@ impl Files {
     }
 
     fn bundle(mut self) -> Result<Bundle, BundleError> {
+        self.files.remove(signature::SIGNATURES);
         let manifest =
             self.files.remove(MANIFEST).map(|text| Manifest::parse(&text)).transpose()?;
         Ok(Bundle { files: self.files, manifest })

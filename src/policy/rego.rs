@@ -14,6 +14,7 @@ mod machine;
 mod result;
 
 use std::path::PathBuf;
+use std::sync::Arc;
 
 use regorus::Value;
 
@@ -21,7 +22,7 @@ pub use self::machine::Evaluator;
 
 use self::load::Loaded;
 use self::machine::Machine;
-use super::bundle::BundleError;
+use super::bundle::{Bundle, BundleError};
 use super::changes::Protected;
 use super::verdict::{Effect, Fault, Grounds, Verdict};
 use super::{Context, Question};
@@ -39,6 +40,8 @@ pub struct RegoSources {
     pub parse_body: bool,
     /// Headers that no policy may touch.
     pub protected: Protected,
+    /// A bundle that was fetched, beside `files`.
+    pub bundle: Option<Arc<Bundle>>,
 }
 
 /// A compiled set of Rego policies with its data.

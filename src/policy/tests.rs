@@ -216,6 +216,7 @@ fn all_that_is_wrong_is_said_at_once() {
         policies: [&first, &second, &template].map(|file| file.path().to_owned()).to_vec(),
         schema: None,
         entities: Some("/nonexistent.json".into()),
+        bundle: None,
     };
     let errors = Cedar::load(&sources, ["not a type"]).unwrap_err();
     let text = errors.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n");
@@ -241,6 +242,7 @@ fn policies_that_do_not_fit_the_schema_are_refused() {
             policies: vec![policies.path().to_owned()],
             schema: Some(schema.path().to_owned()),
             entities: None,
+            bundle: None,
         };
         Cedar::load(&sources, ["Account"]).map(Policy::cedar)
     };
@@ -290,7 +292,12 @@ fn a_json_policy_set_brings_templates_and_their_links() {
     let (json, text) = (folder.path().join("links.cedar.json"), folder.path().join("more.cedar"));
     std::fs::write(&json, set.to_string()).unwrap();
     std::fs::write(&text, "permit(principal == User::\"bob\", action, resource);").unwrap();
-    let sources = CedarSources { policies: vec![json.clone(), text], schema: None, entities: None };
+    let sources = CedarSources {
+        policies: vec![json.clone(), text],
+        schema: None,
+        entities: None,
+        bundle: None,
+    };
     let policy = Policy::cedar(Cedar::load(&sources, []).unwrap());
     assert_eq!(policy.len(), 4);
     let permit = policy.decide_now(&Asked::new(fixture::user("alice")).question()).unwrap();

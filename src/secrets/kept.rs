@@ -1,4 +1,5 @@
-//! A value in a secret store that is not a signing key: read at start, and again at every look.
+//! A value that is kept up to date beside the request path: in a secret store, read at start and again at
+//! every look, or put by another task ([`Keeper`]).
 //!
 //! What was read last stays in force while the store is away or holds nothing that can be used; that
 //! is logged, and shown by [`Kept::problem`]. Nothing of the value is.
@@ -20,12 +21,40 @@ pub struct KeepTask<T> {
     store: Arc<SecretStore>,
     location: KeyLocation,
     parse: fn(&[u8]) -> Result<T, String>,
-    state: watch::Sender<State<T>>,
+    keeper: Keeper<T>,
 }
 
 /// The value as it was read last; a cheap clone.
 #[derive(Debug)]
 pub struct Kept<T>(watch::Receiver<State<T>>);
+
+/// The writing end of a [`Kept`]; there is one.
+#[derive(Debug)]
+pub struct Keeper<T>(watch::Sender<State<T>>);
+
+impl<T> Keeper<T> {
+    /// Puts a new value in force.
+    pub fn put(&self, value: T) {
+        self.0.send_replace(State { value: Some(Arc::new(value)), problem: None });
+    }
+
+    /// That the value in force is still the one.
+    pub fn confirm(&self) {
+        self.0.send_modify(|state| state.problem = None);
+    }
+
+    /// Notes what was wrong; the value in force stays. Whether it is news.
+    pub fn fail(&self, problem: String) -> bool {
+        let is_news = self.0.borrow().problem.as_ref() != Some(&problem);
+        self.0.send_modify(|state| state.problem = Some(problem));
+        is_news
+    }
+
+    /// Whether there is a value.
+    pub fn has_value(&self) -> bool {
+        self.0.borrow().value.is_some()
+    }
+}
 
 #[derive(Debug)]
 struct State<T> {
@@ -40,6 +69,12 @@ impl<T> Clone for Kept<T> {
 }
 
 impl<T> Kept<T> {
+    /// A value that is not there yet, and who will put it.
+    pub fn channel() -> (Keeper<T>, Self) {
+        let (state, reader) = watch::channel(State { value: None, problem: None });
+        (Keeper(state), Self(reader))
+    }
+
     /// A value that never changes.
     pub fn fixed(value: T) -> Self {
         Self(watch::channel(State { value: Some(Arc::new(value)), problem: None }).1)
@@ -76,8 +111,8 @@ impl<T: Send + Sync> KeepTask<T> {
         location: KeyLocation,
         parse: fn(&[u8]) -> Result<T, String>,
     ) -> (Self, Kept<T>) {
-        let (state, reader) = watch::channel(State { value: None, problem: None });
-        (Self { store, location, parse, state }, Kept(reader))
+        let (keeper, kept) = Kept::channel();
+        (Self { store, location, parse, keeper }, kept)
     }
 
     /// Looks at once and then at the store's interval, until `shutdown`.
@@ -97,21 +132,16 @@ impl<T: Send + Sync> KeepTask<T> {
             Ok(material) => (self.parse)(material.bytes.expose()),
             Err(error) => Err(error.to_string()),
         };
-        let name = &self.location.name;
-        let known = self.state.borrow().problem.clone();
         match looked {
-            Ok(value) => {
-                let value = Some(Arc::new(value));
-                self.state.send_replace(State { value, problem: None });
-            }
+            Ok(value) => self.keeper.put(value),
             Err(problem) => {
-                if known.as_ref() != Some(&problem) {
+                let name = &self.location.name;
+                if self.keeper.fail(problem.clone()) {
                     tracing::warn!("the secret `{name}` of store `{}`: {problem}", self.store.id());
                 }
-                self.state.send_modify(|state| state.problem = Some(problem));
             }
         }
-        self.state.borrow().value.is_some()
+        self.keeper.has_value()
     }
 }
 

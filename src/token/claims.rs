@@ -57,6 +57,8 @@ pub struct ClaimSettings {
     pub bind_request: bool,
     /// Whether the verified incoming claims are carried over.
     pub include_incoming_payload: bool,
+    /// Whether the token names who acts for the subject (`act`).
+    pub include_actor: bool,
     /// The claim that holds the decision.
     pub decision_claim: String,
     /// Every scope's decision claim: none of them is ever carried over.
@@ -112,7 +114,9 @@ impl ClaimSettings {
         if let Some(issuer) = &principal.issuer {
             set("idp", issuer.as_str().into());
         }
-        if let Some(actor) = principal.actor() {
+        if self.include_actor
+            && let Some(actor) = principal.actor().map_err(MintError::Actor)?
+        {
             set("act", actor.clone());
         }
         if let Some(request) = request.filter(|_| self.bind_request) {

@@ -232,14 +232,27 @@ fn who_acts_is_told_of_a_verified_token_only() {
         let claims = json!({"act": {"sub": "agent"}, "may_act": {"sub": "b"}}).as_object().cloned();
         Principal { kind, claims: claims.unwrap(), ..Principal::anonymous() }
     };
-    let minted = |kind, carried: bool| {
-        let settings =
-            ClaimSettings { include_incoming_payload: carried, ..fixture::claim_settings() };
+    let minted = |kind, carried: bool, include_actor: bool| {
+        let settings = ClaimSettings {
+            include_incoming_payload: carried,
+            include_actor,
+            ..fixture::claim_settings()
+        };
         part(&mint(settings, of(kind)).unwrap(), 1).get("act").cloned()
     };
     for carried in [false, true] {
-        assert_eq!(minted(PrincipalKind::Jwt, carried), Some(json!({"sub": "agent"})));
-        assert_eq!(minted(PrincipalKind::ApiKey, carried), None);
-        assert_eq!(minted(PrincipalKind::Workload, carried), None);
+        assert_eq!(minted(PrincipalKind::Jwt, carried, true), Some(json!({"sub": "agent"})));
+        assert_eq!(minted(PrincipalKind::Jwt, carried, false), None);
+        assert_eq!(minted(PrincipalKind::ApiKey, carried, true), None);
+        assert_eq!(minted(PrincipalKind::Workload, carried, true), None);
     }
+    let malformed = json!({"act": "agent"}).as_object().cloned().unwrap();
+    let caller = || Principal {
+        kind: PrincipalKind::Jwt,
+        claims: malformed.clone(),
+        ..Principal::anonymous()
+    };
+    let settings = |include_actor| ClaimSettings { include_actor, ..fixture::claim_settings() };
+    assert!(matches!(mint(settings(true), caller()), Err(MintError::Actor(_))));
+    assert!(mint(settings(false), caller()).is_ok());
 }

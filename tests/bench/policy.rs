@@ -89,6 +89,7 @@ impl Case {
             policies: vec![write("orders.cedar", text)],
             schema: None,
             entities: Some(write("entities.json", file)),
+            bundle: None,
         };
         let policy = Policy::cedar(Cedar::load(&sources, ["User", "Account"]).unwrap());
         let principal = Principal {

@@ -90,6 +90,7 @@ impl Case {
             query: "envoy/authz/allow".to_owned(),
             parse_body: true,
             protected: Protected::default(),
+            bundle: None,
         };
         let mut engine = regorus::Engine::new();
         engine.add_policy("policy.rego".to_owned(), text.to_owned()).unwrap_or_default();

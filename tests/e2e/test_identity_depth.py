@@ -92,7 +92,7 @@ def world(directory):
         scopes = []
         for name, identity in identities.items():
             scopes.append({**scope(a, name, match={"hosts": [f"{name}.example.com"]}), "identity": identity})
-        scopes[-1]["jwtCustomization"] = {"includeIncomingPayload": True}
+        scopes[-1]["jwtCustomization"] = {"includeActor": True}
         signing = {name: pem(new_private_key("ES256")) for name in identities}
         env = {"CLIENT_SECRET": asked.secret, "VAULT_TOKEN": bao.token("reader")}
         placet = running.enter_context(Placet(directory / "p", scopes, stores=stores, keys=signing, policy=POLICY, env=env))
@@ -336,7 +336,7 @@ def test_a_service_account_is_known_by_its_cluster_s_keys(world, ask):
 def test_who_acts_for_the_subject_is_in_the_decision_s_token(world, ask):
     chain = {"sub": "gateway", "act": {"sub": "agent-7", "iss": "https://agents.example"}}
     assert ask("actors", token=world.a.token(act=chain))[1]["act"] == chain
-    assert ask("query", token=world.a.token(act=chain))[1]["act"] == chain, "without includeIncomingPayload too"
+    assert "act" not in ask("query", token=world.a.token(act=chain))[1], "only where it is asked for"
     assert "act" not in ask("actors", token=world.a.token())[1]
     assert ask("actors", token=world.a.token(act={"sub": "banned"}))[0] == 403
     for malformed in ("gateway", [], {}, {"sub": ""}, {"sub": "a", "act": {}}):

@@ -30,6 +30,7 @@ SCOPES = {
     "legacy": {"query": "istio/authz/allow"},
     "keywords": {},
     "response": {},
+    "listing": {"files": ["response"]},
     "tokens": {"data": ["idp.json"]},
     "bundle": {"files": ["bundle.tar.gz"]},
 }
@@ -51,10 +52,10 @@ def scope(name, policy, items="decision"):
 def world(directory):
     with ExitStack() as running:
         issuer, echo = running.enter_context(Issuer()), running.enter_context(Echo())
-        scopes = [scope(name, policy, "entitlements" if name == "response" else "decision") for name, policy in SCOPES.items()]
+        scopes = [scope(name, policy, "entitlements" if name == "listing" else "decision") for name, policy in SCOPES.items()]
         placet = Placet(directory / "p", scopes, keys={name: pem(new_private_key("ES256")) for name in SCOPES})
-        for name in SCOPES:
-            shutil.copytree(POLICIES / name, placet.directory / name)
+        for folder in POLICIES.iterdir():
+            shutil.copytree(folder, placet.directory / folder.name)
         with tarfile.open(placet.directory / "bundle.tar.gz", "w:gz") as archive:
             archive.add(POLICIES / "bundle", arcname="/")
         (placet.directory / "idp.json").write_text(json.dumps({"jwks": issuer.jwks(), "issuer": issuer.url}))
@@ -199,12 +200,13 @@ def test_a_result_that_can_not_be_honoured_is_a_fault(ask, world, target):
 
 
 def test_the_token_says_what_the_policy_says(ask, world):
-    _, seen = ask("response", "/alice")
-    _, claims = verified(seen.one("x-placet-decision"), world.placet.jwks("response"), "response")
+    _, seen = ask("listing", "/alice")
+    _, claims = verified(seen.one("x-placet-decision"), world.placet.jwks("listing"), "listing")
     assert claims["sub"] == "alice"
     held = set(claims["entitlements"].split(","))
     assert {"Book:1:read", "Book:2:read"} <= held, held
     assert "she is alice" in json.dumps(world.placet.decisions()[-1])
+    assert ask("listing", "/ok")[0].status == 503, "a list that the policy does not give is not made up"
 
 
 @pytest.mark.parametrize("target", ["/decode_verify", "/verify"])

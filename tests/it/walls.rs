@@ -35,7 +35,10 @@ const ORDER: [&[&str]; 11] = [
     &["shadow"],
     &["authorizer"],
     &["entitlement", "search", "token", "policy", "identity", "route"],
-    &["keys", "secrets", "path", "request", "json", "metrics", "clock", "proto", "fixture"],
+    &[
+        "keys", "secrets", "path", "request", "remote", "json", "metrics", "clock", "proto",
+        "fixture",
+    ],
 ];
 
 #[test]

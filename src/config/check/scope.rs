@@ -90,7 +90,8 @@ pub(super) fn check(
     let is_checked_over_http = matches!(api, Some(Some(ApiConfig { check: true, .. })));
     warn(path, raw, is_checked_over_http, identity.as_ref(), report);
     let token::Signing { store, location, backend, key, publish_before, max_key_age } = signing?;
-    let (routes, (policy, shadow), claims) = (routes?, policies?, claims?);
+    let (routes, policies, claims) = (routes?, policies?, claims?);
+    let policy::Policies { policy, shadow, bundle } = policies;
     let catalogue = catalogue(path, &policy, &routes, &claims, report);
     Some(ScopeConfig {
         client_id: client_id?,
@@ -101,6 +102,7 @@ pub(super) fn check(
         identity: identity?,
         policy,
         shadow,
+        bundle,
         dry_run: DryRun::of_setting(raw.dry_run.unwrap_or(false)),
         explain: explain?,
         catalogue: catalogue?,

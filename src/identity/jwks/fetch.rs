@@ -12,12 +12,12 @@ use reqwest::header::{ACCEPT, CACHE_CONTROL};
 use reqwest::{Response, StatusCode, Url};
 use serde_json::Value;
 
-use super::super::remote::{
-    self, BodyError, ClientError, KeyUrlFault, LazyClient, Shown, acceptable, is_loopback,
-};
 use super::super::settings::{IssuerSettings, KeySourceSettings};
-use super::{Pace, jittered};
+use super::Pace;
 use crate::json::{self, JsonFault};
+use crate::remote::{
+    self, BodyError, ClientError, KeyUrlFault, LazyClient, Shown, acceptable, is_loopback, jittered,
+};
 use crate::secrets::{self, Unreadable};
 
 /// The largest answer or file that is read, in bytes.

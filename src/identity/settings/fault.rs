@@ -5,8 +5,8 @@ use super::{
     ApiKeySettings, Audiences, CertificateSource, IdentitySettings, IssuerSettings,
     KeySourceSettings, PeerSettings, PeerSubject, Place, Require,
 };
-use crate::identity::remote::KeyUrlFault;
 use crate::identity::{jwks, peer};
+use crate::remote::KeyUrlFault;
 
 /// What is wrong with `identity` settings.
 #[derive(Debug, Eq, PartialEq, thiserror::Error)]

@@ -4,12 +4,16 @@
 //! place, or in a JSON policy set by its key there; a link always by the id its file gives it, since
 //! all links of a template share the template's annotations.
 
+use std::io;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
+use std::sync::Arc;
 
 use aws_lc_rs::digest::{Context as Digest, SHA256};
 use cedar_policy::{Entities, Policy, PolicyId, PolicySet, Schema, ValidationMode, Validator};
 use cedar_policy_core::ast::EntityType;
+
+use crate::policy::bundle::Bundle;
 
 /// Where a scope's policies come from.
 #[derive(Clone, Debug)]
@@ -20,6 +24,43 @@ pub struct CedarSources {
     pub schema: Option<PathBuf>,
     /// Entities, in Cedar's JSON form.
     pub entities: Option<PathBuf>,
+    /// Where all these files are; `None`: in the file system.
+    pub bundle: Option<Arc<Bundle>>,
+}
+
+impl CedarSources {
+    /// What a bundle holds: policies in every `.cedar` and `.cedar.json`, `schema.cedarschema` and
+    /// `entities.json`.
+    pub fn of_bundle(bundle: Bundle) -> Self {
+        let is_policy = |name: &&str| name.ends_with(".cedar") || name.ends_with(".cedar.json");
+        let there = |name: &str| bundle.file_named(name).map(|_| PathBuf::from(name));
+        Self {
+            policies: bundle
+                .files()
+                .map(|(name, _)| name)
+                .filter(is_policy)
+                .map(PathBuf::from)
+                .collect(),
+            schema: there("schema.cedarschema"),
+            entities: there("entities.json"),
+            bundle: Some(Arc::new(bundle)),
+        }
+    }
+
+    fn read(&self, path: &Path, revision: &mut Digest) -> Result<String, CedarError> {
+        let text = match &self.bundle {
+            None => std::fs::read_to_string(path),
+            Some(bundle) => path
+                .to_str()
+                .and_then(|name| bundle.file_named(name))
+                .ok_or_else(|| io::Error::from(io::ErrorKind::NotFound))
+                .and_then(|bytes| String::from_utf8(bytes.to_vec()).map_err(io::Error::other)),
+        };
+        let text = text.map_err(|source| CedarError::Read { path: path.to_owned(), source })?;
+        revision.update(&text.len().to_be_bytes());
+        revision.update(text.as_bytes());
+        Ok(text)
+    }
 }
 
 /// What the sources hold.
@@ -36,11 +77,11 @@ impl Loaded {
     /// Reads all sources; `None` when what is missing has been added to `errors`.
     pub(super) fn read(sources: &CedarSources, errors: &mut Vec<CedarError>) -> Option<Self> {
         let mut revision = Digest::new(&SHA256);
-        let policies = read_policies(&sources.policies, &mut revision, errors);
+        let policies = read_policies(sources, &mut revision, errors);
         let schema = sources
             .schema
             .as_deref()
-            .and_then(|path| keep(read_schema(path, &mut revision), errors));
+            .and_then(|path| keep(read_schema(sources, path, &mut revision), errors));
         if let Some(schema) = &schema {
             validate(&policies, schema, errors);
         }
@@ -102,13 +143,13 @@ pub(super) fn keep<T>(result: Result<T, CedarError>, errors: &mut Vec<CedarError
 }
 
 fn read_policies(
-    paths: &[PathBuf],
+    sources: &CedarSources,
     revision: &mut Digest,
     errors: &mut Vec<CedarError>,
 ) -> PolicySet {
     let mut all = PolicySet::new();
-    for path in paths {
-        let text = keep(read(path, revision), errors);
+    for path in &sources.policies {
+        let text = keep(sources.read(path, revision), errors);
         let Some(set) = text.and_then(|text| keep(parse(path, &text), errors)) else { continue };
         add(path, &set, &mut all, errors);
     }
@@ -168,8 +209,12 @@ fn is_json(path: &Path) -> bool {
     path.extension().is_some_and(|extension| extension == "json")
 }
 
-fn read_schema(path: &Path, revision: &mut Digest) -> Result<Schema, CedarError> {
-    let text = read(path, revision)?;
+fn read_schema(
+    sources: &CedarSources,
+    path: &Path,
+    revision: &mut Digest,
+) -> Result<Schema, CedarError> {
+    let text = sources.read(path, revision)?;
     if is_json(path) {
         return Schema::from_json_str(&text).map_err(|error| syntax(path, &error));
     }
@@ -187,7 +232,7 @@ fn read_entities(
 ) -> Result<Entities, CedarError> {
     match (&sources.entities, schema) {
         (Some(path), schema) => {
-            let text = read(path, revision)?;
+            let text = sources.read(path, revision)?;
             Entities::from_json_str(&text, schema).map_err(|error| syntax(path, &error))
         }
         (None, Some(schema)) => Entities::from_entities([], Some(schema))
@@ -209,14 +254,6 @@ fn actions(schema: &Schema) -> Vec<(String, String)> {
 fn validate(policies: &PolicySet, schema: &Schema, errors: &mut Vec<CedarError>) {
     let result = Validator::new(schema.clone()).validate(policies, ValidationMode::Strict);
     errors.extend(result.validation_errors().map(|error| CedarError::Invalid(one_line(error))));
-}
-
-fn read(path: &Path, revision: &mut Digest) -> Result<String, CedarError> {
-    let text = std::fs::read_to_string(path)
-        .map_err(|source| CedarError::Read { path: path.to_owned(), source })?;
-    revision.update(&text.len().to_be_bytes());
-    revision.update(text.as_bytes());
-    Ok(text)
 }
 
 fn syntax(path: &Path, error: &dyn std::error::Error) -> CedarError {

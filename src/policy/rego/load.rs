@@ -52,6 +52,10 @@ impl Loaded {
                 reader.file(&File { shown, name, bytes, manifest });
             }
         }
+        for (name, bytes) in sources.bundle.iter().flat_map(|bundle| bundle.files()) {
+            let manifest = sources.bundle.as_ref().and_then(|bundle| bundle.manifest());
+            reader.file(&File { shown: name.to_owned(), name, bytes, manifest });
+        }
         for (path, bundle) in &extra {
             for (name, bytes) in bundle.files() {
                 let shown = path.display().to_string();

@@ -22,6 +22,7 @@ fn sources(folder: &std::path::Path) -> RegoSources {
         query: "envoy/authz/allow".to_owned(),
         parse_body: true,
         protected: Protected::new(["x-placet-decision", "x_placet_decision"]),
+        bundle: None,
     }
 }
 

@@ -37,6 +37,7 @@ static REGO: LazyLock<Policy> = LazyLock::new(|| {
         query: "envoy/authz/allow".to_owned(),
         parse_body: true,
         protected: Protected::new(["x-placet-decision", "x_placet_decision"]),
+        bundle: None,
     };
     Policy::rego(Rego::load(&sources).unwrap())
 });

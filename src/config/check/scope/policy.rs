@@ -1,15 +1,19 @@
 //! A scope's policies, and those that are only compared with them.
 
 mod authzen;
+mod bundle;
 
 use std::collections::BTreeSet;
 use std::path::Path;
+use std::sync::Arc;
 
 use crate::config::check::{joined, refuse_foreign};
 use crate::config::raw;
 use crate::config::report::Report;
 use crate::identity::IdentitySettings;
-use crate::policy::{Cedar, CedarSources, Policy, Protected, Rego, RegoSources};
+use crate::policy::{
+    BundleTask, Cedar, CedarSources, Policy, Protected, Rego, RegoSources, bundle as bundles,
+};
 use crate::route::Routes;
 use crate::scope::DecisionHeader;
 
@@ -24,21 +28,36 @@ pub(super) struct Surroundings<'a> {
     pub(super) header: Option<&'a DecisionHeader>,
 }
 
-/// The policies in force, and the shadow's.
+/// A scope's policies.
+#[derive(Debug)]
+pub(super) struct Policies {
+    /// In force.
+    pub(super) policy: Policy,
+    /// Only compared with them.
+    pub(super) shadow: Option<Policy>,
+    /// What fetches those in force.
+    pub(super) bundle: Option<BundleTask>,
+}
+
 pub(super) fn check(
     path: &str,
     raw: &raw::Scope,
     around: Surroundings<'_>,
     report: &mut Report,
-) -> Option<(Policy, Option<Policy>)> {
+) -> Option<Policies> {
     let path = format!("{path}.policy");
     let raw = report.required(&path, raw.policy.as_ref())?;
-    let policy = load(&path, raw, around, report);
+    let loaded = match &raw.bundle {
+        None => load(&path, raw, around, report).map(|policy| (policy, None)),
+        Some(bundle) => fetched(&path, raw, bundle, around, report),
+    };
     let shadow = raw.shadow.as_ref().map(|shadow| {
         let raw = as_policy(shadow, raw.engine);
         load(&format!("{path}.shadow"), &raw, around, report)
     });
-    Some((policy?, shadow.map_or(Some(None), |shadow| shadow.map(Some))?))
+    let shadow = shadow.map_or(Some(None), |shadow| shadow.map(Some));
+    let (policy, bundle) = loaded?;
+    Some(Policies { policy, shadow: shadow?, bundle })
 }
 
 fn as_policy(shadow: &raw::Shadow, engine: Option<raw::Engine>) -> raw::Policy {
@@ -69,6 +88,79 @@ fn load(
     Some(policy)
 }
 
+/// Policies that are not here yet: what their bundle must be, and how they are made of it.
+fn fetched(
+    path: &str,
+    raw: &raw::Policy,
+    bundle: &raw::PolicyBundle,
+    around: Surroundings<'_>,
+    report: &mut Report,
+) -> Option<(Policy, Option<BundleTask>)> {
+    let files = vec![("files", raw.files.is_some())];
+    let (name, others) = match raw.engine {
+        None | Some(raw::Engine::Cedar) => ("cedar", of_rego(raw)),
+        Some(raw::Engine::Rego) => ("rego", Vec::new()),
+        Some(raw::Engine::Authzen) => {
+            report.error(
+                format_args!("{path}.bundle"),
+                "does not belong to the engine authzen: remove it",
+            );
+            return None;
+        }
+    };
+    let foreign = [files, of_cedar(raw), authzen::of(raw), others].concat();
+    refuse_foreign(path, &foreign, "policies of a bundle", report);
+    let settings = bundle::check(path, bundle, around, report)?;
+    let build: bundles::Build = if name == "cedar" {
+        let types: Vec<String> = cedar_types(around).into_iter().map(str::to_owned).collect();
+        Box::new(move |bundle| {
+            let types = types.iter().map(String::as_str);
+            Cedar::load(&CedarSources::of_bundle(bundle), types)
+                .map(Policy::cedar)
+                .map_err(joined_lines)
+        })
+    } else {
+        let sources = rego_sources(raw, around);
+        Box::new(move |bundle| {
+            let sources = RegoSources { bundle: Some(Arc::new(bundle)), ..sources.clone() };
+            Rego::load(&sources).map(Policy::rego).map_err(joined_lines)
+        })
+    };
+    let (policy, task) = Policy::fetched(name, settings, build);
+    Some((policy, Some(task)))
+}
+
+fn joined_lines(errors: Vec<impl ToString>) -> String {
+    errors.iter().map(ToString::to_string).collect::<Vec<_>>().join("; ")
+}
+
+/// The principal and asset types that requests will name.
+fn cedar_types<'a>(around: Surroundings<'a>) -> BTreeSet<&'a str> {
+    let mut types: BTreeSet<&str> = BTreeSet::from(["Path", "Workload", "Anonymous"]);
+    types.extend(
+        around.routes.iter().flat_map(|routes| routes.named_targets()).map(|(name, _)| name),
+    );
+    types.extend(around.identity.iter().flat_map(|identity| identity.principal_types()));
+    types
+}
+
+fn rego_sources(raw: &raw::Policy, around: Surroundings<'_>) -> RegoSources {
+    let names = around.header.into_iter().flat_map(|header| {
+        std::iter::once(header.name()).chain(header.twins().iter().map(String::as_str))
+    });
+    let paths = |names: &Option<Vec<String>>| {
+        names.iter().flatten().map(|file| joined(around.base, file)).collect()
+    };
+    RegoSources {
+        files: paths(&raw.files),
+        data: paths(&raw.data),
+        query: raw.query.clone().unwrap_or_else(|| DEFAULT_QUERY.to_owned()),
+        parse_body: raw.parse_body.unwrap_or(true),
+        protected: Protected::new(names),
+        bundle: None,
+    }
+}
+
 fn cedar(
     path: &str,
     raw: &raw::Policy,
@@ -82,13 +174,9 @@ fn cedar(
         policies: files.iter().map(|file| joined(around.base, file)).collect(),
         schema: raw.schema.as_deref().map(|file| joined(around.base, file)),
         entities: raw.entities.as_deref().map(|file| joined(around.base, file)),
+        bundle: None,
     };
-    let mut types: BTreeSet<&str> = BTreeSet::from(["Path", "Workload", "Anonymous"]);
-    types.extend(
-        around.routes.iter().flat_map(|routes| routes.named_targets()).map(|(name, _)| name),
-    );
-    types.extend(around.identity.iter().flat_map(|identity| identity.principal_types()));
-    match Cedar::load(&sources, types) {
+    match Cedar::load(&sources, cedar_types(around)) {
         Ok(engine) => Some(Policy::cedar(engine)),
         Err(errors) => {
             errors.iter().for_each(|error| report.error(path, error));
@@ -105,17 +193,8 @@ fn rego(
 ) -> Option<Policy> {
     let foreign = [of_cedar(raw), authzen::of(raw)].concat();
     refuse_foreign(path, &foreign, "the engine rego", report);
-    let files = report.required(format_args!("{path}.files"), raw.files.as_ref())?;
-    let names = around.header.into_iter().flat_map(|header| {
-        std::iter::once(header.name()).chain(header.twins().iter().map(String::as_str))
-    });
-    let sources = RegoSources {
-        files: files.iter().map(|file| joined(around.base, file)).collect(),
-        data: raw.data.iter().flatten().map(|file| joined(around.base, file)).collect(),
-        query: raw.query.clone().unwrap_or_else(|| DEFAULT_QUERY.to_owned()),
-        parse_body: raw.parse_body.unwrap_or(true),
-        protected: Protected::new(names),
-    };
+    report.required(format_args!("{path}.files"), raw.files.as_ref())?;
+    let sources = rego_sources(raw, around);
     match Rego::load(&sources) {
         Ok(engine) => {
             tracing::info!(query = sources.query, evaluator = %engine.evaluator(), "rego policies compiled");

@@ -165,6 +165,7 @@ pub(super) fn claims(
         lifetime: lifetime?,
         bind_request: response.bind_request.unwrap_or(true),
         include_incoming_payload: custom.include_incoming_payload.unwrap_or(false),
+        include_actor: custom.include_actor.unwrap_or(false),
         decision_claim: claim.to_owned(),
         decision_claims: shared.decision_claims.clone(),
         template: template?,

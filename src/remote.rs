@@ -1,6 +1,6 @@
-//! An address of an issuer, and how it is reached.
+//! An address elsewhere, and how it is reached.
 //!
-//! An issuer elsewhere is reached over https, or over plain http where the settings say so aloud. It
+//! What is elsewhere is reached over https, or over plain http where the settings say so aloud. It
 //! can redirect us only within its own origin, its answers are bounded, and no proxy stands between
 //! us and what is on this machine.
 
@@ -8,13 +8,14 @@ use std::fmt;
 use std::net::IpAddr;
 use std::path::PathBuf;
 use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
 
 use reqwest::{Certificate, Client, Response, Url, redirect};
 
 /// How many redirects are followed.
 const REDIRECT_LIMIT: usize = 3;
 
-/// What is wrong with an issuer's address.
+/// What is wrong with an address.
 #[derive(Clone, Copy, Debug, Eq, PartialEq, thiserror::Error)]
 pub enum KeyUrlFault {
     /// No URL, or not one of http.
@@ -28,9 +29,9 @@ pub enum KeyUrlFault {
     PlainHttp,
 }
 
-/// The address `text`, if an issuer may be asked there: https, or http on this machine (where
+/// The address `text`, if it may be asked: https, or http on this machine (where
 /// `loopback` is acceptable at all) or with `insecure_http`.
-pub(super) fn acceptable(
+pub(crate) fn acceptable(
     text: &str,
     insecure_http: bool,
     loopback: bool,
@@ -47,7 +48,7 @@ pub(super) fn acceptable(
     }
 }
 
-pub(super) fn is_loopback(url: &Url) -> bool {
+pub(crate) fn is_loopback(url: &Url) -> bool {
     let host = url.host_str().unwrap_or_default();
     let address = host.strip_prefix('[').and_then(|host| host.strip_suffix(']')).unwrap_or(host);
     host == "localhost" || address.parse().is_ok_and(|ip: IpAddr| ip.is_loopback())
@@ -58,7 +59,7 @@ pub(super) fn is_loopback(url: &Url) -> bool {
 pub struct Shown(String);
 
 impl Shown {
-    pub(super) fn new(url: &Url) -> Self {
+    pub(crate) fn new(url: &Url) -> Self {
         let mut url = url.clone();
         url.set_query(None);
         url.set_fragment(None);
@@ -74,7 +75,7 @@ impl fmt::Display for Shown {
 
 /// An http client, built when it is first needed: loading the certificate authorities takes longer
 /// than all the rest of a start.
-pub(super) struct LazyClient {
+pub(crate) struct LazyClient {
     ca_file: Option<PathBuf>,
     is_direct: bool,
     follows: bool,
@@ -83,6 +84,7 @@ pub(super) struct LazyClient {
 
 /// Why there is no http client.
 #[derive(Debug, thiserror::Error)]
+#[expect(missing_docs, reason = "each variant's text says what it is")]
 pub enum ClientError {
     #[error("could not set up https: check this machine's certificate authorities")]
     Authorities(#[source] reqwest::Error),
@@ -96,17 +98,17 @@ impl LazyClient {
     /// A client for `url`, which trusts the authorities in `ca_file` and no others; without, the
     /// system's. It never asks for what is on this machine through a proxy: plain http would leave
     /// the machine that way.
-    pub(super) fn new(url: &Url, ca_file: Option<PathBuf>) -> Self {
+    pub(crate) fn new(url: &Url, ca_file: Option<PathBuf>) -> Self {
         Self { ca_file, is_direct: is_loopback(url), follows: true, built: Mutex::new(None) }
     }
 
     /// The same client, but it follows no redirect: what it sends is for one address only.
-    pub(super) fn staying(self) -> Self {
+    pub(crate) fn staying(self) -> Self {
         Self { follows: false, ..self }
     }
 
     /// The client; a clone is the same one.
-    pub(super) fn client(&self) -> Result<Client, ClientError> {
+    pub(crate) fn client(&self) -> Result<Client, ClientError> {
         let mut built = self.built.lock().unwrap_or_else(PoisonError::into_inner);
         match &*built {
             Some(client) => Ok(client.clone()),
@@ -116,7 +118,7 @@ impl LazyClient {
 
     /// Builds the client anew when it is next needed, for the authorities in the file may be others
     /// by then.
-    pub(super) fn forget(&self) {
+    pub(crate) fn forget(&self) {
         if self.ca_file.is_some() {
             *self.built.lock().unwrap_or_else(PoisonError::into_inner) = None;
         }
@@ -157,13 +159,13 @@ fn follow_within_origin(attempt: redirect::Attempt<'_>) -> redirect::Action {
 }
 
 /// Why there is no body.
-pub(super) enum BodyError {
+pub(crate) enum BodyError {
     TooLarge,
     Broken(reqwest::Error),
 }
 
 /// The body of `response`; stops reading as soon as it is larger than `limit` bytes.
-pub(super) async fn body(mut response: Response, limit: usize) -> Result<Vec<u8>, BodyError> {
+pub(crate) async fn body(mut response: Response, limit: usize) -> Result<Vec<u8>, BodyError> {
     let mut body = Vec::new();
     while let Some(chunk) = response.chunk().await.map_err(BodyError::Broken)? {
         if body.len() + chunk.len() > limit {
@@ -172,6 +174,15 @@ pub(super) async fn body(mut response: Response, limit: usize) -> Result<Vec<u8>
         body.extend_from_slice(&chunk);
     }
     Ok(body)
+}
+
+/// `pause` and up to a tenth less, so that many of us don't ask at the same moment.
+pub(crate) fn jittered(pause: Duration) -> Duration {
+    let mut byte = [0];
+    // Without randomness there is no jitter, and nothing worse.
+    let _ = aws_lc_rs::rand::fill(&mut byte);
+    let [byte] = byte;
+    pause.saturating_sub(pause.mul_f64(f64::from(byte) / 2560.0))
 }
 
 #[cfg(test)]
