@@ -340,7 +340,9 @@ def test_who_acts_for_the_subject_is_in_the_decision_s_token(world, ask):
     assert "act" not in ask("actors", token=world.a.token())[1]
     assert ask("actors", token=world.a.token(act={"sub": "banned"}))[0] == 403
     for malformed in ("gateway", [], {}, {"sub": ""}, {"sub": "a", "act": {}}):
-        assert ask("actors", token=world.a.token(act=malformed))[0] == 401, malformed
+        # Where the forbid that looks at it can't be evaluated, that comes first.
+        can_be_looked_at = isinstance(malformed, dict) and "sub" in malformed
+        assert ask("actors", token=world.a.token(act=malformed))[0] == (401 if can_be_looked_at else 503), malformed
 
 
 def test_offline_nobody_is_asked_and_that_is_said(world, directory):
