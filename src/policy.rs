@@ -11,10 +11,10 @@ pub mod bundle;
 mod cedar;
 mod changes;
 mod rego;
+mod source;
 mod verdict;
 
 use std::collections::BTreeSet;
-use std::ops::Deref;
 use std::sync::Arc;
 
 use aws_lc_rs::digest;
@@ -25,6 +25,8 @@ pub use bundle::{Bundle, BundleSettings, BundleTask, Verification};
 pub use cedar::{Cedar, CedarError, CedarSources};
 pub use changes::{Answer, ChangeFault, Changes, CustomDenial, Mutations, Protected};
 pub use rego::{Evaluator, Rego, RegoError, RegoSources};
+pub use source::Fetching;
+use source::Source;
 pub use verdict::{Additions, Grounds, Opinion, Refusal, RefusalKind, Said};
 use verdict::{Effect, Fault, Verdict};
 
@@ -80,53 +82,6 @@ pub struct Policy {
     source: Source,
 }
 
-/// Where the engine comes from.
-#[derive(Debug)]
-enum Source {
-    /// It was made at load.
-    Loaded(Engine),
-    /// It is fetched, and replaced while it is in force.
-    Fetched { name: &'static str, engine: Kept<Engine> },
-}
-
-/// An engine, for one decision.
-enum Snapshot<'a> {
-    Loaded(&'a Engine),
-    Fetched(Arc<Engine>),
-}
-
-impl Deref for Snapshot<'_> {
-    type Target = Engine;
-
-    fn deref(&self) -> &Engine {
-        match self {
-            Self::Loaded(engine) => engine,
-            Self::Fetched(engine) => engine,
-        }
-    }
-}
-
-/// What is still to be fetched before a scope can decide.
-#[derive(Clone, Debug)]
-pub struct Fetching(Kept<Engine>);
-
-impl Fetching {
-    /// Waits until there are policies.
-    pub async fn loaded(&mut self) {
-        self.0.loaded().await;
-    }
-
-    /// Whether there are none yet.
-    pub fn is_pending(&self) -> bool {
-        self.0.current().is_none()
-    }
-
-    /// What was wrong at the last look.
-    pub fn problem(&self) -> Option<String> {
-        self.0.problem()
-    }
-}
-
 #[derive(Debug)]
 enum Engine {
     Cedar(Box<Cedar>),
@@ -171,7 +126,7 @@ impl Policy {
     /// What is to be fetched, if anything is.
     pub fn fetching(&self) -> Option<Fetching> {
         match &self.source {
-            Source::Fetched { engine, .. } => Some(Fetching(engine.clone())),
+            Source::Fetched { engine, .. } => Some(Fetching::new(engine.clone())),
             Source::Loaded(_) => None,
         }
     }
@@ -180,14 +135,6 @@ impl Policy {
         match self.source {
             Source::Loaded(engine) => Some(engine),
             Source::Fetched { .. } => None,
-        }
-    }
-
-    /// What decides now; `None` before anything was fetched.
-    fn snapshot(&self) -> Option<Snapshot<'_>> {
-        match &self.source {
-            Source::Loaded(engine) => Some(Snapshot::Loaded(engine)),
-            Source::Fetched { engine, .. } => engine.current().map(Snapshot::Fetched),
         }
     }
 
@@ -204,12 +151,12 @@ impl Policy {
     /// Which snapshot of the policies this is: changes whenever their text does. Empty before anything
     /// was fetched.
     pub fn revision(&self) -> String {
-        self.snapshot().map(|engine| engine.revision().to_owned()).unwrap_or_default()
+        self.source.snapshot().map(|engine| engine.revision().to_owned()).unwrap_or_default()
     }
 
     /// How many policies there are; a remote engine counts as one, and so does what is not fetched.
     pub fn len(&self) -> usize {
-        self.snapshot().map_or(1, |engine| match &*engine {
+        self.source.snapshot().map_or(1, |engine| match &*engine {
             Engine::Cedar(cedar) => cedar.len(),
             Engine::Rego(rego) => rego.len(),
             Engine::Authzen(_) => 1,
@@ -223,7 +170,7 @@ impl Policy {
 
     /// Decides; a yes is a [`Permit`]. It awaits a remote engine, and nothing else.
     pub async fn decide(&self, question: &Question<'_>) -> Result<Permit, Refusal> {
-        let Some(engine) = self.snapshot() else {
+        let Some(engine) = self.source.snapshot() else {
             let fault =
                 Fault::Engine("no bundle of policies is loaded yet: see /readyz".to_owned());
             return Err(Verdict::fault(fault, "").refusal());
@@ -246,7 +193,7 @@ impl Policy {
 
     /// The ids of all policies, sorted; none of an engine whose policies have no ids.
     pub fn ids(&self) -> Vec<String> {
-        match self.snapshot().as_deref() {
+        match self.source.snapshot().as_deref() {
             Some(Engine::Cedar(cedar)) => cedar.ids(),
             _ => Vec::new(),
         }

@@ -143,6 +143,9 @@ impl BundleTask {
             "the bundle of `{}` is in force",
             self.shown()
         );
+        if policy.is_empty() {
+            tracing::warn!("the bundle of `{}` holds no policy: all is denied", self.shown());
+        }
         if let Some(engine) = policy.into_engine() {
             self.keeper.put(engine);
         }

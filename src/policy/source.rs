@@ -1,0 +1,71 @@
+//! Where a policy's engine comes from: made at load, or fetched and replaced while it is in force.
+//!
+//! A decision takes one snapshot and keeps it, whatever is fetched meanwhile. Before the first fetch there
+//! is none, and everything is denied.
+
+use std::ops::Deref;
+use std::sync::Arc;
+
+use super::Engine;
+use crate::secrets::Kept;
+
+/// Where the engine comes from.
+#[derive(Debug)]
+pub(super) enum Source {
+    /// It was made at load.
+    Loaded(Engine),
+    /// It is fetched, and replaced while it is in force.
+    Fetched { name: &'static str, engine: Kept<Engine> },
+}
+
+impl Source {
+    /// What decides now; `None` before anything was fetched.
+    pub(super) fn snapshot(&self) -> Option<Snapshot<'_>> {
+        match self {
+            Self::Loaded(engine) => Some(Snapshot::Loaded(engine)),
+            Self::Fetched { engine, .. } => engine.current().map(Snapshot::Fetched),
+        }
+    }
+}
+
+/// An engine, for one decision.
+pub(super) enum Snapshot<'a> {
+    Loaded(&'a Engine),
+    Fetched(Arc<Engine>),
+}
+
+impl Deref for Snapshot<'_> {
+    type Target = Engine;
+
+    fn deref(&self) -> &Engine {
+        match self {
+            Self::Loaded(engine) => engine,
+            Self::Fetched(engine) => engine,
+        }
+    }
+}
+
+/// What is still to be fetched before a scope can decide.
+#[derive(Clone, Debug)]
+pub struct Fetching(Kept<Engine>);
+
+impl Fetching {
+    pub(super) fn new(engine: Kept<Engine>) -> Self {
+        Self(engine)
+    }
+
+    /// Waits until there are policies.
+    pub async fn loaded(&mut self) {
+        self.0.loaded().await;
+    }
+
+    /// Whether there are none yet.
+    pub fn is_pending(&self) -> bool {
+        self.0.current().is_none()
+    }
+
+    /// What was wrong at the last look.
+    pub fn problem(&self) -> Option<String> {
+        self.0.problem()
+    }
+}
