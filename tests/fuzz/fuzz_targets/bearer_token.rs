@@ -70,7 +70,8 @@ fn authenticate(token: &[u8]) -> Result<Principal, Refusal> {
 
 fn signed(header: &[u8], payload: &[u8]) -> Vec<u8> {
     let text = [header, payload].map(|part| URL_SAFE_NO_PAD.encode(part)).join(".");
-    let signature = KEY.sign(text.as_bytes()).now_or_never().expect("at once").expect("a signature");
+    let signature =
+        KEY.sign(text.as_bytes()).now_or_never().expect("at once").expect("a signature");
     format!("{text}.{}", URL_SAFE_NO_PAD.encode(signature)).into_bytes()
 }
 
@@ -122,5 +123,6 @@ fn identity() -> Identity {
         peer: None,
         anonymous: true,
     };
-    Identity::new(settings, vec![Proof::Keys(keys)], None, vec!["placet".to_owned()]).expect("an identity")
+    Identity::new(settings, vec![Proof::Keys(keys)], None, vec!["placet".to_owned()])
+        .expect("an identity")
 }

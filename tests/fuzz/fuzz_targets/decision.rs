@@ -64,8 +64,10 @@ fn check_allow(ok: &OkHttpResponse) {
 }
 
 fn answer(scopes: &Scopes, request: &Request) -> CheckResponse {
-    let (scope, decision) =
-        scopes.decide(request, Channel::Proxy, NOW).now_or_never().expect("a decision waits for nothing");
+    let (scope, decision) = scopes
+        .decide(request, Channel::Proxy, NOW)
+        .now_or_never()
+        .expect("a decision waits for nothing");
     encode::response(scope.as_deref(), &decision)
 }
 

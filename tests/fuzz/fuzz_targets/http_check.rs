@@ -29,7 +29,10 @@ fuzz_target!(|data: &[u8]| {
     };
     let whole = parts.uri.path_and_query().map(|target| target.as_str()).unwrap_or_default();
     assert!(request.target.is_empty() || whole == format!("/check{}", request.target));
-    assert_eq!((request.method.as_str(), request.scheme.as_str()), (parts.method.as_str(), "https"));
+    assert_eq!(
+        (request.method.as_str(), request.scheme.as_str()),
+        (parts.method.as_str(), "https")
+    );
     assert!(request.source.ip.is_none() && request.source.principal.is_none());
     assert!(request.source.certificate.is_none());
     assert_eq!(request.extensions.get("placet.scope").map(String::as_str), Some("orders"));

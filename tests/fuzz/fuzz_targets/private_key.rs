@@ -38,7 +38,13 @@ fuzz_target!(|data: &[u8]| {
 });
 
 fn check(key: &SigningKey) {
-    assert!(!key.sign(b"message").now_or_never().expect("at once").expect("a loaded key signs").is_empty());
+    assert!(
+        !key.sign(b"message")
+            .now_or_never()
+            .expect("at once")
+            .expect("a loaded key signs")
+            .is_empty()
+    );
     assert!(PRIVATE_MEMBERS.iter().all(|member| !key.jwk().contains_key(*member)));
     let set = json!({"keys": [key.jwk()]}).to_string();
     KeySet::parse(set.as_bytes()).expect("what we publish can be read");

@@ -70,14 +70,17 @@ fuzz_target!(|data: &[u8]| {
             let answer: Value = serde_json::from_slice(answer).unwrap();
             assert!(answer == true || answer["allowed"] == true, "allowed by {answer}");
             let changes = permit.additions().mutations.changes();
-            let names = changes.headers.iter().chain(&changes.response_headers).map(|(name, _)| name);
+            let names =
+                changes.headers.iter().chain(&changes.response_headers).map(|(name, _)| name);
             for name in names.chain(&changes.remove_headers) {
                 let folded = name.to_ascii_lowercase().replace('_', "-");
                 assert!(!folded.starts_with(':') && folded != "host", "{name}");
                 assert!(folded != "x-placet-decision" && folded != "content-length", "{name}");
             }
             let values = changes.headers.iter().chain(&changes.response_headers);
-            assert!(values.map(|(_, value)| value).all(|value| !value.contains(['\r', '\n', '\0'])));
+            assert!(
+                values.map(|(_, value)| value).all(|value| !value.contains(['\r', '\n', '\0']))
+            );
         }
         Err(refusal) => {
             let status = refusal.custom.and_then(|custom| custom.answer().status);
