@@ -4,6 +4,7 @@
 //! can redirect us only within its own origin, its answers are bounded, and no proxy stands between
 //! us and what is on this machine.
 
+use std::error::Error;
 use std::fmt;
 use std::net::IpAddr;
 use std::path::PathBuf;
@@ -183,6 +184,12 @@ pub(crate) fn jittered(pause: Duration) -> Duration {
     let _ = aws_lc_rs::rand::fill(&mut byte);
     let [byte] = byte;
     pause.saturating_sub(pause.mul_f64(f64::from(byte) / 2560.0))
+}
+
+/// `error` and its causes on one line.
+pub(crate) fn chain(error: &dyn Error) -> String {
+    let causes = std::iter::successors(Some(error), |error: &&dyn Error| (*error).source());
+    causes.map(ToString::to_string).collect::<Vec<_>>().join(": ")
 }
 
 #[cfg(test)]

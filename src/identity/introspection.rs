@@ -23,7 +23,7 @@ use tokio::sync::{OnceCell, Semaphore};
 use self::memory::{Key, Memory};
 use crate::clock::Timestamp;
 use crate::json::{self, JsonFault};
-use crate::remote::{self, BodyError, KeyUrlFault, LazyClient, acceptable};
+use crate::remote::{self, BodyError, KeyUrlFault, LazyClient, acceptable, chain};
 use crate::secrets::Source;
 
 /// The largest answer that is read, in bytes.
@@ -202,11 +202,4 @@ impl fmt::Debug for Introspector {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Introspector").field("url", &self.settings.url).finish_non_exhaustive()
     }
-}
-
-/// `error` and its causes on one line.
-fn chain(error: &dyn std::error::Error) -> String {
-    let causes =
-        std::iter::successors(Some(error), |error: &&dyn std::error::Error| (*error).source());
-    causes.map(ToString::to_string).collect::<Vec<_>>().join(": ")
 }

@@ -8,7 +8,6 @@
 
 mod fetch;
 
-use std::error::Error;
 use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
@@ -22,7 +21,7 @@ pub use self::fetch::FetchError;
 use self::fetch::{Fetched, Source};
 use super::key_set::{KeySet, KeySetError};
 use super::settings::{IdentityError, IssuerSettings};
-use crate::remote::{KeyUrlFault, jittered};
+use crate::remote::{KeyUrlFault, chain, jittered};
 
 /// Makes the two ends of an issuer's keys: one to read them, and the task that keeps them fresh,
 /// which does nothing until it is [run](JwksTask::run).
@@ -226,12 +225,6 @@ impl fmt::Debug for JwksTask {
 /// Says whether the keys of `settings` are at an acceptable address; if not, which, and why.
 pub(super) fn check_source(settings: &IssuerSettings) -> Result<(), (String, KeyUrlFault)> {
     Source::new(settings).map(|_| ())
-}
-
-/// `error` and its causes on one line.
-fn chain(error: &dyn Error) -> String {
-    let causes = std::iter::successors(Some(error), |error: &&dyn Error| (*error).source());
-    causes.map(ToString::to_string).collect::<Vec<_>>().join(": ")
 }
 
 #[cfg(test)]

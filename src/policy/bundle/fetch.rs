@@ -14,10 +14,10 @@ use reqwest::header::{AUTHORIZATION, ETAG, HeaderValue, IF_NONE_MATCH};
 use reqwest::{StatusCode, Url};
 use tokio_util::sync::CancellationToken;
 
-use super::{Bundle, BundleError, Verification};
+use super::{Bundle, Verification};
 use crate::metrics::Metrics;
 use crate::policy::{Engine, Policy};
-use crate::remote::{self, BodyError, ClientError, LazyClient, Shown, jittered};
+use crate::remote::{self, BodyError, ClientError, LazyClient, Shown, chain, jittered};
 use crate::secrets::Keeper;
 
 /// A larger archive is none of ours.
@@ -41,7 +41,7 @@ pub struct BundleSettings {
     /// How often to look.
     pub poll_interval: Duration,
     /// Who must have signed it; none: whoever serves it is believed.
-    pub verification: Option<Verification>,
+    pub verification: Option<Arc<Verification>>,
 }
 
 /// Makes policies of what a bundle holds; says what is wrong with it.
@@ -74,17 +74,18 @@ enum LookError {
     Status { url: Shown, status: StatusCode },
     #[error("`{url}` has more than {} MiB", ARCHIVE_LIMIT / 1024 / 1024)]
     TooLarge { url: Shown },
-    #[error("the bundle of `{url}` is not used: {source}")]
-    Bundle { url: Shown, source: BundleError },
     #[error("the bundle of `{url}` is not used: {text}")]
-    Policies { url: Shown, text: String },
+    Unusable { url: Shown, text: String },
 }
 
 /// What a look found.
 enum Found {
     /// What is in force.
     Nothing,
-    New(Bundle, Option<HeaderValue>),
+    New {
+        archive: Vec<u8>,
+        etag: Option<HeaderValue>,
+    },
 }
 
 impl BundleTask {
@@ -129,15 +130,22 @@ impl BundleTask {
     async fn look(&mut self) -> Result<(), LookError> {
         let late = |_| LookError::Late { url: self.shown() };
         let found = tokio::time::timeout(TIMEOUT, self.fetch()).await.map_err(late)??;
-        let Found::New(bundle, etag) = found else {
+        let Found::New { archive, etag } = found else {
             self.keeper.confirm();
             return Ok(());
         };
-        let build = Arc::clone(&self.build);
-        // Compiling many policies takes longer than a request should wait.
-        let built = tokio::task::spawn_blocking(move || build(bundle)).await;
-        let built = built.unwrap_or_else(|_| Err("compiling it panicked".to_owned()));
-        let policy = built.map_err(|text| LookError::Policies { url: self.shown(), text })?;
+        let (build, verification) = (Arc::clone(&self.build), self.settings.verification.clone());
+        let make = move || {
+            let bundle = match &verification {
+                Some(verification) => Bundle::unpack_signed(&archive, verification),
+                None => Bundle::unpack(&archive),
+            };
+            build(bundle.map_err(|error| error.to_string())?)
+        };
+        // Unpacking and compiling take longer than a request should wait.
+        let made = tokio::task::spawn_blocking(make).await;
+        let made = made.unwrap_or_else(|_| Err("it made us panic".to_owned()));
+        let policy = made.map_err(|text| LookError::Unusable { url: self.shown(), text })?;
         tracing::info!(
             revision = policy.revision(),
             "the bundle of `{}` is in force",
@@ -173,12 +181,7 @@ impl BundleTask {
             BodyError::TooLarge => LookError::TooLarge { url: self.shown() },
             BodyError::Broken(error) => self.unreachable(error),
         })?;
-        let bundle = match &self.settings.verification {
-            Some(verification) => Bundle::unpack_signed(&archive, verification),
-            None => Bundle::unpack(&archive),
-        };
-        let bundle = bundle.map_err(|source| LookError::Bundle { url: self.shown(), source })?;
-        Ok(Found::New(bundle, etag))
+        Ok(Found::New { archive, etag })
     }
 
     fn credentials(&self) -> Result<Option<HeaderValue>, LookError> {
@@ -197,12 +200,7 @@ impl BundleTask {
     fn unreachable(&self, error: reqwest::Error) -> LookError {
         // The library's own words repeat the address, with its query.
         let error = error.without_url();
-        let causes = std::iter::successors(
-            Some(&error as &dyn std::error::Error),
-            |error: &&dyn std::error::Error| (*error).source(),
-        );
-        let text = causes.map(ToString::to_string).collect::<Vec<_>>().join(": ");
-        LookError::Unreachable { url: self.shown(), text }
+        LookError::Unreachable { url: self.shown(), text: chain(&error) }
     }
 
     fn shown(&self) -> Shown {

@@ -1,6 +1,7 @@
 //! Where a bundle of policies is fetched, and who must have signed it.
 
 use std::path::Path;
+use std::sync::Arc;
 use std::time::Duration;
 
 use super::Surroundings;
@@ -33,7 +34,10 @@ pub(super) fn check(
         report.error(path_of("pollInterval"), "is less than 100ms");
     }
     let verification = match &raw.verification {
-        Some(raw) => Some(verification(&path_of("verification"), raw, around.base, report)?),
+        Some(raw) => {
+            let checked = verification(&path_of("verification"), raw, around.base, report)?;
+            Some(Arc::new(checked))
+        }
         None => {
             let what = "is not set: whoever serves the bundle decides";
             report.warning(path_of("verification"), what);
