@@ -15,6 +15,7 @@ mod inventory;
 mod leading;
 mod listing;
 mod load;
+mod ranges;
 
 use std::collections::{BTreeSet, HashMap};
 
@@ -33,7 +34,7 @@ pub use self::load::{CedarError, CedarSources};
 use self::context::Constructors;
 use self::entities::{Caller, Store};
 use self::footprint::{Footprint, Reach};
-use self::guard::{Guarded, Look};
+use self::guard::Guarded;
 use self::index::{Index, Residue};
 use self::load::{Loaded, entity_type, keep};
 use super::verdict::{Effect, Fault, Grounds, Verdict};
@@ -304,13 +305,10 @@ impl<'a> Asking<'a> {
         let request = self.request(action, resource);
         let evaluator = Evaluator::new(request, &entities, Extensions::all_available());
         let mut seen = HashMap::new();
-        for (number, by_value) in guarded {
+        for (number, guarded) in guarded {
             let Some(guard) = self.engine.index.guard(*number) else { continue };
-            match seen.entry(*number).or_insert_with(|| guard.look(&evaluator)) {
-                Look::Value(value) => numbers.extend(by_value.get(value).into_iter().flatten()),
-                Look::Nothing => {}
-                Look::Broken => numbers.extend(by_value.values().flatten()),
-            }
+            let look = seen.entry(*number).or_insert_with(|| guard.look(&evaluator));
+            guarded.add_to(numbers, look);
         }
         Ok(())
     }

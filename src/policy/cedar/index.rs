@@ -55,8 +55,7 @@ pub(super) struct Bucket {
 impl Bucket {
     /// All of them.
     pub(super) fn numbers(&self) -> impl Iterator<Item = usize> {
-        let guarded = self.guarded.values().flat_map(HashMap::values);
-        guarded.chain([&self.plain]).flatten().copied()
+        self.guarded.values().flat_map(Guarded::all).chain(self.plain.iter().copied())
     }
 }
 
@@ -97,15 +96,14 @@ impl Index {
             policy.env().get(&SlotId::resource()),
             beginning.asks(Var::Resource),
         );
-        let guard = beginning.names.as_ref().map(|names| (self.guard_of(names), names.wanted));
+        let guard = beginning.names.as_ref().map(|names| (self.guard_of(names), &names.wanted));
         for action in self.action_keys(policy.action_constraint(), beginning.asks(Var::Action)) {
             let by_resource = self.by_principal.entry(principal).or_default();
             let by_action = by_resource.entry(resource).or_default();
             let bucket = by_action.entry(action).or_default();
-            match guard {
+            match &guard {
                 Some((guard, wanted)) => {
-                    let guarded = bucket.guarded.entry(guard).or_default();
-                    guarded.entry(wanted.clone()).or_default().push(number);
+                    bucket.guarded.entry(*guard).or_default().insert(wanted, number);
                 }
                 None => bucket.plain.push(number),
             }
@@ -147,10 +145,10 @@ impl Index {
                 for bucket in action.iter().filter_map(|key| by_action.get(key)) {
                     found.plain.extend(&bucket.plain);
                     for (guard, guarded) in &bucket.guarded {
-                        if guarded.values().flatten().nth(FEW).is_some() {
+                        if guarded.all().nth(FEW).is_some() {
                             found.guarded.push((*guard, guarded));
                         } else {
-                            found.plain.extend(guarded.values().flatten());
+                            found.plain.extend(guarded.all());
                         }
                     }
                 }

@@ -1,7 +1,8 @@
 //! What a condition asks first, where a head could have asked it, or where one look answers many.
 //!
 //! `when { principal in Group::"staff" && … }` narrows as the head would. `when { principal.claims.role
-//! == "r" && … }` names a value, so that one look at the claim tells which of many policies go on.
+//! == "r" && … }` names a value, so that one look at the claim tells which of many policies go on; as
+//! does an address, of which a range is asked.
 //! Only what is evaluated before anything that could fail is taken for a head, and a value that can't
 //! be had lets every policy go on that looks for it: where a beginning does not hold, the policy as a
 //! whole is false, and neither decides nor errs.
@@ -9,6 +10,9 @@
 use cedar_policy_core::ast::{
     BinaryOp, EntityType, EntityUID, Expr, ExprKind, Literal, Policy, Var,
 };
+use ipnet::IpNet;
+
+use super::ranges::written;
 
 /// How a condition begins.
 #[derive(Debug, Default)]
@@ -31,7 +35,15 @@ pub(super) struct Names<'p> {
     /// What must hold before the value is looked at.
     pub(super) before: Vec<&'p Expr>,
     pub(super) value: &'p Expr,
-    pub(super) wanted: &'p Literal,
+    pub(super) wanted: Wanted<'p>,
+}
+
+/// What is asked of a value.
+#[derive(Debug)]
+pub(super) enum Wanted<'p> {
+    Equal(&'p Literal),
+    /// `a.b.isInRange(ip("192.0.2.0/24"))`.
+    InRange(IpNet),
 }
 
 impl<'p> Beginning<'p> {
@@ -94,13 +106,20 @@ fn can_fail(has: &Expr) -> bool {
     !matches!(has.expr_kind(), ExprKind::HasAttr { expr, .. } if depth(expr) == Some(0))
 }
 
-fn named(expr: &Expr) -> Option<(&Expr, &Literal)> {
-    let ExprKind::BinaryApp { op: BinaryOp::Eq, arg1, arg2 } = expr.expr_kind() else {
-        return None;
+fn named(expr: &Expr) -> Option<(&Expr, Wanted<'_>)> {
+    let (value, wanted) = match expr.expr_kind() {
+        ExprKind::BinaryApp { op: BinaryOp::Eq, arg1, arg2 } => match arg2.expr_kind() {
+            ExprKind::Lit(wanted) => (&**arg1, Wanted::Equal(wanted)),
+            _ => return None,
+        },
+        ExprKind::ExtensionFunctionApp { fn_name, args } if fn_name.to_string() == "isInRange" => {
+            let [address, range] = args.as_slice() else { return None };
+            (address, Wanted::InRange(written(range)?))
+        }
+        _ => return None,
     };
-    let ExprKind::Lit(wanted) = arg2.expr_kind() else { return None };
-    depth(arg1).filter(|depth| *depth > 0)?;
-    Some((arg1, wanted))
+    depth(value).filter(|depth| *depth > 0)?;
+    Some((value, wanted))
 }
 
 fn asked(expr: &Expr) -> Option<(Var, Asks<'_>)> {

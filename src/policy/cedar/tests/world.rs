@@ -52,7 +52,7 @@ const RESOURCES: [&str; 11] = [
     " in Group::\"g1\"",
     " == User::\"u0\"",
 ];
-const TERMS: [&str; 65] = [
+const TERMS: [&str; 75] = [
     "true",
     "principal == User::\"u0\"",
     "principal in Group::\"g1\"",
@@ -78,6 +78,16 @@ const TERMS: [&str; 65] = [
     "(if context.http.method == \"GET\" then context.http else context.source) has query",
     "(if context.http.method == \"GET\" then context.source else context.http).ip.isIpv4()",
     "context.source has ip && context.source.ip.isInRange(ip(\"192.0.2.0/24\"))",
+    "context.source.ip.isInRange(ip(\"192.0.0.0/8\"))",
+    "context has source.ip && context.source.ip.isInRange(ip(\"192.0.2.7\"))",
+    "context has source.ip && context.source.ip.isInRange(ip(\"192.0.2.99/0\"))",
+    "context has source.ip && context.source.ip.isInRange(ip(\"198.51.100.0/24\"), ip(\"2001:db8::1/32\"))",
+    "context has source.ip && context.source.ip.isInRange(ip(\"::/0\"))",
+    "context has source.ip && context.source.ip.isInRange(ip(\"::ffff:192.0.2.7\"))",
+    "context.http.method.isInRange(ip(\"192.0.2.0/24\"))",
+    "resource.net.isInRange(ip(\"10.1.0.0/16\"))",
+    "resource has net && resource.net.isInRange(ip(\"10.0.0.0/9\"))",
+    "resource.net == ip(\"10.1.2.0/24\")",
     "context has source.principal",
     "context.source.principal like \"spiffe://*\"",
     "context.time > datetime(\"2020-01-01\")",
@@ -209,6 +219,11 @@ fn entities(lucks: &[Luck]) -> Json {
         }
         if let Some(level) = level {
             attributes["level"] = json!(level);
+            attributes["net"] = match level {
+                0 => json!({"__extn": {"fn": "ip", "arg": "10.1.2.0/24"}}),
+                1 => json!({"__extn": {"fn": "ip", "arg": "10.0.0.0/8"}}),
+                _ => json!({"__extn": {"fn": "decimal", "arg": "10.1"}}),
+            };
         }
         if let Some(tag) = tag {
             tags["t"] = reference(tag);
@@ -263,6 +278,10 @@ pub(super) fn world() -> impl Strategy<Value = World> {
     )
 }
 
+fn ip() -> impl Strategy<Value = Option<&'static str>> {
+    prop::option::of(select(&["192.0.2.7", "192.0.2.7", "198.51.100.1", "2001:db8:7::1"][..]))
+}
+
 #[derive(Clone, Debug)]
 pub(super) struct Asked {
     pub(super) principal: Arc<Principal>,
@@ -281,8 +300,8 @@ pub(super) fn asked() -> impl Strategy<Value = Asked> {
     ]);
     let actions = select(&["read", "write", "change"][..]);
     let targets = prop::collection::vec((0..uids().len(), actions), 1..6);
-    (principal, groups, claims, targets, any::<[bool; 4]>()).prop_map(
-        |(principal, groups, claims, targets, [has_ip, has_peer, has_header, is_get])| {
+    (principal, groups, claims, targets, ip(), any::<[bool; 3]>()).prop_map(
+        |(principal, groups, claims, targets, ip, [has_peer, has_header, is_get])| {
             let (name, id) = uids()[principal].clone();
             let mut principal = fixture::user(&id);
             principal.entity_type = name.to_owned();
@@ -291,7 +310,7 @@ pub(super) fn asked() -> impl Strategy<Value = Asked> {
             principal.peer = has_peer.then(|| "spiffe://cluster.local/a".to_owned());
             let method = if is_get { "GET" } else { "POST" };
             let mut request = fixture::request(method, "/accounts/1?a=1&a=2");
-            request.source.ip = has_ip.then(|| "192.0.2.7".parse().unwrap());
+            request.source.ip = ip.map(|ip| ip.parse().unwrap());
             if has_header {
                 request.headers.push("x-a", "1");
                 request.headers.push("X-A", "2");
