@@ -3,25 +3,35 @@
 //! Nothing is judged here beyond shape. Every field that the checks can miss is optional, so that
 //! one missing field does not hide the next error; [`super::check`] says what is required.
 
-mod forms;
-
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
-use serde_json::{Value, json};
 
 use crate::keys::Algorithm;
 
-pub(super) use forms::{ListenerForm, OneOrMany, SinkForm};
-use forms::{ScopesForm, present};
+pub use self::schema::schema;
+
+pub(super) use self::forms::{ListenerForm, OneOrMany, SinkForm};
+use self::forms::{ScopesForm, present};
+pub(super) use self::identity::{
+    ApiKeys, CertificateSource, Identity, Introspection, Issuer, Peer, PeerSubject, Place, Require,
+};
+pub(super) use self::policy::{BundleVerification, Engine, Policy, PolicyBundle, Shadow};
+pub(super) use self::stores::{Auth, AuthMethod, Details, Store, StoreType};
 
 macro_rules! raw {
-    ($(#[$meta:meta])* pub(super) struct $name:ident { $($body:tt)* }) => {
+    ($(#[$meta:meta])* $vis:vis struct $name:ident { $($body:tt)* }) => {
         $(#[$meta])*
         #[derive(Clone, Debug, Default, Deserialize, JsonSchema, Serialize)]
         #[serde(rename_all = "camelCase", deny_unknown_fields, default)]
-        pub(super) struct $name { $($body)* }
+        $vis struct $name { $($body)* }
     };
 }
+
+mod forms;
+mod identity;
+mod policy;
+mod schema;
+mod stores;
 
 raw! {
     /// The settings of Placet.
@@ -86,128 +96,6 @@ raw! {
 }
 
 raw! {
-    /// A secret store.
-    pub(super) struct Store {
-        /// The id that scopes choose it by.
-        pub(super) id: Option<String>,
-        /// What kind of store it is.
-        #[serde(rename = "type")]
-        pub(super) kind: Option<StoreType>,
-        /// Used by scopes that name no store. True for exactly one store.
-        pub(super) default: Option<bool>,
-        /// The settings of its type.
-        pub(super) details: Details,
-    }
-}
-
-/// The kinds of secret store.
-#[derive(Clone, Copy, Debug, Deserialize, Eq, JsonSchema, PartialEq, Serialize)]
-#[serde(rename_all = "camelCase")]
-pub(super) enum StoreType {
-    Vault,
-    File,
-    Env,
-    AwsSecretsManager,
-    AzureKeyVault,
-}
-
-raw! {
-    /// The settings of a secret store. Which ones apply depends on its type.
-    pub(super) struct Details {
-        /// vault: the address, or those of one cluster's nodes. awsSecretsManager: an endpoint in place
-        /// of the region's.
-        pub(super) address: Option<OneOrMany>,
-        /// vault, awsSecretsManager: accept `http://` beyond loopback.
-        pub(super) insecure_http: Option<bool>,
-        /// vault: the namespace.
-        pub(super) namespace: Option<String>,
-        /// vault: the KV mount. Default: secret.
-        pub(super) mount: Option<String>,
-        /// vault: 1 or 2. Default: 2.
-        pub(super) kv_version: Option<u64>,
-        /// vault: the Transit mount. Default: transit.
-        pub(super) transit_mount: Option<String>,
-        /// vault: used by scopes with no pathToKey.
-        pub(super) default_path: Option<String>,
-        /// vault: how to log in.
-        pub(super) auth: Option<Auth>,
-        /// vault: trust.
-        pub(super) tls: Option<StoreTls>,
-        /// vault, awsSecretsManager, azureKeyVault: the time for one call. Default: 2s.
-        pub(super) timeout: Option<String>,
-        /// vault, awsSecretsManager, azureKeyVault: how often to look for a new key version. Default:
-        /// 30s.
-        pub(super) refresh_interval: Option<String>,
-        /// file: where the key files are.
-        pub(super) directory: Option<String>,
-        /// env: what the variables' names begin with.
-        pub(super) prefix: Option<String>,
-        /// awsSecretsManager: the region. Required.
-        pub(super) region: Option<String>,
-        /// azureKeyVault: the vault's address, `https://NAME.vault.azure.net`. Required.
-        pub(super) vault_url: Option<String>,
-    }
-}
-
-raw! {
-    /// A login to Vault. Which settings apply depends on the method.
-    pub(super) struct Auth {
-        /// How to log in.
-        pub(super) method: Option<AuthMethod>,
-        /// The auth method's mount. Default: the method's name.
-        pub(super) mount: Option<String>,
-        /// kubernetes, jwt: the role. cert: the role, if not any. appRole: the name of the role whose
-        /// wrapped secret id it is.
-        pub(super) role: Option<String>,
-        /// token: as a reference `{{storeId=ENV_VAR,key=…}}`.
-        pub(super) token: Option<String>,
-        /// token: a file that holds it.
-        pub(super) token_file: Option<String>,
-        /// token: an environment variable that holds it.
-        pub(super) token_env: Option<String>,
-        /// appRole: the role id.
-        pub(super) role_id: Option<String>,
-        /// appRole: a file that holds the role id.
-        pub(super) role_id_file: Option<String>,
-        /// appRole: as a reference `{{storeId=ENV_VAR,key=…}}`.
-        pub(super) secret_id: Option<String>,
-        /// appRole: a file that holds the secret id.
-        pub(super) secret_id_file: Option<String>,
-        /// appRole: an environment variable that holds the secret id.
-        pub(super) secret_id_env: Option<String>,
-        /// appRole: the secret id is response-wrapped; needs `role`.
-        pub(super) secret_id_wrapped: Option<bool>,
-        /// kubernetes: the projected token. Default: where Kubernetes mounts it.
-        pub(super) service_account_token_file: Option<String>,
-        /// jwt: the token.
-        pub(super) jwt_file: Option<String>,
-        /// cert: the client certificate, PEM.
-        pub(super) certificate_file: Option<String>,
-        /// cert: its private key, PEM.
-        pub(super) key_file: Option<String>,
-    }
-}
-
-/// The ways to log in to Vault.
-#[derive(Clone, Copy, Debug, Deserialize, Eq, JsonSchema, PartialEq, Serialize)]
-#[serde(rename_all = "camelCase")]
-pub(super) enum AuthMethod {
-    Token,
-    AppRole,
-    Kubernetes,
-    Jwt,
-    Cert,
-}
-
-raw! {
-    /// Whom a store's client trusts.
-    pub(super) struct StoreTls {
-        /// Certificate authorities, PEM; only these are trusted. Default: the system's.
-        pub(super) ca_file: Option<String>,
-    }
-}
-
-raw! {
     /// One protected application.
     pub(super) struct Scope {
         /// Its identifier: letters, digits, `.`, `_`, `-`; at most 128.
@@ -263,177 +151,6 @@ raw! {
 }
 
 raw! {
-    /// Who may ask.
-    pub(super) struct Identity {
-        /// What a caller must bring. Default: `both` when jwt and peer are configured.
-        pub(super) require: Option<Require>,
-        /// The issuers whose tokens are accepted.
-        pub(super) jwt: Vec<Issuer>,
-        /// Accept API keys. To `require` they are what tokens are.
-        pub(super) api_keys: Option<ApiKeys>,
-        /// Accept the mTLS peer: its SPIFFE id, or another name in its certificate.
-        pub(super) peer: Option<Peer>,
-        /// Let requests without credentials be the anonymous principal. Default: false.
-        pub(super) anonymous: Option<bool>,
-    }
-}
-
-/// What a caller must bring.
-#[derive(Clone, Copy, Debug, Deserialize, Eq, JsonSchema, PartialEq, Serialize)]
-#[serde(rename_all = "camelCase")]
-pub(super) enum Require {
-    Jwt,
-    Peer,
-    Both,
-    Either,
-}
-
-raw! {
-    /// An issuer of incoming tokens. Without jwksUri, jwksFile and introspection its keys are found by
-    /// OpenID discovery.
-    pub(super) struct Issuer {
-        /// The exact `iss`.
-        pub(super) issuer: Option<String>,
-        /// The accepted `aud` values, or `any`.
-        pub(super) audiences: Option<OneOrMany>,
-        /// Where its keys are fetched.
-        pub(super) jwks_uri: Option<String>,
-        /// A file with its keys.
-        pub(super) jwks_file: Option<String>,
-        /// Accept `http://` beyond loopback.
-        pub(super) insecure_http: Option<bool>,
-        /// Certificate authorities to trust when its keys are fetched, PEM; only these. Default: the
-        /// system's.
-        pub(super) ca_file: Option<String>,
-        /// A file with a bearer token to present when its keys are fetched, read anew each time: a
-        /// Kubernetes API server wants one. It is shown to the host of the first address only.
-        pub(super) token_file: Option<String>,
-        /// Its tokens are opaque: ask it about them, in place of keys.
-        pub(super) introspection: Option<Introspection>,
-        /// The accepted algorithms. Default: all asymmetric ones.
-        pub(super) algorithms: Option<Vec<Algorithm>>,
-        /// The accepted `typ` values; `absent` stands for none. Default: JWT, at+jwt, absent.
-        pub(super) types: Option<Vec<String>>,
-        /// Where its tokens are found. Default: the header authorization with the prefix `Bearer `.
-        pub(super) from: Option<Vec<Place>>,
-        /// The claim path of the subject: names joined by dots, or a list of names. Default: sub.
-        pub(super) subject: Option<OneOrMany>,
-        /// The claim path of the groups. Default: groups.
-        pub(super) groups: Option<OneOrMany>,
-        /// Further claims: the name each has in this scope, and its path in this issuer's tokens. It
-        /// replaces a claim of that name.
-        pub(super) claims: std::collections::BTreeMap<String, OneOrMany>,
-        /// The Cedar entity type of its principals. Default: User.
-        pub(super) principal_type: Option<String>,
-        /// Written before each group's name, to keep two issuers' groups apart.
-        pub(super) group_prefix: Option<String>,
-        /// Tolerance for `nbf` and `iat`. Default: 30s.
-        pub(super) clock_skew: Option<String>,
-    }
-}
-
-raw! {
-    /// How an issuer is asked about its tokens (RFC 7662).
-    pub(super) struct Introspection {
-        /// The introspection endpoint.
-        pub(super) url: Option<String>,
-        /// Accept `http://` beyond loopback.
-        pub(super) insecure_http: Option<bool>,
-        /// Certificate authorities to trust, PEM; only these. Default: the system's.
-        pub(super) ca_file: Option<String>,
-        /// The client that asks, by HTTP Basic.
-        pub(super) client_id: Option<String>,
-        /// Its secret, as a reference `{{storeId=ENV_VAR,key=…}}`.
-        pub(super) client_secret: Option<String>,
-        /// A file that holds the secret, read anew each time.
-        pub(super) client_secret_file: Option<String>,
-        /// An environment variable that holds the secret.
-        pub(super) client_secret_env: Option<String>,
-        /// How long an answer is kept, at most 1h; so long a revocation can go unseen. Default: 30s.
-        pub(super) cache_ttl: Option<String>,
-        /// How many answers are kept. Default: 10000.
-        pub(super) cache_size: Option<u64>,
-        /// The time for asking. Default: 200ms.
-        pub(super) timeout: Option<String>,
-    }
-}
-
-raw! {
-    /// A place that holds a token: a header with an optional prefix, a cookie, or a parameter of the
-    /// query.
-    pub(super) struct Place {
-        /// The header's name.
-        pub(super) header: Option<String>,
-        /// What stands before the token in the header.
-        pub(super) prefix: Option<String>,
-        /// The cookie's name.
-        pub(super) cookie: Option<String>,
-        /// The parameter's name. The query travels upstream, and into access logs.
-        pub(super) query: Option<String>,
-    }
-}
-
-raw! {
-    /// API keys, known by their digests.
-    pub(super) struct ApiKeys {
-        /// The header that holds a key. Default: x-api-key.
-        pub(super) header: Option<String>,
-        /// What stands before the key in the header.
-        pub(super) prefix: Option<String>,
-        /// The parameter of the query that holds a key, in place of a header.
-        pub(super) query: Option<String>,
-        /// The Cedar entity type of those who present one. Default: ApiKey.
-        pub(super) principal_type: Option<String>,
-        /// The store that holds the list. Default: the default store.
-        pub(super) secret_store: Option<String>,
-        /// Where in the store. Default: the store's defaultPath.
-        pub(super) path_to_key: Option<String>,
-        /// The name of the secret: a map from an id to `{hash: "sha256:…", subject, groups, claims,
-        /// expires}`, YAML or JSON. Default: the client ID and `.api-keys`.
-        pub(super) key_name: Option<String>,
-    }
-}
-
-raw! {
-    /// The mTLS peer.
-    pub(super) struct Peer {
-        /// The SPIFFE trust domains that are accepted. Required, unless another subject counts.
-        pub(super) trust_domains: Vec<String>,
-        /// How the certificate comes: from the proxy's own connection, or in a header that a hop
-        /// before it sets. Default: source.
-        pub(super) from: Option<CertificateSource>,
-        /// The addresses of those hops: `10.0.0.0/8`, `192.0.2.7`. From elsewhere the header is
-        /// refused.
-        pub(super) trusted_hops: Vec<String>,
-        /// What names the peer. Default: spiffeId.
-        pub(super) subject: Option<PeerSubject>,
-    }
-}
-
-/// How a client certificate comes.
-#[derive(Clone, Copy, Debug, Deserialize, Eq, JsonSchema, PartialEq, Serialize)]
-#[serde(rename_all = "camelCase")]
-pub(super) enum CertificateSource {
-    /// `source.principal` and `source.certificate` of the proxy's own connection.
-    Source,
-    /// The header `Client-Cert` (RFC 9440).
-    ClientCert,
-    /// The header `x-forwarded-client-cert`.
-    Xfcc,
-}
-
-/// What names a peer.
-#[derive(Clone, Copy, Debug, Deserialize, Eq, JsonSchema, PartialEq, Serialize)]
-#[serde(rename_all = "camelCase")]
-pub(super) enum PeerSubject {
-    SpiffeId,
-    UriSan,
-    DnsSan,
-    CommonName,
-    Sha256,
-}
-
-raw! {
     /// A route: either asset and action, or bypass.
     pub(super) struct Route {
         /// Which requests it takes.
@@ -485,115 +202,6 @@ pub(super) enum PathAllowance {
     DoubleSlash,
     Semicolon,
     DoubleEncoding,
-}
-
-raw! {
-    /// Who may do what. Which settings apply depends on the engine.
-    pub(super) struct Policy {
-        /// What decides. Default: cedar.
-        pub(super) engine: Option<Engine>,
-        /// cedar: the policy files, in Cedar syntax, or as a JSON policy set when the name ends in `.json`. rego: bundle directories, bundles (`.tar.gz`), or `.rego` files. Both: required.
-        pub(super) files: Option<Vec<String>>,
-        /// cedar: the schema.
-        pub(super) schema: Option<String>,
-        /// cedar: the entities.
-        pub(super) entities: Option<String>,
-        /// rego: data files, in JSON or YAML, merged into `data` beside what the bundles hold.
-        pub(super) data: Option<Vec<String>>,
-        /// rego: the rule to ask, its parts with `/` between them. Default: envoy/authz/allow.
-        pub(super) query: Option<String>,
-        /// rego: whether the input has `parsed_body` and `truncated_body`. Default: true.
-        pub(super) parse_body: Option<bool>,
-        /// authzen: the address of the evaluation endpoint, such as
-        /// `https://pdp/access/v1/evaluation`. Required.
-        pub(super) url: Option<String>,
-        /// authzen: the time for one call, less than the proxy's own. Default: 100ms.
-        pub(super) timeout: Option<String>,
-        /// authzen: how long a decision is kept. Default: 0s, not at all.
-        pub(super) cache_ttl: Option<String>,
-        /// authzen: how many decisions are kept. Default: 10000.
-        pub(super) cache_size: Option<usize>,
-        /// authzen: a file with a bearer token to present, read at each call.
-        pub(super) token_file: Option<String>,
-        /// authzen: the user name of HTTP Basic credentials to present.
-        pub(super) username: Option<String>,
-        /// authzen: a file with their password, read at each call.
-        pub(super) password_file: Option<String>,
-        /// authzen: certificate authorities, PEM; only these are trusted. Default: the system's.
-        pub(super) ca_file: Option<String>,
-        /// authzen: accept `http://` beyond loopback.
-        pub(super) insecure_http: Option<bool>,
-        /// authzen: speak HTTP/2 over `http://` without asking; over `https://` it is agreed on anyway.
-        /// Default: false.
-        pub(super) prior_knowledge: Option<bool>,
-        /// authzen: request headers that are sent along. Default: none.
-        pub(super) send_headers: Option<Vec<String>>,
-        /// authzen: query parameters that are sent along. Default: none.
-        pub(super) send_query: Option<Vec<String>>,
-        /// cedar, rego: a bundle that is fetched, in place of files.
-        pub(super) bundle: Option<PolicyBundle>,
-        /// A second policy set, evaluated and compared, never enforced.
-        pub(super) shadow: Option<Shadow>,
-    }
-}
-
-raw! {
-    /// A bundle of policies (`.tar.gz`) that is fetched, and again whenever it changes.
-    pub(super) struct PolicyBundle {
-        /// Its address.
-        pub(super) url: Option<String>,
-        /// How often to look for another one. Default: 60s.
-        pub(super) poll_interval: Option<String>,
-        /// A file with a bearer token to present, read at each look.
-        pub(super) token_file: Option<String>,
-        /// Certificate authorities, PEM; only these are trusted. Default: the system's.
-        pub(super) ca_file: Option<String>,
-        /// Accept `http://` beyond loopback.
-        pub(super) insecure_http: Option<bool>,
-        /// Who must have signed it. Default: nobody.
-        pub(super) verification: Option<BundleVerification>,
-    }
-}
-
-raw! {
-    /// Who must have signed a bundle (`.signatures.json`, as `opa sign` makes it).
-    pub(super) struct BundleVerification {
-        /// The public key or certificate, PEM, or a JWK set.
-        pub(super) key_file: Option<String>,
-        /// What it signs with. Default: RS256.
-        pub(super) algorithm: Option<Algorithm>,
-        /// The key's id. Default: whichever the signature names.
-        pub(super) key_id: Option<String>,
-        /// The signature's scope. Default: none.
-        pub(super) scope: Option<String>,
-    }
-}
-
-raw! {
-    /// A second policy set, evaluated and compared, never enforced.
-    pub(super) struct Shadow {
-        /// What evaluates it. Default: the engine of the policies in force.
-        pub(super) engine: Option<Engine>,
-        /// The policy files.
-        pub(super) files: Option<Vec<String>>,
-        /// cedar: the schema.
-        pub(super) schema: Option<String>,
-        /// cedar: the entities.
-        pub(super) entities: Option<String>,
-        /// rego: data files.
-        pub(super) data: Option<Vec<String>>,
-        /// rego: the rule to ask.
-        pub(super) query: Option<String>,
-    }
-}
-
-/// What decides.
-#[derive(Clone, Copy, Debug, Deserialize, Eq, JsonSchema, PartialEq, Serialize)]
-#[serde(rename_all = "camelCase")]
-pub(super) enum Engine {
-    Cedar,
-    Rego,
-    Authzen,
 }
 
 raw! {
@@ -749,51 +357,4 @@ raw! {
 pub(super) enum ReadinessRule {
     Any,
     All,
-}
-
-/// What must be written, by definition. The structs can't say so: to them every field is optional,
-/// so that one missing field does not hide the next error.
-const REQUIRED: [(&str, &[&str]); 10] = [
-    ("Store", &["id", "type"]),
-    ("Auth", &["method"]),
-    ("Scope", &["clientId", "policy", "jwtResponse"]),
-    ("Issuer", &["issuer", "audiences"]),
-    ("Introspection", &["url", "clientId"]),
-    ("Route", &["match"]),
-    ("RouteMatch", &["path"]),
-    ("JwtResponse", &["tokenLifetimeSeconds"]),
-    ("PolicyBundle", &["url"]),
-    ("BundleVerification", &["keyFile"]),
-];
-
-/// The JSON Schema of the settings.
-pub fn schema() -> Value {
-    let mut schema = schemars::schema_for!(Settings).to_value();
-    drop_defaults(&mut schema);
-    if let Some(root) = schema.as_object_mut() {
-        root.insert("required".to_owned(), json!(["secretStores", "scopes"]));
-    }
-    for (name, required) in REQUIRED {
-        if let Some(Value::Object(definition)) = schema.pointer_mut(&format!("/$defs/{name}")) {
-            definition.insert("required".to_owned(), json!(required));
-        }
-    }
-    schema
-}
-
-/// The derived defaults only say "absent"; the descriptions say what takes effect.
-fn drop_defaults(schema: &mut Value) {
-    match schema {
-        Value::Object(fields) => {
-            fields.retain(|name, value| name != "default" || is_schema(value));
-            fields.values_mut().for_each(drop_defaults);
-        }
-        Value::Array(items) => items.iter_mut().for_each(drop_defaults),
-        _ => {}
-    }
-}
-
-/// A setting may be called `default` too: then a schema with a description stands there.
-fn is_schema(value: &Value) -> bool {
-    value.get("description").is_some()
 }

@@ -6,6 +6,7 @@ use cedar_policy::{
     Authorizer, Context as WholeContext, Decision, Entities as AllEntities, Entity,
     Request as WholeRequest,
 };
+use cedar_policy_core::ast::Effect as PolicyEffect;
 use proptest::prelude::*;
 use serde_json::{Value as Json, json};
 

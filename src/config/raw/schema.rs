@@ -1,0 +1,52 @@
+//! The JSON Schema of the settings.
+
+use serde_json::{Value, json};
+
+use super::Settings;
+
+/// What must be written, by definition. The structs can't say so: to them every field is optional,
+/// so that one missing field does not hide the next error.
+const REQUIRED: [(&str, &[&str]); 10] = [
+    ("Store", &["id", "type"]),
+    ("Auth", &["method"]),
+    ("Scope", &["clientId", "policy", "jwtResponse"]),
+    ("Issuer", &["issuer", "audiences"]),
+    ("Introspection", &["url", "clientId"]),
+    ("Route", &["match"]),
+    ("RouteMatch", &["path"]),
+    ("JwtResponse", &["tokenLifetimeSeconds"]),
+    ("PolicyBundle", &["url"]),
+    ("BundleVerification", &["keyFile"]),
+];
+
+/// The JSON Schema of the settings.
+pub fn schema() -> Value {
+    let mut schema = schemars::schema_for!(Settings).to_value();
+    drop_defaults(&mut schema);
+    if let Some(root) = schema.as_object_mut() {
+        root.insert("required".to_owned(), json!(["secretStores", "scopes"]));
+    }
+    for (name, required) in REQUIRED {
+        if let Some(Value::Object(definition)) = schema.pointer_mut(&format!("/$defs/{name}")) {
+            definition.insert("required".to_owned(), json!(required));
+        }
+    }
+    schema
+}
+
+/// The derived defaults only say "absent"; the descriptions say what takes effect.
+fn drop_defaults(schema: &mut Value) {
+    match schema {
+        Value::Object(fields) => {
+            fields.retain(|name, value| name != "default" || is_schema(value));
+            fields.values_mut().for_each(drop_defaults);
+        }
+        Value::Array(items) => items.iter_mut().for_each(drop_defaults),
+        _ => {}
+    }
+}
+
+/// A setting may be called `default` too: then a schema with a description stands there.
+fn is_schema(value: &Value) -> bool {
+    value.get("description").is_some()
+}
