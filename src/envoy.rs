@@ -11,6 +11,7 @@ mod explain;
 pub(crate) mod framing;
 pub mod json;
 pub mod over_http;
+mod view;
 
 use std::convert::Infallible;
 use std::future::Future;
@@ -69,7 +70,7 @@ impl Inner {
         let bad = |error: &dyn std::fmt::Display| Denial::new(Reason::BadRequest, error);
         let decoding = async {
             let message = framing::read_message(call.into_body()).await;
-            decode::request(message.map_err(|error| bad(&error))?).map_err(|error| bad(&error))
+            decode::request(&message.map_err(|error| bad(&error))?).map_err(|error| bad(&error))
         };
         self.decide(decoding, Channel::Proxy, deadline).await
     }

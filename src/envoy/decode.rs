@@ -3,20 +3,19 @@
 //! Envoy sends headers either in the map `headers` or, with `encode_raw_headers`, in `header_map`;
 //! both are read. What can't be decoded is a [`BadRequest`], which is a denial.
 
-use std::collections::HashMap;
+use std::borrow::Cow;
 use std::net::IpAddr;
 
 use bytes::Bytes;
 use envoy_types::ext_authz::v3::pb::CheckRequest;
-use envoy_types::pb::envoy::config::core::v3::socket_address::PortSpecifier;
-use envoy_types::pb::envoy::config::core::v3::{HeaderMap, Metadata, address};
-use envoy_types::pb::envoy::service::auth::v3::attribute_context::Peer;
+use envoy_types::pb::envoy::config::core::v3::Metadata;
 use envoy_types::pb::google::protobuf as pb;
 use envoy_types::pb::google::protobuf::value::Kind;
 use percent_encoding::percent_decode_str;
 use prost::Message;
 use serde_json::{Map, Value};
 
+use super::view::{Peer, View};
 use crate::clock::Timestamp;
 use crate::request::{BadHost, Body, Headers, Host, Request, Source};
 
@@ -47,65 +46,54 @@ pub enum BadRequest {
 }
 
 /// Decodes a serialised `CheckRequest`.
-pub fn request(message: Bytes) -> Result<Request, BadRequest> {
-    from_proto(CheckRequest::decode(message)?)
+pub fn request(message: &[u8]) -> Result<Request, BadRequest> {
+    match View::of(message) {
+        Some(view) => view.request(),
+        None => from_proto(&CheckRequest::decode(message)?),
+    }
 }
 
-/// Takes a decoded `CheckRequest` over.
-pub fn from_proto(check: CheckRequest) -> Result<Request, BadRequest> {
-    let attributes = check.attributes.ok_or(BadRequest::NoHttp)?;
-    let request = attributes.request.ok_or(BadRequest::NoHttp)?;
-    let time = request.time.and_then(timestamp);
-    let http = request.http.ok_or(BadRequest::NoHttp)?;
-    if http::Method::from_bytes(http.method.as_bytes()).is_err() {
-        return Err(BadRequest::Method);
-    }
-    let scheme = match http.scheme.to_ascii_lowercase().as_str() {
-        "" | "http" => "http",
-        "https" => "https",
-        _ => return Err(BadRequest::Scheme),
-    };
-    let host = Host::parse(&http.host)?;
-    let headers = headers(http.header_map, http.headers);
-    let id = request_id(&headers, http.id);
-    let bytes = if http.raw_body.is_empty() { http.body.into_bytes() } else { http.raw_body };
-    let body = body(bytes.into(), http.size, &headers);
-    Ok(Request {
-        id,
-        method: http.method,
-        scheme: scheme.to_owned(),
-        host,
-        target: http.path,
-        headers,
-        body,
-        size: u64::try_from(http.size).ok(),
-        protocol: http.protocol,
-        time,
-        source: attributes.source.map(end).unwrap_or_default(),
-        destination: attributes.destination.map(end).unwrap_or_default(),
-        server_name: attributes.tls_session.and_then(|session| some(session.sni)),
-        extensions: attributes.context_extensions,
-        metadata: attributes.metadata_context.map(metadata).unwrap_or_default(),
-        route_metadata: attributes.route_metadata_context.map(metadata).unwrap_or_default(),
-    })
+/// Reads a decoded `CheckRequest`.
+pub fn from_proto(check: &CheckRequest) -> Result<Request, BadRequest> {
+    View::over(check).ok_or(BadRequest::NoHttp)?.request()
 }
 
-fn headers(raw: Option<HeaderMap>, joined: HashMap<String, String>) -> Headers {
-    let mut headers = Headers::default();
-    let raw = raw.map(|map| map.headers).unwrap_or_default();
-    for field in raw {
-        if !field.key.starts_with(':') {
-            let value =
-                if field.raw_value.is_empty() { field.value.into() } else { field.raw_value };
-            headers.push(&field.key, value);
+impl View<'_> {
+    /// The request it shows.
+    pub(super) fn request(&self) -> Result<Request, BadRequest> {
+        if http::Method::from_bytes(self.method.as_bytes()).is_err() {
+            return Err(BadRequest::Method);
         }
+        let scheme = match self.scheme.to_ascii_lowercase().as_str() {
+            "" | "http" => "http",
+            "https" => "https",
+            _ => return Err(BadRequest::Scheme),
+        };
+        let mut headers = Headers::default();
+        self.headers.iter().for_each(|(name, value)| headers.push(name, *value));
+        let metadata = |metadata: &Option<Cow<'_, Metadata>>| {
+            metadata.as_deref().map(metadata_fields).unwrap_or_default()
+        };
+        let extensions = self.extensions.iter();
+        Ok(Request {
+            id: request_id(&headers, self.id),
+            method: self.method.to_owned(),
+            scheme: scheme.to_owned(),
+            host: Host::parse(self.host)?,
+            target: self.path.to_owned(),
+            body: body(Bytes::copy_from_slice(self.body), self.size, &headers),
+            headers,
+            size: u64::try_from(self.size).ok(),
+            protocol: self.protocol.to_owned(),
+            time: self.time.and_then(timestamp),
+            source: end(&self.source),
+            destination: end(&self.destination),
+            server_name: some(self.server_name),
+            extensions: extensions.map(|(key, value)| ((*key).into(), (*value).into())).collect(),
+            metadata: metadata(&self.metadata),
+            route_metadata: metadata(&self.route_metadata),
+        })
     }
-    for (name, value) in joined {
-        if !name.starts_with(':') {
-            headers.push(&name, value);
-        }
-    }
-    headers
 }
 
 /// Envoy tells in a header of its own whether it cut the body off, and in `size` how long the body
@@ -124,52 +112,44 @@ pub(super) fn body(bytes: Bytes, size: i64, headers: &Headers) -> Body {
     }
 }
 
-pub(super) fn request_id(headers: &Headers, id: String) -> String {
+pub(super) fn request_id(headers: &Headers, id: &str) -> String {
     let sent = headers.all("x-request-id").next().and_then(|value| str::from_utf8(value).ok());
-    sent.map_or(id, str::to_owned)
+    sent.unwrap_or(id).to_owned()
 }
 
-fn end(peer: Peer) -> Source {
-    let socket = peer.address.and_then(|address| match address.address? {
-        address::Address::SocketAddress(socket) => Some(socket),
-        _ => None,
-    });
-    let port = socket.as_ref().and_then(|socket| match socket.port_specifier.as_ref()? {
-        PortSpecifier::PortValue(port) => u16::try_from(*port).ok(),
-        PortSpecifier::NamedPort(_) => None,
-    });
+fn end(peer: &Peer<'_>) -> Source {
     Source {
-        ip: socket.and_then(|socket| socket.address.parse::<IpAddr>().ok()),
-        port,
+        ip: peer.address.and_then(|address| address.parse::<IpAddr>().ok()),
+        port: peer.port.and_then(|port| u16::try_from(port).ok()),
         principal: some(peer.principal),
         certificate: some(peer.certificate)
             .map(|pem| percent_decode_str(&pem).decode_utf8_lossy().into_owned()),
     }
 }
 
-fn timestamp(time: pb::Timestamp) -> Option<Timestamp> {
-    let seconds = u64::try_from(time.seconds).ok()?;
-    let millis = u64::try_from(time.nanos).ok()? / 1_000_000;
+fn timestamp((seconds, nanos): (i64, i32)) -> Option<Timestamp> {
+    let seconds = u64::try_from(seconds).ok()?;
+    let millis = u64::try_from(nanos).ok()? / 1_000_000;
     Some(Timestamp::from_millis(seconds.checked_mul(1_000)?.checked_add(millis)?))
 }
 
-fn metadata(metadata: Metadata) -> Map<String, Value> {
-    let fields = metadata.filter_metadata.into_iter();
-    fields.map(|(namespace, fields)| (namespace, object(fields))).collect()
+fn metadata_fields(metadata: &Metadata) -> Map<String, Value> {
+    let fields = metadata.filter_metadata.iter();
+    fields.map(|(namespace, fields)| (namespace.clone(), object(fields))).collect()
 }
 
-fn object(fields: pb::Struct) -> Value {
-    Value::Object(fields.fields.into_iter().map(|(name, value)| (name, json(value))).collect())
+fn object(fields: &pb::Struct) -> Value {
+    Value::Object(fields.fields.iter().map(|(name, value)| (name.clone(), json(value))).collect())
 }
 
 /// A protobuf value to the JSON it stands for. Its depth is bounded by the decoder's.
-fn json(value: pb::Value) -> Value {
-    match value.kind {
+fn json(value: &pb::Value) -> Value {
+    match &value.kind {
         None | Some(Kind::NullValue(_)) => Value::Null,
-        Some(Kind::BoolValue(value)) => value.into(),
-        Some(Kind::NumberValue(number)) => whole(number).map_or(number.into(), Value::from),
-        Some(Kind::StringValue(text)) => text.into(),
-        Some(Kind::ListValue(list)) => Value::Array(list.values.into_iter().map(json).collect()),
+        Some(Kind::BoolValue(value)) => (*value).into(),
+        Some(Kind::NumberValue(number)) => whole(*number).map_or((*number).into(), Value::from),
+        Some(Kind::StringValue(text)) => text.as_str().into(),
+        Some(Kind::ListValue(list)) => Value::Array(list.values.iter().map(json).collect()),
         Some(Kind::StructValue(fields)) => object(fields),
     }
 }
@@ -182,8 +162,8 @@ fn whole(number: f64) -> Option<i64> {
     is_whole.then_some(number as i64)
 }
 
-fn some(text: String) -> Option<String> {
-    (!text.is_empty()).then_some(text)
+fn some(text: &str) -> Option<String> {
+    (!text.is_empty()).then(|| text.to_owned())
 }
 
 #[cfg(test)]

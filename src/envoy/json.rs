@@ -46,7 +46,7 @@ pub fn read(bytes: &[u8]) -> Result<Captured, CaptureError> {
     } else {
         CheckRequest::decode(bytes).map_err(BadRequest::from)?
     };
-    let request = decode::from_proto(check)?;
+    let request = decode::from_proto(&check)?;
     Ok(Captured { time: request.time, request })
 }
 

@@ -113,7 +113,7 @@ pub fn request(
     // How long the whole body is, is not said: Envoy's own header tells whether this is all of it.
     let body = decode::body(body, -1, &headers);
     Ok(Request {
-        id: decode::request_id(&headers, String::new()),
+        id: decode::request_id(&headers, ""),
         method: call.method.to_string(),
         scheme: scheme.to_owned(),
         host: host(call)?,

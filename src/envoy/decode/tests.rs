@@ -1,4 +1,4 @@
-use envoy_types::pb::envoy::config::core::v3::HeaderValue;
+use envoy_types::pb::envoy::config::core::v3::{HeaderMap, HeaderValue, address};
 use envoy_types::pb::envoy::service::auth::v3::AttributeContext;
 use envoy_types::pb::envoy::service::auth::v3::attribute_context::{self, HttpRequest};
 
@@ -39,14 +39,14 @@ fn both_forms_of_headers_are_read() {
             HeaderValue { key: "x-b".into(), value: "2".into(), ..Default::default() },
         ],
     });
-    let request = from_proto(check(raw)).unwrap();
+    let request = from_proto(&check(raw)).unwrap();
     assert_eq!(values(&request, "x-a"), [b"1".as_slice(), b"\xff"]);
     assert_eq!(values(&request, "x-b"), [b"2"]);
     assert!(values(&request, ":path").is_empty());
     let mut joined = http();
     joined.headers.insert("x-a".into(), "1,2".into());
     joined.headers.insert(":method".into(), "POST".into());
-    let request = from_proto(check(joined)).unwrap();
+    let request = from_proto(&check(joined)).unwrap();
     assert_eq!(values(&request, "x-a"), [b"1,2"]);
     assert_eq!((request.method.as_str(), request.raw_path()), ("GET", "/a"));
     assert_eq!(request.headers.iter().count(), 1);
@@ -59,7 +59,7 @@ fn a_body_that_may_be_cut_off_is_a_part() {
         http.header_map = Some(HeaderMap {
             headers: marks.iter().map(|mark| field(PARTIAL_BODY, mark.as_bytes())).collect(),
         });
-        from_proto(check(http)).unwrap().body
+        from_proto(&check(http)).unwrap().body
     };
     let (whole, part) = (Body::Whole("abc".into()), Body::Partial("abc".into()));
     for (size, marks, expected) in [
@@ -77,25 +77,25 @@ fn a_body_that_may_be_cut_off_is_a_part() {
     }
     assert_eq!(body("", 0, &["false"]), Body::Unsent);
     let raw = HttpRequest { raw_body: b"\xff".to_vec(), size: 1, ..http() };
-    assert_eq!(from_proto(check(raw)).unwrap().body, Body::Whole(b"\xff".as_slice().into()));
+    assert_eq!(from_proto(&check(raw)).unwrap().body, Body::Whole(b"\xff".as_slice().into()));
 }
 
 #[test]
 fn what_is_no_request_is_refused() {
-    assert!(matches!(request(Bytes::new()), Err(BadRequest::NoHttp)));
-    assert!(matches!(request(Bytes::from_static(b"\xff\xff")), Err(BadRequest::Protobuf(_))));
+    assert!(matches!(request(&[]), Err(BadRequest::NoHttp)));
+    assert!(matches!(request(b"\xff\xff"), Err(BadRequest::Protobuf(_))));
     let empty = CheckRequest { attributes: Some(AttributeContext::default()) };
-    assert!(matches!(from_proto(empty), Err(BadRequest::NoHttp)));
+    assert!(matches!(from_proto(&empty), Err(BadRequest::NoHttp)));
     for method in ["", "GET ", "G\tT", "é"] {
         let bad = HttpRequest { method: method.to_owned(), ..http() };
-        assert!(matches!(from_proto(check(bad)), Err(BadRequest::Method)), "{method:?}");
+        assert!(matches!(from_proto(&check(bad)), Err(BadRequest::Method)), "{method:?}");
     }
     for scheme in ["ftp", "http:", "javascript"] {
         let bad = HttpRequest { scheme: scheme.to_owned(), ..http() };
-        assert!(matches!(from_proto(check(bad)), Err(BadRequest::Scheme)), "{scheme}");
+        assert!(matches!(from_proto(&check(bad)), Err(BadRequest::Scheme)), "{scheme}");
     }
     let bad = HttpRequest { host: "user@a".to_owned(), ..http() };
-    assert!(matches!(from_proto(check(bad)), Err(BadRequest::Host(_))));
+    assert!(matches!(from_proto(&check(bad)), Err(BadRequest::Host(_))));
 }
 
 #[test]
@@ -104,28 +104,28 @@ fn a_text_that_is_not_utf_8_is_refused() {
     let at = valid.windows(5).position(|window| window == b"/aaaa").unwrap();
     let mut broken = valid.clone();
     broken[at + 1] = 0xff;
-    assert!(request(valid.into()).is_ok());
-    assert!(matches!(request(broken.into()), Err(BadRequest::Protobuf(_))));
+    assert!(request(&valid).is_ok());
+    assert!(matches!(request(&broken), Err(BadRequest::Protobuf(_))));
 }
 
 #[test]
 fn the_peer_and_the_id_are_read() {
     let mut check = check(HttpRequest { id: "7".to_owned(), scheme: "HTTPS".to_owned(), ..http() });
     let address = core_address("192.0.2.1");
-    check.attributes.as_mut().unwrap().source = Some(Peer {
+    check.attributes.as_mut().unwrap().source = Some(attribute_context::Peer {
         address: Some(address),
         principal: "spiffe://a/b".to_owned(),
         certificate: "-----BEGIN%20CERTIFICATE-----%0A".to_owned(),
-        ..Peer::default()
+        ..Default::default()
     });
-    let mut request = from_proto(check.clone()).unwrap();
+    let mut request = from_proto(&check).unwrap();
     assert_eq!(request.source.ip, Some("192.0.2.1".parse().unwrap()));
     assert_eq!(request.source.principal.as_deref(), Some("spiffe://a/b"));
     assert_eq!(request.source.certificate.as_deref(), Some("-----BEGIN CERTIFICATE-----\n"));
     assert_eq!((request.id.as_str(), request.scheme.as_str()), ("7", "https"));
     let http = check.attributes.as_mut().unwrap().request.as_mut().unwrap().http.as_mut().unwrap();
     http.headers.insert("x-request-id".to_owned(), "client".to_owned());
-    request = from_proto(check).unwrap();
+    request = from_proto(&check).unwrap();
     assert_eq!(request.id, "client");
 }
 

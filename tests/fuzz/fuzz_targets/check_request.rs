@@ -9,7 +9,7 @@ use placet::envoy::{decode, json};
 use placet::request::Request;
 
 fuzz_target!(|data: &[u8]| {
-    let decoded = decode::request(Bytes::copy_from_slice(data));
+    let decoded = decode::request(data);
     if let Ok(request) = &decoded {
         check(request);
     }
