@@ -62,6 +62,7 @@ pub struct App {
     listeners: Listeners,
     recorder: Recorder,
     log: LogWriter,
+    reuse_max_bytes: u64,
 }
 
 #[derive(Debug)]
@@ -82,6 +83,7 @@ impl App {
         let metrics = Metrics::new();
         let (recorder, log) = Recorder::open(&config.decision_log, metrics.clone())
             .context("the decision log can't be opened")?;
+        let reuse_max_bytes = config.reuse_max_bytes;
         let generation = Generation::start(config, clock, &[], &recorder, &metrics)?;
         let live = Live {
             scopes: Arc::new(ArcSwap::new(Arc::clone(&generation.scopes))),
@@ -90,7 +92,7 @@ impl App {
             ready: watch::channel(false).0,
             metrics,
         };
-        Ok(Self { path, clock, live, generation, listeners, recorder, log })
+        Ok(Self { path, clock, live, generation, listeners, recorder, log, reuse_max_bytes })
     }
 
     /// Serves until `shutdown`, then drains. `reload` yields once for each time the settings are to
@@ -100,11 +102,13 @@ impl App {
         shutdown: CancellationToken,
         reload: tokio::sync::mpsc::Receiver<()>,
     ) -> Result<()> {
-        let Self { path, clock, live, generation, listeners, recorder, log } = self;
+        let Self { path, clock, live, generation, listeners, recorder, log, reuse_max_bytes } =
+            self;
         let (health, health_service) = tonic_health::server::health_reporter();
         health.set_service_status("", ServingStatus::NotServing).await;
         let desk = Desk::new(Arc::clone(&live.scopes), recorder.clone(), clock);
-        let check = CheckService::new(Arc::clone(&live.scopes), recorder.clone(), clock);
+        let check =
+            CheckService::new(Arc::clone(&live.scopes), recorder.clone(), clock, reuse_max_bytes);
         let shown = api::admin::Shown {
             ready: live.ready.subscribe(),
             needs: Arc::clone(&live.needs),

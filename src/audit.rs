@@ -4,12 +4,17 @@
 //! credential, token, query or header value is among them. Deciding never waits for the log: a line
 //! that a slow sink has no room for is dropped and counted.
 
-use std::fs::OpenOptions;
-use std::io::{self, Write};
-use std::path::PathBuf;
-use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
-use std::thread;
+mod repeated;
+mod sink;
+
+use std::io;
 use std::time::Duration;
+
+pub use repeated::{Circumstances, Repeated};
+pub use sink::{LogWriter, Sink};
+
+use self::repeated::Line;
+use self::sink::Lines;
 
 use crate::authorizer::{Decision, Denial, Evaluation, Facts, Grant};
 use crate::clock::Timestamp;
@@ -22,55 +27,18 @@ use crate::scope::Scope;
 use crate::shadow::Asked;
 use crate::token::Token;
 
-/// Lines waiting for the sink.
-const QUEUE: usize = 8_192;
-
-/// Where decision lines go.
-#[derive(Clone, Debug, Eq, PartialEq)]
-pub enum Sink {
-    /// Standard output.
-    Stdout,
-    /// Appended to a file.
-    File(PathBuf),
-    /// Nowhere.
-    None,
-}
-
 /// Records decisions.
 #[derive(Clone, Debug)]
 pub struct Recorder {
     metrics: Metrics,
-    lines: Option<SyncSender<Vec<u8>>>,
-}
-
-/// Writes what is still queued when dropped, once every [`Recorder`] is gone.
-#[derive(Debug)]
-pub struct LogWriter(Option<thread::JoinHandle<()>>);
-
-impl LogWriter {
-    /// Waits until every queued line is written.
-    pub fn finish(mut self) {
-        if let Some(thread) = self.0.take()
-            && thread.join().is_err()
-        {
-            tracing::error!("the decision log's writer panicked");
-        }
-    }
+    lines: Option<Lines>,
 }
 
 impl Recorder {
     /// Opens the sink and starts its writer.
     pub fn open(sink: &Sink, metrics: Metrics) -> io::Result<(Self, LogWriter)> {
-        let output: Box<dyn Write + Send> = match sink {
-            Sink::None => return Ok((Self { metrics, lines: None }, LogWriter(None))),
-            Sink::Stdout => Box::new(io::stdout()),
-            Sink::File(path) => Box::new(OpenOptions::new().create(true).append(true).open(path)?),
-        };
-        let (sender, lines) = sync_channel(QUEUE);
-        let writer = thread::Builder::new()
-            .name("decision-log".to_owned())
-            .spawn(move || write_lines(output, &lines))?;
-        Ok((Self { metrics, lines: Some(sender) }, LogWriter(Some(writer))))
+        let (lines, writer) = sink::open(sink)?;
+        Ok((Self { metrics, lines }, writer))
     }
 
     /// Counts and logs one decision.
@@ -119,6 +87,39 @@ impl Recorder {
         }
     }
 
+    /// Prepares for `decision` to be used again.
+    pub fn repeated(&self, request: &Request, scope: &Scope, decision: &Decision) -> Repeated {
+        let outcome = Outcome::from(decision);
+        let (epoch, none) = (Timestamp::from_millis(0), Duration::ZERO);
+        let line = || Line::of(&record(Some(request), Some(scope), decision, epoch, none));
+        Repeated {
+            counter: self.metrics.decisions(&scope.client_id, outcome.name(), outcome.reason()),
+            line: self.lines.as_ref().and_then(|_| line()),
+        }
+    }
+
+    /// Counts and logs that a decision was used again.
+    pub fn record_repeated(
+        &self,
+        repeated: &Repeated,
+        asked: Circumstances<'_>,
+        now: Timestamp,
+        took: Duration,
+    ) {
+        self.metrics.decided_again(&repeated.counter, took);
+        let Some(lines) = &self.lines else { return };
+        let line = repeated.line.as_ref();
+        match line.and_then(|line| line.write(asked, now, microseconds(took))) {
+            Some(line) => self.add(lines, &line),
+            None => self.metrics.log_line_dropped(),
+        }
+    }
+
+    /// Counts a look for a decision that could be used again.
+    pub fn looked_for_decision(&self, is_known: bool) {
+        self.metrics.cache_lookup("decisions", is_known);
+    }
+
     /// Counts what the shadow policies of a scope say of a decision, and logs it where they differ.
     pub fn record_shadow(
         &self,
@@ -152,7 +153,11 @@ impl Recorder {
             return;
         };
         line.push(b'\n');
-        if let Err(TrySendError::Full(_) | TrySendError::Disconnected(_)) = lines.try_send(line) {
+        self.add(lines, &line);
+    }
+
+    fn add(&self, lines: &Lines, line: &[u8]) {
+        if lines.add(line).is_err() {
             self.metrics.log_line_dropped();
         }
     }
@@ -204,7 +209,7 @@ fn decided(
         }),
         policy: grounds.or_else(in_force),
         id: facts.id.as_ref().map(ToString::to_string).unwrap_or_default(),
-        duration_us: u64::try_from(took.as_micros()).unwrap_or(u64::MAX),
+        duration_us: microseconds(took),
         ..DecisionRecord::default()
     };
     match outcome {
@@ -225,6 +230,10 @@ fn decided(
         }
     }
     record
+}
+
+fn microseconds(took: Duration) -> u64 {
+    u64::try_from(took.as_micros()).unwrap_or(u64::MAX)
 }
 
 /// How a decision ended.
@@ -301,17 +310,5 @@ fn http(request: &Request, facts: &Facts) -> HttpRequest {
         path: path.to_owned(),
         source_ip: request.source.ip.map(|ip| ip.to_string()).unwrap_or_default(),
         source_principal: request.source.principal.clone().unwrap_or_default(),
-    }
-}
-
-fn write_lines(mut output: Box<dyn Write + Send>, lines: &Receiver<Vec<u8>>) {
-    while let Ok(line) = lines.recv() {
-        let mut result = output.write_all(&line);
-        while let (Ok(()), Ok(line)) = (&result, lines.try_recv()) {
-            result = output.write_all(&line);
-        }
-        if let Err(error) = result.and_then(|()| output.flush()) {
-            tracing::error!(%error, "the decision log could not be written");
-        }
     }
 }

@@ -40,6 +40,8 @@ pub struct Config {
     pub scopes: Vec<ScopeConfig>,
     /// Where decision lines go.
     pub decision_log: Sink,
+    /// How much memory kept answers take, in bytes.
+    pub reuse_max_bytes: u64,
     /// How long start-up waits for every scope.
     pub startup_grace: Duration,
     /// Whether readiness always needs every scope.
@@ -102,6 +104,8 @@ pub struct ScopeConfig {
     pub shadow: Option<Policy>,
     /// What fetches its policies, where they are in a bundle elsewhere.
     pub bundle: Option<BundleTask>,
+    /// Whether a decision is used again.
+    pub reuse: bool,
     /// Set while its denials pass.
     pub dry_run: Option<DryRun>,
     /// What its answers tell beside themselves.

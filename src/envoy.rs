@@ -10,6 +10,7 @@ pub mod encode;
 mod explain;
 pub(crate) mod framing;
 pub mod json;
+mod known;
 pub mod over_http;
 mod view;
 
@@ -22,19 +23,22 @@ use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
+use bytes::Bytes;
 use envoy_types::ext_authz::v3::pb::CheckResponse;
 use futures_util::FutureExt;
-use prost::Message;
 use tokio::sync::Semaphore;
 use tonic::body::Body;
 use tonic::server::NamedService;
 use tower::Service;
 
-use crate::audit::Recorder;
-use crate::authorizer::{Decision, Denial, Reason};
-use crate::clock::Clock;
-use crate::request::Request;
-use crate::scope::{Scope, Scopes};
+use self::known::{Answer, InTheMaking, Known};
+use self::view::View;
+use crate::audit::{Recorder, Repeated};
+use crate::authorizer::{Decision, Denial, Grant, Reason};
+use crate::clock::{Clock, Timestamp};
+use crate::request::{Host, Request};
+use crate::reuse::{self, Key};
+use crate::scope::{SCOPE_EXTENSION, Scope, Scopes};
 use crate::token::Channel;
 
 /// Checks in progress at once; one more is refused rather than queued.
@@ -53,85 +57,205 @@ struct Inner {
     recorder: Recorder,
     clock: Clock,
     in_progress: Semaphore,
+    known: Known,
+}
+
+/// What a proxy asks, as it came.
+#[derive(Debug)]
+enum Asking {
+    /// A serialised `CheckRequest`.
+    Message(Bytes),
+    /// A request that was read already.
+    Request(Box<Request>),
+}
+
+/// What a check comes to.
+enum Checked {
+    Decided(Decision),
+    /// It was decided before.
+    Known(Arc<Answer>),
 }
 
 impl CheckService {
-    /// A service that decides by whatever `scopes` holds when a request comes.
-    pub fn new(scopes: Arc<ArcSwap<Scopes>>, recorder: Recorder, clock: Clock) -> Self {
+    /// A service that decides by whatever `scopes` holds when a request comes, and keeps answers of up to
+    /// `max_known_bytes` to give them again.
+    pub fn new(
+        scopes: Arc<ArcSwap<Scopes>>,
+        recorder: Recorder,
+        clock: Clock,
+        max_known_bytes: u64,
+    ) -> Self {
         let in_progress = Semaphore::new(MAX_IN_PROGRESS);
-        Self(Arc::new(Inner { scopes, recorder, clock, in_progress }))
+        let known = Known::new(max_known_bytes);
+        Self(Arc::new(Inner { scopes, recorder, clock, in_progress, known }))
     }
 }
 
 impl Inner {
     /// Reads one message and answers it, whatever happens.
-    async fn answer(&self, call: http::Request<Body>) -> CheckResponse {
+    async fn answer(&self, call: http::Request<Body>) -> Bytes {
         let deadline = framing::timeout(call.headers()).unwrap_or(DEFAULT_DEADLINE);
-        let bad = |error: &dyn std::fmt::Display| Denial::new(Reason::BadRequest, error);
-        let decoding = async {
+        let reading = async {
             let message = framing::read_message(call.into_body()).await;
-            decode::request(&message.map_err(|error| bad(&error))?).map_err(|error| bad(&error))
+            message.map(Asking::Message).map_err(|error| Denial::new(Reason::BadRequest, error))
         };
-        self.decide(decoding, Channel::Proxy, deadline).await
+        let mut seen = Seen::new();
+        match self.check_in_time(reading, Channel::Proxy, deadline, &mut seen).await {
+            Checked::Known(answer) => answer.framed.clone(),
+            Checked::Decided(decision) => self.settle(decision, seen),
+        }
     }
 
-    /// Decides on what `decoding` yields, records it, and makes the answer.
+    /// Answers what `reading` yields, and gives no answer again.
     async fn decide(
         &self,
-        decoding: impl Future<Output = Result<Request, Denial>>,
+        reading: impl Future<Output = Result<Request, Denial>>,
         channel: Channel,
         deadline: Duration,
     ) -> CheckResponse {
-        let started = Instant::now();
-        let mut seen = Seen::default();
-        let work = AssertUnwindSafe(self.check(decoding, channel, &mut seen)).catch_unwind();
-        let denied = |reason, detail: &str| Decision::denied(Denial::new(reason, detail));
-        let decision = match tokio::time::timeout(margin(deadline), work).await {
-            Ok(Ok(Ok(decision))) => decision,
-            Ok(Ok(Err(denial))) => Decision::denied(denial),
-            Ok(Err(_)) => denied(Reason::Internal, "the check panicked"),
-            Err(_) => denied(Reason::Deadline, "the caller's deadline came first"),
+        let reading = reading.map(|read| read.map(|request| Asking::Request(Box::new(request))));
+        let mut seen = Seen::new();
+        match self.check_in_time(reading, channel, deadline, &mut seen).await {
+            Checked::Decided(decision) => self.record(decision, &mut seen).0,
+            Checked::Known(_) => encode::response(None, &failed("an answer nobody asked for")),
+        }
+    }
+
+    async fn check_in_time(
+        &self,
+        reading: impl Future<Output = Result<Asking, Denial>>,
+        channel: Channel,
+        deadline: Duration,
+        seen: &mut Seen,
+    ) -> Checked {
+        let work = AssertUnwindSafe(self.check(reading, channel, seen)).catch_unwind();
+        let late = || Denial::new(Reason::Deadline, "the caller's deadline came first");
+        match tokio::time::timeout(margin(deadline), work).await {
+            Ok(Ok(Ok(checked))) => checked,
+            Ok(Ok(Err(denial))) => Checked::Decided(Decision::denied(denial)),
+            Ok(Err(_)) => Checked::Decided(failed("the check panicked")),
+            Err(_) => Checked::Decided(Decision::denied(late())),
+        }
+    }
+
+    /// Read, decide: what is learned on the way is left in `seen`, where neither a deadline nor a
+    /// panic takes it.
+    async fn check(
+        &self,
+        reading: impl Future<Output = Result<Asking, Denial>>,
+        channel: Channel,
+        seen: &mut Seen,
+    ) -> Result<Checked, Denial> {
+        let Ok(_permit) = self.in_progress.try_acquire() else {
+            return Err(Denial::new(Reason::Overload, "too many checks in progress"));
         };
-        let Seen { request, scope } = seen;
+        let asking = reading.await?;
+        let scopes = self.scopes.load_full();
+        let request = match asking {
+            Asking::Request(request) => *request,
+            Asking::Message(message) => {
+                let view = View::of(&message);
+                if let Some(view) = &view
+                    && let Some(answer) = self.known(view, &scopes, seen).await
+                {
+                    return Ok(Checked::Known(answer));
+                }
+                let read = view.map_or_else(|| decode::request(&message), |view| view.request());
+                read.map_err(|error| Denial::new(Reason::BadRequest, error))?
+            }
+        };
+        let request = seen.request.insert(request);
+        let scope = seen.scope.insert(Arc::clone(scopes.select(request)?));
+        let decision = scope.authorizer.authorize(request, channel, self.clock.now()).await;
+        let is_api = channel == Channel::Api;
+        Ok(Checked::Decided(if is_api { over_http::carried(decision) } else { decision }))
+    }
+
+    /// The answer to the same question, if one may be given again; it is recorded.
+    async fn known(
+        &self,
+        view: &View<'_>,
+        scopes: &Scopes,
+        seen: &mut Seen,
+    ) -> Option<Arc<Answer>> {
+        let named = view.extensions.iter().rev().find(|(key, _)| *key == SCOPE_EXTENSION);
+        let host = Host::parse(view.host).ok()?;
+        let (scope, _) = scopes.choose_by(named.map(|(_, value)| *value), host.name()).ok()?;
+        let key = scope.reuse.as_ref()?.key(&scope.authorizer, &view.asked())?;
+        let mut answer = self.known.get(&key, self.clock.now());
+        if answer.is_none() {
+            seen.making = self.known.wait(key).await;
+            answer = self.known.get(&key, self.clock.now());
+        }
+        self.recorder.looked_for_decision(answer.is_some());
+        let Some(answer) = answer else {
+            seen.key = Some(key);
+            return None;
+        };
+        let circumstances = view.circumstances();
+        let (now, took) = (self.clock.now(), seen.started.elapsed());
+        self.recorder.record_repeated(&answer.repeated, circumstances, now, took);
+        Some(answer)
+    }
+
+    /// Records `decision` and makes the answer, which is kept if it may be given again.
+    fn settle(&self, decision: Decision, mut seen: Seen) -> Bytes {
+        let key = seen.key.filter(|_| matches!(decision.outcome, Ok(Grant::Signed { .. })));
+        let (response, kept) = self.record(decision, &mut seen);
+        let framed = framing::framed(&response);
+        if let (Some(key), Some((span, repeated))) = (key, kept) {
+            self.known.keep(key, Answer { framed: framed.clone(), repeated, span });
+        }
+        framed
+    }
+
+    fn record(
+        &self,
+        decision: Decision,
+        seen: &mut Seen,
+    ) -> (CheckResponse, Option<((Timestamp, Timestamp), Repeated)>) {
+        let (request, scope) = (seen.request.take(), seen.scope.take());
         let decision = match &scope {
             Some(scope) => scope.enforced(decision),
             None => decision,
         };
-        let now = self.clock.now();
-        self.recorder.record(request.as_ref(), scope.as_deref(), &decision, now, started.elapsed());
+        let (now, took) = (self.clock.now(), seen.started.elapsed());
+        self.recorder.record(request.as_ref(), scope.as_deref(), &decision, now, took);
         let response = encode::response(scope.as_deref(), &decision);
-        if let (Some(scope), Some(request)) = (scope, request)
-            && let Some(shadow) = &scope.shadow
+        let (Some(scope), Some(request)) = (scope, request) else { return (response, None) };
+        let kept = match &decision.outcome {
+            Ok(Grant::Signed { token, .. }) if seen.key.is_some() => reuse::span(token)
+                .map(|span| (span, self.recorder.repeated(&request, &scope, &decision))),
+            _ => None,
+        };
+        if let Some(shadow) = &scope.shadow
             && shadow.submit(request, decision.facts, now).is_err()
         {
             self.recorder.shadow_dropped(&scope.client_id);
         }
-        response
-    }
-
-    /// Decode, call: what is learned on the way is left in `seen`, where neither a deadline nor a
-    /// panic takes it.
-    async fn check(
-        &self,
-        decoding: impl Future<Output = Result<Request, Denial>>,
-        channel: Channel,
-        seen: &mut Seen,
-    ) -> Result<Decision, Denial> {
-        let Ok(_permit) = self.in_progress.try_acquire() else {
-            return Err(Denial::new(Reason::Overload, "too many checks in progress"));
-        };
-        let request = seen.request.insert(decoding.await?);
-        let scopes = self.scopes.load_full();
-        let scope = seen.scope.insert(Arc::clone(scopes.select(request)?));
-        let decision = scope.authorizer.authorize(request, channel, self.clock.now()).await;
-        Ok(if channel == Channel::Api { over_http::carried(decision) } else { decision })
+        (response, kept)
     }
 }
 
-#[derive(Default)]
+fn failed(detail: &str) -> Decision {
+    Decision::denied(Denial::new(Reason::Internal, detail))
+}
+
+/// What was learned of a check.
 struct Seen {
+    started: Instant,
     request: Option<Request>,
     scope: Option<Arc<Scope>>,
+    /// Under which its answer may be kept.
+    key: Option<Key>,
+    /// While the answer is made, others with the same question wait.
+    making: Option<InTheMaking>,
+}
+
+impl Seen {
+    fn new() -> Self {
+        Self { started: Instant::now(), request: None, scope: None, key: None, making: None }
+    }
 }
 
 /// Answers before the caller gives up: its giving up would be an error, and could be an allow.
@@ -161,8 +285,7 @@ impl Service<http::Request<Body>> for CheckService {
             if call.uri().path() != "/envoy.service.auth.v3.Authorization/Check" {
                 return Ok(framing::unimplemented());
             }
-            let response = inner.answer(call).await;
-            Ok(framing::response(&response.encode_to_vec()))
+            Ok(framing::response(inner.answer(call).await))
         })
     }
 }

@@ -12,6 +12,7 @@ use crate::keys::{Backend, KeyRing, KeySettings, KeySource, KeyTask, Keys, Signi
 use crate::path::{Allowances, CanonicalPath};
 use crate::policy::{Cedar, CedarSources, Policy};
 use crate::request::{Host, Request};
+use crate::reuse::Reuse;
 use crate::route::{Pattern, Route, Routes};
 use crate::scope::{DecisionHeader, DenyResponse, Explain, Scope};
 use crate::secrets::{KeyLocation, SecretStores, StoreKind, StoreSettings};
@@ -154,6 +155,7 @@ pub(crate) fn scope(client_id: &str) -> Scope {
         dry_run: None,
         explain: Explain::default(),
         shadow: None,
+        reuse: Reuse::new(),
     }
 }
 

@@ -31,7 +31,7 @@ mod fixture;
 mod tests;
 
 pub use self::api_keys::{ApiKeySettings, ApiKeys};
-pub use self::bearer::Proof;
+pub use self::bearer::{KnownBy, Proof};
 pub use self::claims::ClaimPath;
 pub use self::introspection::{AskFault, IntrospectionSettings, Introspector};
 pub(crate) use self::jws::Compact;
@@ -48,7 +48,7 @@ pub use crate::remote::KeyUrlFault;
 use self::bearer::Bearer;
 use self::peer::{Peer, Peers};
 use crate::clock::Timestamp;
-use crate::request::Request;
+use crate::request::{Reads, Request};
 use crate::secrets::Kept;
 
 /// How one scope tells who asks.
@@ -130,6 +130,24 @@ impl Identity {
     ) -> Result<Principal, Refusal> {
         use futures_util::FutureExt as _;
         self.authenticate(request, now).now_or_never().unwrap()
+    }
+
+    /// What of a request is read to tell who sent it, beside the peer's certificate; `None` where
+    /// issuers are asked, who may answer otherwise the next time.
+    pub fn reads(&self) -> Option<Reads> {
+        let mut reads = self.bearer.reads()?;
+        self.peers.add_reads(&mut reads);
+        Some(reads)
+    }
+
+    /// What credentials are known by now.
+    pub fn known_by(&self) -> KnownBy {
+        self.bearer.known_by()
+    }
+
+    /// Whether credentials are still known by the same.
+    pub fn is_known_by(&self, then: &KnownBy) -> bool {
+        self.bearer.is_known_by(then)
     }
 
     fn nobody(&self) -> Result<Principal, Refusal> {

@@ -39,6 +39,7 @@ pub mod policy;
 pub mod readiness;
 pub mod remote;
 pub mod request;
+pub mod reuse;
 pub mod route;
 pub mod scope;
 pub mod search;

@@ -90,8 +90,18 @@ impl Metrics {
         reason: &'static str,
         took: Duration,
     ) {
+        self.decided_again(&self.decisions(scope, outcome, reason), took);
+    }
+
+    /// The counter of decisions like this one.
+    pub fn decisions(&self, scope: &str, outcome: &'static str, reason: &'static str) -> Counter {
         let labels = DecisionLabels { scope: scope.to_owned(), outcome, reason };
-        self.0.decisions.get_or_create(&labels).inc();
+        self.0.decisions.get_or_create_owned(&labels)
+    }
+
+    /// Counts a decision by its counter, and the time it took.
+    pub fn decided_again(&self, decisions: &Counter, took: Duration) {
+        decisions.inc();
         self.0.check_duration.observe(took.as_secs_f64());
     }
 

@@ -33,7 +33,7 @@ use verdict::{Effect, Fault, Verdict};
 use crate::clock::Timestamp;
 use crate::identity::Principal;
 use crate::path::CanonicalPath;
-use crate::request::Request;
+use crate::request::{Reads, Request};
 use crate::route::Target;
 use crate::secrets::Kept;
 
@@ -128,6 +128,28 @@ impl Policy {
         match &self.source {
             Source::Fetched { engine, .. } => Some(Fetching::new(engine.clone())),
             Source::Loaded(_) => None,
+        }
+    }
+
+    /// What decides now.
+    pub fn in_force(&self) -> InForce {
+        let fetched = match &self.source {
+            Source::Loaded(_) => None,
+            Source::Fetched { engine, .. } => engine.current(),
+        };
+        let reads = self.source.snapshot().and_then(|engine| engine.reads());
+        InForce { fetched, reads }
+    }
+
+    /// Whether what decided then still does.
+    pub fn is_in_force(&self, then: &InForce) -> bool {
+        let now = match &self.source {
+            Source::Loaded(_) => return true,
+            Source::Fetched { engine, .. } => engine.current(),
+        };
+        match (&then.fetched, &now) {
+            (Some(then), Some(now)) => Arc::ptr_eq(then, now),
+            (then, now) => then.is_none() && now.is_none(),
         }
     }
 
@@ -287,6 +309,28 @@ impl Engine {
             Self::Rego(rego) => rego.revision(),
             Self::Authzen(remote) => remote.revision(),
         }
+    }
+
+    /// Rego's input is the whole request, and a remote point of decision keeps what it decides itself.
+    fn reads(&self) -> Option<Reads> {
+        match self {
+            Self::Cedar(cedar) => cedar.reads(),
+            Self::Rego(_) | Self::Authzen(_) => None,
+        }
+    }
+}
+
+/// The policies that were in force at one time.
+#[derive(Debug)]
+pub struct InForce {
+    fetched: Option<Arc<Engine>>,
+    reads: Option<Reads>,
+}
+
+impl InForce {
+    /// What of a request they read; `None` where that can't be known, or where it is the clock or a body.
+    pub fn reads(&self) -> Option<&Reads> {
+        self.reads.as_ref()
     }
 }
 

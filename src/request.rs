@@ -4,6 +4,7 @@
 //! here is interpreted yet: the path is as the client sent it (see [`crate::path`] for the
 //! canonical form), and header values are bytes, since a client may send any.
 
+mod asked;
 mod body;
 
 use std::collections::HashMap;
@@ -11,6 +12,7 @@ use std::net::{IpAddr, Ipv6Addr};
 
 use serde_json::{Map, Value};
 
+pub use asked::{Asked, Reads};
 pub use body::{Body, BodyFault, Content};
 
 use crate::clock::Timestamp;

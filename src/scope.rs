@@ -15,6 +15,7 @@ pub use caller::{Api, BadPublicUrl, CallerError, CallerSecrets, PublicUrl};
 use crate::authorizer::{Authorizer, Decision, Denial, DryRun, Reason};
 use crate::clock::Timestamp;
 use crate::request::Request;
+use crate::reuse::Reuse;
 use crate::shadow::Shadow;
 use crate::token::Channel;
 
@@ -44,6 +45,8 @@ pub struct Scope {
     pub explain: Explain,
     /// The policies that are only compared.
     pub shadow: Option<Shadow>,
+    /// Tells requests that are decided the same; `None`: every one is decided.
+    pub reuse: Option<Reuse>,
 }
 
 /// What an answer tells of its decision beside itself; by default nothing.
@@ -205,7 +208,17 @@ impl Scopes {
 
     /// [`Self::select`], and by what it was chosen.
     pub fn choose(&self, request: &Request) -> Result<(&Arc<Scope>, Choice), Denial> {
-        if let Some(client_id) = request.extensions.get(SCOPE_EXTENSION) {
+        let named = request.extensions.get(SCOPE_EXTENSION).map(String::as_str);
+        self.choose_by(named, request.host.name())
+    }
+
+    /// [`Self::choose`], by what Envoy's route names and by the name of the host.
+    pub fn choose_by(
+        &self,
+        named: Option<&str>,
+        host: &str,
+    ) -> Result<(&Arc<Scope>, Choice), Denial> {
+        if let Some(client_id) = named {
             let named = self.by_client_id.get(client_id).map(|scope| (scope, Choice::Named));
             return named.ok_or_else(|| {
                 let shown = client_id.escape_debug();
@@ -213,7 +226,6 @@ impl Scopes {
                 Denial::new(Reason::NoScope, detail)
             });
         }
-        let host = request.host.name();
         let listed = self.by_host.get(host).or_else(|| self.with_suffix_of(host));
         let default = self.default.as_ref().map(|scope| (scope, Choice::Default));
         listed

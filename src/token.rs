@@ -67,7 +67,7 @@ impl Minter {
     ) -> Result<Token, MintError> {
         let ring = self.keys.ring().ok_or(MintError::NoKey)?;
         let key = ring.signer().ok_or(MintError::Stale)?;
-        let claims = self.settings.claims(permit, items, request, now, id)?;
+        let (claims, expires) = self.settings.claims(permit, items, request, now, id)?;
         let claims = serde_json::to_vec(&claims).map_err(MintError::Claims)?;
         let mut jws = String::with_capacity(claims.len() * 2);
         jws.push_str(match channel {
@@ -82,7 +82,8 @@ impl Minter {
         if jws.len() > MAX_TOKEN_BYTES {
             return Err(MintError::TooLong(jws.len()));
         }
-        Ok(Token { jws, id: id.0.clone(), key_id: key.kid().to_owned() })
+        let (id, key_id) = (id.0.clone(), key.kid().to_owned());
+        Ok(Token { jws, id, key_id, issued: now, expires })
     }
 }
 
@@ -110,6 +111,8 @@ pub struct Token {
     jws: String,
     id: String,
     key_id: String,
+    issued: Timestamp,
+    expires: Timestamp,
 }
 
 impl Token {
@@ -130,6 +133,11 @@ impl Token {
     /// Its `jti`.
     pub fn id(&self) -> &str {
         &self.id
+    }
+
+    /// When it was issued and when it expires.
+    pub const fn validity(&self) -> (Timestamp, Timestamp) {
+        (self.issued, self.expires)
     }
 
     /// The `kid` it was signed under.

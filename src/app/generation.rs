@@ -21,6 +21,7 @@ use crate::identity::{ApiKeys, Identity, Introspector, KeySourceSettings, Proof}
 use crate::keys::{KeyTask, Keys};
 use crate::metrics::Metrics;
 use crate::readiness::{Needs, all_complete, any_complete};
+use crate::reuse::Reuse;
 use crate::scope::{Api, CallerSecrets, Scope, Scopes, Selectable};
 use crate::secrets::{KeepTask, Kept};
 use crate::shadow::Shadow;
@@ -196,6 +197,8 @@ pub(super) fn compile(
             catalogue: config.catalogue,
             minter: Minter::new(config.claims, keys),
         },
+        // What is compared is compared for every request.
+        reuse: if config.reuse && shadow.is_none() { Reuse::new() } else { None },
         client_id: config.client_id,
         header: config.header,
         remove_headers: config.remove_headers,

@@ -15,6 +15,9 @@ use super::report::Report;
 use super::{Config, ScopeConfig, effective, raw};
 use crate::audit::Sink;
 
+/// What kept answers may take where the settings don't say.
+pub(super) const DEFAULT_REUSE_BYTES: u64 = 8 * 1024 * 1024;
+
 /// The checked settings; `None`, or any error in `report`, means they can't be used.
 pub(super) fn check(loaded: Loaded, report: &mut Report) -> Option<Config> {
     let settings = &loaded.settings;
@@ -47,6 +50,7 @@ pub(super) fn check(loaded: Loaded, report: &mut Report) -> Option<Config> {
         listen,
         scopes,
         decision_log: decision_log?,
+        reuse_max_bytes: settings.reuse.max_bytes.unwrap_or(DEFAULT_REUSE_BYTES),
         startup_grace: startup_grace?,
         ready_needs_all: settings.readiness == Some(raw::ReadinessRule::All),
         warnings: Vec::new(),

@@ -3,6 +3,7 @@
 
 use serde_json::{Value, json};
 
+use super::check::DEFAULT_REUSE_BYTES;
 use super::{Listen, ScopeConfig, raw};
 use crate::identity::{IdentitySettings, IssuerSettings, KeySourceSettings};
 use crate::token::Items;
@@ -17,6 +18,10 @@ pub(super) fn settings(written: &raw::Settings, listen: &Listen, scopes: &[Scope
             "http": listen.http.to_string(),
             "admin": listen.admin.to_string(),
             "control": listen.control.as_ref().map(|path| format!("unix:{}", path.display())),
+        },
+        "reuse": {
+            "enabled": written.reuse.enabled.unwrap_or(true),
+            "maxBytes": written.reuse.max_bytes.unwrap_or(DEFAULT_REUSE_BYTES),
         },
         "scopes": scopes.iter().map(scope).collect::<Vec<_>>(),
     });

@@ -47,6 +47,8 @@ raw! {
         pub(super) scopes: Vec<Scope>,
         /// Where a line for each decision goes.
         pub(super) decision_log: DecisionLog,
+        /// Whether a decision is used again for requests that are the same in all that it rests on.
+        pub(super) reuse: Reuse,
         /// How long start-up waits for every scope before the complete ones are served.
         pub(super) startup_grace: Option<String>,
         /// `all`: ready only while every scope is complete. `any`: once one is, after the grace.
@@ -333,6 +335,17 @@ raw! {
 pub(super) enum Scheme {
     Http,
     Https,
+}
+
+raw! {
+    /// Whether a decision is used again for requests that are the same in all that it rests on, while at
+    /// least half the life of its token remains.
+    pub(super) struct Reuse {
+        /// Default: true.
+        pub(super) enabled: Option<bool>,
+        /// How much memory the kept answers take, in bytes. Default: 8388608. A change takes a restart.
+        pub(super) max_bytes: Option<u64>,
+    }
 }
 
 raw! {

@@ -22,6 +22,9 @@ use crate::request::{BadHost, Body, Headers, Host, Request, Source};
 /// Set by Envoy (`with_request_body`), in place of any that a client sends.
 const PARTIAL_BODY: &str = "x-envoy-auth-partial-body";
 
+/// The proxy's id of a request, in place of that in its message.
+pub(super) const REQUEST_ID: &str = "x-request-id";
+
 /// Why a message is no request.
 #[derive(Debug, thiserror::Error)]
 pub enum BadRequest {
@@ -113,7 +116,7 @@ pub(super) fn body(bytes: Bytes, size: i64, headers: &Headers) -> Body {
 }
 
 pub(super) fn request_id(headers: &Headers, id: &str) -> String {
-    let sent = headers.all("x-request-id").next().and_then(|value| str::from_utf8(value).ok());
+    let sent = headers.all(REQUEST_ID).next().and_then(|value| str::from_utf8(value).ok());
     sent.unwrap_or(id).to_owned()
 }
 

@@ -9,6 +9,7 @@ use std::time::Duration;
 use bytes::{Buf, Bytes, BytesMut};
 use http::{HeaderMap, HeaderValue, header};
 use http_body_util::{BodyExt, Full};
+use prost::Message;
 use tonic::body::Body;
 
 /// A larger message is refused. Its rest is read and dropped, so that the answer still arrives.
@@ -59,15 +60,21 @@ pub(crate) async fn read_message(mut body: Body) -> Result<Bytes, FrameError> {
     }
 }
 
-/// A successful call with `message` as its answer.
-pub(crate) fn response(message: &[u8]) -> http::Response<Body> {
-    let mut framed = Vec::with_capacity(PREFIX_BYTES + message.len());
+/// `message` as the one of an answer.
+pub(crate) fn framed(message: &impl Message) -> Bytes {
+    let length = message.encoded_len();
+    let mut framed = Vec::with_capacity(PREFIX_BYTES + length);
     framed.push(0);
-    framed.extend_from_slice(&u32::try_from(message.len()).unwrap_or(u32::MAX).to_be_bytes());
-    framed.extend_from_slice(message);
+    framed.extend_from_slice(&u32::try_from(length).unwrap_or(u32::MAX).to_be_bytes());
+    message.encode_raw(&mut framed);
+    framed.into()
+}
+
+/// A successful call with the message `framed` as its answer.
+pub(crate) fn response(framed: Bytes) -> http::Response<Body> {
     let mut trailers = HeaderMap::new();
     trailers.insert("grpc-status", HeaderValue::from_static("0"));
-    let body = Full::new(Bytes::from(framed)).with_trailers(std::future::ready(Some(Ok(trailers))));
+    let body = Full::new(framed).with_trailers(std::future::ready(Some(Ok(trailers))));
     with_grpc_type(http::Response::new(Body::new(body)))
 }
 

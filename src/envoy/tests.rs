@@ -27,7 +27,7 @@ fn serving(scope: Scope) -> (CheckService, Metrics) {
     let scope = Arc::new(scope);
     let scopes = Scopes::new(vec![Selectable { scope, hosts: Vec::new(), default: true }]);
     let scopes = Arc::new(ArcSwap::from_pointee(scopes));
-    (CheckService::new(scopes, recorder, Clock::Fixed(NOW)), metrics)
+    (CheckService::new(scopes, recorder, Clock::Fixed(NOW), 1 << 20), metrics)
 }
 
 fn message(path: &str) -> Vec<u8> {

@@ -13,6 +13,10 @@ use envoy_types::pb::envoy::service::auth::v3::{AttributeContext, attribute_cont
 use prost::Message;
 use prost::encoding::{WireType, encode_key, encode_varint};
 
+use super::decode::REQUEST_ID;
+use crate::audit::Circumstances;
+use crate::request::Asked;
+
 /// A request, as far as we read it.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub(super) struct View<'a> {
@@ -156,6 +160,30 @@ impl<'a> View<'a> {
             }
         }
         Some(())
+    }
+
+    /// What tells it from others.
+    pub(super) fn asked(&self) -> Asked<'_> {
+        Asked {
+            method: self.method,
+            scheme: self.scheme,
+            host: self.host,
+            target: self.path,
+            headers: &self.headers,
+            source_ip: self.source.address.unwrap_or_default(),
+            source_principal: self.source.principal,
+            source_certificate: self.source.certificate,
+        }
+    }
+
+    /// What of it is recorded, whatever was decided.
+    pub(super) fn circumstances(&self) -> Circumstances<'_> {
+        let sent = self.headers.iter().find(|(name, _)| *name == REQUEST_ID);
+        Circumstances {
+            request_id: sent.and_then(|(_, id)| text(id)).unwrap_or(self.id),
+            source_ip: self.source.address.and_then(|address| address.parse().ok()),
+            source_principal: self.source.principal,
+        }
     }
 
     /// What the general decoder has read; `None` without `attributes.request.http`.

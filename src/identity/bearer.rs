@@ -15,13 +15,14 @@ use super::claims::{self, Expiry};
 use super::introspection::{Answer, AskFault, Introspector};
 use super::jwks::IssuerKeys;
 use super::jws::{self, Jws, TOKEN_LIMIT};
+use super::key_set::KeySet;
 use super::peer::Peers;
 use super::place::{Credential, Places, Reader};
 use super::principal::{Principal, PrincipalKind};
 use super::refusal::{BadToken, Excerpt, Refusal};
 use super::settings::{IdentitySettings, IssuerSettings, TokenType};
 use crate::clock::Timestamp;
-use crate::request::Request;
+use crate::request::{Reads, Request};
 use crate::secrets::Kept;
 
 /// What proves that a token is its issuer's.
@@ -55,6 +56,13 @@ struct Proven<'a> {
     issuer: &'a IssuerSettings,
     claims: Map<String, Value>,
     expiry: Expiry,
+}
+
+/// What credentials were known by at one time.
+#[derive(Debug)]
+pub struct KnownBy {
+    key_sets: Vec<Option<Arc<KeySet>>>,
+    api_keys: Option<Arc<ApiKeys>>,
 }
 
 impl Bearer {
@@ -97,6 +105,27 @@ impl Bearer {
             expires,
             peer: None,
         }))
+    }
+
+    /// What of a request is read; `None` where an issuer is asked.
+    pub(super) fn reads(&self) -> Option<Reads> {
+        let are_keys = |issuer: &Issuer| matches!(issuer.proof, Proof::Keys(_));
+        self.issuers.iter().all(are_keys).then(|| self.places.reads())
+    }
+
+    pub(super) fn known_by(&self) -> KnownBy {
+        let key_sets = self.issuers.iter().map(Issuer::key_set).collect();
+        KnownBy { key_sets, api_keys: self.current_api_keys() }
+    }
+
+    pub(super) fn is_known_by(&self, then: &KnownBy) -> bool {
+        let mut key_sets = self.issuers.iter().zip(&then.key_sets);
+        key_sets.all(|(issuer, then)| is_same(issuer.key_set().as_ref(), then.as_ref()))
+            && is_same(self.current_api_keys().as_ref(), then.api_keys.as_ref())
+    }
+
+    fn current_api_keys(&self) -> Option<Arc<ApiKeys>> {
+        self.api_keys.as_ref().and_then(|(_, keys)| keys.current())
     }
 
     fn holder(&self, key: &str, now: Timestamp) -> Result<Principal, Refusal> {
@@ -149,6 +178,13 @@ impl Bearer {
 }
 
 impl Issuer {
+    fn key_set(&self) -> Option<Arc<KeySet>> {
+        match &self.proof {
+            Proof::Keys(keys) => keys.current(),
+            Proof::Word(_) | Proof::WordOffline => None,
+        }
+    }
+
     /// Asks this issuer about `token`, which is opaque or its own.
     async fn ask(&self, token: &str, now: Timestamp) -> Result<Proven<'_>, Refusal> {
         if token.is_empty() || !token.bytes().all(|byte| byte.is_ascii_graphic()) {
@@ -194,6 +230,13 @@ impl Issuer {
             keys.nudge();
         }
         Ok(verified?)
+    }
+}
+
+fn is_same<T>(one: Option<&Arc<T>>, other: Option<&Arc<T>>) -> bool {
+    match (one, other) {
+        (Some(one), Some(other)) => Arc::ptr_eq(one, other),
+        (one, other) => one.is_none() && other.is_none(),
     }
 }
 

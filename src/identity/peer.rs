@@ -11,7 +11,7 @@ use super::certificate::{Names, Thumbprint};
 use super::principal::{Principal, PrincipalKind};
 use super::refusal::{BadToken, Excerpt};
 use super::settings::{CertificateSource, PeerSettings, PeerSubject, Place};
-use crate::request::{Request, Source};
+use crate::request::{Reads, Request, Source};
 
 /// Whose certificates count; nobody's without `peer` settings.
 #[derive(Debug)]
@@ -52,6 +52,18 @@ impl Peers {
             }
         }
         .map(Some)
+    }
+
+    /// Adds what of a request is read, beside the proxy's own word for the certificate.
+    pub(super) fn add_reads(&self, reads: &mut Reads) {
+        let Some(settings) = &self.0 else { return };
+        let name = match settings.from {
+            CertificateSource::Proxy => return,
+            CertificateSource::ClientCert => CLIENT_CERT,
+            CertificateSource::Forwarded => FORWARDED,
+        };
+        reads.headers.insert(name.to_owned());
+        reads.source_ip = true;
     }
 
     /// The caller's certificate, for tokens that are bound to it. Where certificates come in a
@@ -103,7 +115,7 @@ impl PeerSettings {
     fn names(&self, request: &Request) -> Result<Option<Names>, BadToken> {
         let (name, read): (_, fn(&str) -> Option<Names>) = match self.from {
             CertificateSource::Proxy => return connected(&request.source),
-            CertificateSource::ClientCert => ("client-cert", Names::of_client_cert),
+            CertificateSource::ClientCert => (CLIENT_CERT, Names::of_client_cert),
             CertificateSource::Forwarded => (FORWARDED, Names::of_forwarded),
         };
         let mut fields = request.headers.all(name);
@@ -126,6 +138,9 @@ impl PeerSettings {
         ip.is_some_and(|ip| self.trusted_hops.iter().any(|hop| hop.contains(&ip)))
     }
 }
+
+/// RFC 9440 section 2.2.
+const CLIENT_CERT: &str = "client-cert";
 
 /// Envoy's own header for client certificates.
 const FORWARDED: &str = "x-forwarded-client-cert";

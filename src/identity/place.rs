@@ -10,7 +10,7 @@ use percent_encoding::percent_decode;
 
 use super::refusal::BadToken;
 use super::settings::{IdentitySettings, Place};
-use crate::request::Request;
+use crate::request::{Reads, Request};
 
 /// Every place that anyone reads, in order of first mention.
 #[derive(Debug)]
@@ -61,6 +61,19 @@ impl Places {
         request: &'a Request,
     ) -> Result<Option<Credential<'a>>, BadToken> {
         self.0.iter().find_map(|source| source.read(request).transpose()).transpose()
+    }
+
+    /// What of a request is read.
+    pub(super) fn reads(&self) -> Reads {
+        let mut reads = Reads::default();
+        for source in &self.0 {
+            match &source.place {
+                Place::Header { name, .. } => drop(reads.headers.insert(name.to_ascii_lowercase())),
+                Place::Cookie { .. } => drop(reads.headers.insert("cookie".to_owned())),
+                Place::Query { .. } => reads.query = true,
+            }
+        }
+        reads
     }
 
     fn add(&mut self, place: &Place, reader: Reader) {

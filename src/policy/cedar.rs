@@ -38,7 +38,7 @@ use self::load::{Loaded, entity_type, keep};
 use super::verdict::{Effect, Fault, Grounds, Verdict};
 use super::{self as policy, Question};
 use crate::identity::Principal;
-use crate::request::BodyFault;
+use crate::request::{BodyFault, Reads};
 use crate::route::Target;
 
 /// A compiled Cedar policy set with its entities.
@@ -119,6 +119,11 @@ impl Cedar {
 
     pub(super) fn ids(&self) -> Vec<String> {
         self.rules.iter().map(|rule| rule.policy.id().to_string()).collect()
+    }
+
+    /// What of a request the policies read; `None` where it is the clock, a body, or all headers.
+    pub(super) fn reads(&self) -> Option<Reads> {
+        self.footprint.wants.reads()
     }
 
     pub(super) fn decide(&self, question: &Question<'_>) -> Verdict {

@@ -74,6 +74,7 @@ pub struct ClaimSettings {
 }
 
 impl ClaimSettings {
+    /// The claims, and when the token expires.
     pub(super) fn claims(
         &self,
         permit: &Permit,
@@ -81,7 +82,7 @@ impl ClaimSettings {
         request: Option<&Binding<'_>>,
         now: Timestamp,
         id: &DecisionId,
-    ) -> Result<Map<String, Value>, MintError> {
+    ) -> Result<(Map<String, Value>, Timestamp), MintError> {
         let principal = permit.principal();
         let issued = now.seconds();
         let own_expiry = issued.saturating_add(self.lifetime);
@@ -124,7 +125,7 @@ impl ClaimSettings {
             set("htu", request.uri.into());
         }
         set(&self.decision_claim, self.decision(items)?);
-        Ok(claims)
+        Ok((claims, Timestamp::from_seconds(expires)))
     }
 
     fn decision(&self, listed: &Listed<'_>) -> Result<Value, MintError> {

@@ -284,7 +284,10 @@ fn crowds() {
 
 fn crowd(policies: usize, is_mixed: bool) -> [f64; 3] {
     let teams = (policies / 20).max(4);
-    let mut case = Case::of(&mixed_text(policies, teams, is_mixed), &crowd_entities(teams));
+    let mut case = Case::of(
+        &mixed_text(policies, teams, is_mixed),
+        &crowd_entities(teams, policies.max(1_000)),
+    );
     // Each is permitted by a policy for its team.
     let ask = |number: usize, case: &mut Case| {
         let policy = number * 28 % policies / 4 * 4;
@@ -293,7 +296,7 @@ fn crowd(policies: usize, is_mixed: bool) -> [f64; 3] {
         principal.groups = vec![format!("team{}", policy % teams)];
         principal.claims.insert("role".to_owned(), format!("role{number}").into());
         case.principal = Arc::new(principal);
-        case.target = target(&format!("a{}", policy % 1_000));
+        case.target = target(&format!("a{policy}"));
     };
     let mut cost = Vec::new();
     for number in 0..CROWD {
@@ -353,7 +356,7 @@ fn mixed_text(count: usize, teams: usize, is_mixed: bool) -> String {
                 number / 256 % 256, number % 256
             ),
             (_, _, 0) => format!(
-                "permit(principal in Group::\"team{team}\", action == Action::\"read\", resource == Account::\"a{folder}\")
+                "permit(principal in Group::\"team{team}\", action == Action::\"read\", resource == Account::\"a{number}\")
                  when {{ resource.level < 3 }};"
             ),
             (_, _, 1) => format!(
@@ -374,8 +377,8 @@ fn mixed_text(count: usize, teams: usize, is_mixed: bool) -> String {
     text
 }
 
-/// Teams in departments in divisions, and 1,000 accounts in folders.
-fn crowd_entities(teams: usize) -> String {
+/// Teams in departments in divisions, and accounts in folders.
+fn crowd_entities(teams: usize, accounts: usize) -> String {
     let group = |name: &str, number: usize, parent: &str| {
         format!(
             r#"{{"uid": {{"type": "Group", "id": "{name}{number}"}}, "attrs": {{}},
@@ -386,7 +389,7 @@ fn crowd_entities(teams: usize) -> String {
     let mut file: Vec<String> =
         (0..teams).map(|number| group("team", number, "department")).collect();
     file.extend((0..teams.div_ceil(10)).map(|number| group("department", number, "division")));
-    file.extend((0..1_000).map(account));
+    file.extend((0..accounts).map(account));
     format!("[{}]", file.join(","))
 }
 

@@ -4,11 +4,12 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// Rooms that name no protocol, server or cluster.
-const INNER: [&str; 14] = [
+const INNER: [&str; 15] = [
     "json",
     "request",
     "path",
     "scope",
+    "reuse",
     "shadow",
     "authorizer",
     "identity",
@@ -32,7 +33,7 @@ const ORDER: [&[&str]; 11] = [
     &["api", "envoy"],
     &["audit", "readiness"],
     &["scope"],
-    &["shadow"],
+    &["shadow", "reuse"],
     &["authorizer"],
     &["entitlement", "search", "token", "policy", "identity", "route"],
     &[

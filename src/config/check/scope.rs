@@ -33,6 +33,8 @@ pub(super) struct Shared<'a> {
     is_grpc_private: bool,
     own_issuers: Vec<String>,
     decision_claims: BTreeSet<String>,
+    /// Whether decisions are used again.
+    reuse: bool,
 }
 
 impl<'a> Shared<'a> {
@@ -44,6 +46,7 @@ impl<'a> Shared<'a> {
         let scopes = settings.scopes.iter();
         Self {
             stores,
+            reuse: settings.reuse.enabled.unwrap_or(true),
             is_grpc_private: listen.is_none_or(|l| matches!(l.grpc, Address::Unix(..))),
             own_issuers: scopes
                 .clone()
@@ -103,6 +106,7 @@ pub(super) fn check(
         policy,
         shadow,
         bundle,
+        reuse: shared.reuse,
         dry_run: DryRun::of_setting(raw.dry_run.unwrap_or(false)),
         explain: explain?,
         catalogue: catalogue?,

@@ -8,6 +8,8 @@ use std::collections::BTreeSet;
 
 use cedar_policy_core::ast::{BinaryOp, EntityUID, Expr, ExprKind, Literal, Policy, Var};
 
+use crate::request::Reads;
+
 /// Which fields of an open record are looked at.
 #[derive(Clone, Debug, Default)]
 pub(super) enum Fields {
@@ -64,6 +66,17 @@ pub(super) struct Wants {
 }
 
 impl Wants {
+    /// The same, to tell requests apart by; `None` where that would tell every one apart.
+    pub(super) fn reads(&self) -> Option<Reads> {
+        let headers = match &self.headers {
+            Fields::Unseen => BTreeSet::new(),
+            Fields::Named(names) => names.clone(),
+            Fields::All => return None,
+        };
+        let reads = Reads { headers, query: self.query.is_seen(), source_ip: self.ip };
+        (!self.time && !self.body).then_some(reads)
+    }
+
     /// Adds what `context.a.b` looks at, `path` being `[a, b]`.
     fn add_context(&mut self, path: &[&str]) {
         match path {

@@ -1,0 +1,159 @@
+//! Answers that are given again: to the same question, while the same things are in force.
+//!
+//! Which questions are the same is [`Reuse`](crate::reuse::Reuse)'s to tell; here their answers are kept,
+//! as they go over the wire, until half the life of their token is over. Only an allow with a token is
+//! kept. While an answer is in the making, others with the same question wait for it, once; whatever
+//! becomes of it, they then go on by themselves.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use bytes::Bytes;
+use quick_cache::Weighter;
+use quick_cache::sync::Cache;
+use tokio::sync::watch;
+
+use crate::audit::Repeated;
+use crate::clock::Timestamp;
+use crate::reuse::Key;
+
+/// What a kept answer takes beside its bytes.
+const OVERHEAD: usize = 256;
+
+/// An answer, and its record.
+#[derive(Debug)]
+pub(super) struct Answer {
+    /// One gRPC message, framed.
+    pub(super) framed: Bytes,
+    pub(super) repeated: Repeated,
+    /// Since when and until when it may be given.
+    pub(super) span: (Timestamp, Timestamp),
+}
+
+/// The answers that are kept, and those in the making.
+#[derive(Debug)]
+pub(super) struct Known {
+    answers: Cache<Key, Arc<Answer>, Weight>,
+    in_the_making: Making,
+}
+
+type Making = Arc<Mutex<HashMap<Key, watch::Receiver<()>>>>;
+
+#[derive(Clone, Debug)]
+struct Weight;
+
+impl Weighter<Key, Arc<Answer>> for Weight {
+    fn weight(&self, _: &Key, answer: &Arc<Answer>) -> u64 {
+        let bytes = OVERHEAD + answer.framed.len() + answer.repeated.len();
+        u64::try_from(bytes).unwrap_or(u64::MAX)
+    }
+}
+
+impl Known {
+    /// Keeps answers of up to `max_bytes` in all.
+    pub(super) fn new(max_bytes: u64) -> Self {
+        const USUAL: u64 = 2_048;
+        let expected = usize::try_from(max_bytes / USUAL).unwrap_or(usize::MAX);
+        let answers = Cache::with_weighter(expected, max_bytes, Weight);
+        Self { answers, in_the_making: Making::default() }
+    }
+
+    /// The answer, if it may be given at `now`.
+    pub(super) fn get(&self, key: &Key, now: Timestamp) -> Option<Arc<Answer>> {
+        let answer = self.answers.get(key)?;
+        let (from, until) = answer.span;
+        (from <= now && now <= until).then_some(answer)
+    }
+
+    pub(super) fn keep(&self, key: Key, answer: Answer) {
+        self.answers.insert(key, Arc::new(answer));
+    }
+
+    /// Waits for the answer that is in the making, if one is. Without, it is now in the making by the
+    /// caller, until what is returned is dropped.
+    pub(super) async fn wait(&self, key: Key) -> Option<InTheMaking> {
+        let mut others = {
+            let mut all = self.in_the_making.lock().unwrap_or_else(PoisonError::into_inner);
+            let Some(others) = all.get(&key) else {
+                let (done, waiting) = watch::channel(());
+                all.insert(key, waiting);
+                let all = Arc::clone(&self.in_the_making);
+                return Some(InTheMaking { all, key, _done: done });
+            };
+            others.clone()
+        };
+        // It never changes: it ends with its maker.
+        let _ = others.changed().await;
+        None
+    }
+}
+
+/// While it lives, others wait.
+#[derive(Debug)]
+pub(super) struct InTheMaking {
+    all: Making,
+    key: Key,
+    _done: watch::Sender<()>,
+}
+
+impl Drop for InTheMaking {
+    fn drop(&mut self) {
+        self.all.lock().unwrap_or_else(PoisonError::into_inner).remove(&self.key);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use futures_util::FutureExt as _;
+
+    use super::*;
+    use crate::fixture::NOW;
+
+    fn key() -> Key {
+        crate::reuse::any_key()
+    }
+
+    fn answer(length: usize) -> Answer {
+        let framed = Bytes::from(vec![0; length]);
+        let span = (NOW, NOW.after(Duration::from_secs(30)));
+        Answer { framed, repeated: Repeated::default(), span }
+    }
+
+    #[test]
+    fn an_answer_is_given_within_its_span() {
+        let (known, key) = (Known::new(1 << 20), key());
+        assert!(known.get(&key, NOW).is_none());
+        known.keep(key, answer(10));
+        for (millis, is_given) in [(0, true), (30_000, true), (30_001, false)] {
+            let at = NOW.after(Duration::from_millis(millis));
+            assert_eq!(known.get(&key, at).is_some(), is_given, "{millis}");
+        }
+        let before = Timestamp::from_millis(NOW.millis() - 1);
+        assert!(known.get(&key, before).is_none(), "the clock was set back");
+    }
+
+    #[test]
+    fn what_is_kept_is_bounded_in_bytes() {
+        let known = Known::new(1 << 20);
+        let keys: Vec<Key> = (0..4_000).map(|_| key()).collect();
+        keys.iter().for_each(|key| known.keep(*key, answer(1_000)));
+        let kept = keys.iter().filter(|key| known.get(key, NOW).is_some()).count();
+        assert!((100..=1_048).contains(&kept), "{kept}");
+    }
+
+    #[tokio::test]
+    async fn the_others_wait_for_the_first_and_then_go_on() {
+        let (known, key) = (Known::new(1 << 20), key());
+        let first = known.wait(key).await.unwrap();
+        let mut second = Box::pin(known.wait(key));
+        let mut third = Box::pin(known.wait(key));
+        assert!((&mut second).now_or_never().is_none());
+        assert!((&mut third).now_or_never().is_none());
+        drop(first);
+        assert!(second.await.is_none());
+        assert!(third.await.is_none());
+        assert!(known.wait(key).await.is_some(), "nothing is left of it");
+    }
+}

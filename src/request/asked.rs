@@ -1,0 +1,46 @@
+//! A request as far as one can be told from another.
+
+use std::collections::BTreeSet;
+
+/// What is told apart in a request: its parts as the proxy sent them, nothing decoded.
+#[derive(Clone, Copy, Debug)]
+pub struct Asked<'a> {
+    /// The method.
+    pub method: &'a str,
+    /// The scheme.
+    pub scheme: &'a str,
+    /// The authority.
+    pub host: &'a str,
+    /// Path and query.
+    pub target: &'a str,
+    /// The header fields, names in lower case.
+    pub headers: &'a [(&'a str, &'a [u8])],
+    /// The address of whoever connected to the proxy.
+    pub source_ip: &'a str,
+    /// The identity in its certificate.
+    pub source_principal: &'a str,
+    /// Its certificate.
+    pub source_certificate: &'a str,
+}
+
+/// What of a request, beside method, scheme, host, path and the peer's certificate, is read.
+#[derive(Clone, Debug, Default, Eq, PartialEq)]
+pub struct Reads {
+    /// Header fields, by name in lower case.
+    pub headers: BTreeSet<String>,
+    /// The query.
+    pub query: bool,
+    /// The address of whoever connected to the proxy.
+    pub source_ip: bool,
+}
+
+impl Reads {
+    /// What two readers read.
+    #[must_use]
+    pub fn and(mut self, other: &Self) -> Self {
+        self.headers.extend(other.headers.iter().cloned());
+        self.query |= other.query;
+        self.source_ip |= other.source_ip;
+        self
+    }
+}

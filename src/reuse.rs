@@ -1,0 +1,149 @@
+//! When a decision may be used again: for the same question, while the same things are in force.
+//!
+//! A decision and its token follow from the request, as far as the scope reads it, and from what is in
+//! force: the policies, the issuers' keys, the API keys, the signing key. A [`Key`] is a digest of the
+//! first under a number of the second, which is never used twice, so that what was decided before a
+//! change is not found after it. What a scope reads is known from its settings and its policies. Where
+//! it can't be known, or where a policy reads the clock or a body, there is no key, and every request is
+//! decided.
+
+use std::fmt;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use arc_swap::ArcSwapOption;
+use aws_lc_rs::rand;
+
+use crate::authorizer::Authorizer;
+use crate::clock::Timestamp;
+use crate::identity::KnownBy;
+use crate::keys::KeyRing;
+use crate::policy::InForce;
+use crate::request::{Asked, Reads};
+use crate::token::Token;
+
+/// A request to a scope while the same things are in force. It tells nothing of the request: the digest
+/// is keyed with a secret of the process.
+#[derive(Clone, Copy, Eq, Hash, PartialEq)]
+pub struct Key([u8; 32]);
+
+impl fmt::Debug for Key {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Key")
+    }
+}
+
+/// Tells which requests to one scope are alike.
+pub struct Reuse {
+    secret: [u8; 32],
+    epoch: ArcSwapOption<Epoch>,
+}
+
+/// A time during which nothing changes that decisions rest on.
+struct Epoch {
+    number: u64,
+    /// `None` where decisions are not used again.
+    reads: Option<Reads>,
+    ring: Option<Arc<KeyRing>>,
+    credentials: KnownBy,
+    policies: InForce,
+}
+
+static EPOCHS: AtomicU64 = AtomicU64::new(0);
+
+impl Reuse {
+    /// Keys for one scope; `None` if the system has no randomness.
+    pub fn new() -> Option<Self> {
+        let mut secret = [0; 32];
+        rand::fill(&mut secret).ok()?;
+        Some(Self { secret, epoch: ArcSwapOption::empty() })
+    }
+
+    /// The key of a request that `authorizer`, always the same one, decides on. `None`: it is to be
+    /// decided, and the decision not used again.
+    pub fn key(&self, authorizer: &Authorizer, asked: &Asked<'_>) -> Option<Key> {
+        let epoch = self.epoch.load();
+        if let Some(epoch) = epoch.as_ref().filter(|epoch| epoch.goes_on(authorizer)) {
+            return epoch.key(&self.secret, asked);
+        }
+        let epoch = Arc::new(Epoch::beginning(authorizer));
+        let key = epoch.key(&self.secret, asked);
+        self.epoch.store(Some(epoch));
+        key
+    }
+}
+
+impl fmt::Debug for Reuse {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Reuse").finish_non_exhaustive()
+    }
+}
+
+impl Epoch {
+    fn beginning(authorizer: &Authorizer) -> Self {
+        let policies = authorizer.policy.in_force();
+        let reads = policies.reads();
+        let reads = reads.and_then(|reads| Some(authorizer.identity.reads()?.and(reads)));
+        Self {
+            number: EPOCHS.fetch_add(1, Ordering::Relaxed),
+            reads,
+            ring: authorizer.minter.ring(),
+            credentials: authorizer.identity.known_by(),
+            policies,
+        }
+    }
+
+    fn goes_on(&self, authorizer: &Authorizer) -> bool {
+        let is_same_ring = match (&self.ring, authorizer.minter.ring()) {
+            (Some(ring), Some(now)) => Arc::ptr_eq(ring, &now),
+            (ring, now) => ring.is_none() && now.is_none(),
+        };
+        is_same_ring
+            && authorizer.identity.is_known_by(&self.credentials)
+            && authorizer.policy.is_in_force(&self.policies)
+    }
+
+    fn key(&self, secret: &[u8; 32], asked: &Asked<'_>) -> Option<Key> {
+        let reads = self.reads.as_ref()?;
+        let mut text = Vec::with_capacity(1024);
+        let mut add = |part: &[u8]| {
+            text.extend_from_slice(&part.len().to_le_bytes());
+            text.extend_from_slice(part);
+        };
+        add(&self.number.to_le_bytes());
+        add(asked.method.as_bytes());
+        add(asked.scheme.as_bytes());
+        add(asked.host.as_bytes());
+        let (path, query) = asked.target.split_once('?').unwrap_or((asked.target, ""));
+        add(path.as_bytes());
+        add(if reads.query { query.as_bytes() } else { b"" });
+        add(if reads.source_ip { asked.source_ip.as_bytes() } else { b"" });
+        add(asked.source_principal.as_bytes());
+        add(asked.source_certificate.as_bytes());
+        for wanted in &reads.headers {
+            let values = asked.headers.iter().filter(|(name, _)| name == wanted);
+            let values = values.map(|(_, value)| *value);
+            add(&values.clone().count().to_le_bytes());
+            values.for_each(&mut add);
+        }
+        Some(Key(*blake3::keyed_hash(secret, &text).as_bytes()))
+    }
+}
+
+/// Since when and until when a token may be used again: while at least half of its life remains.
+pub fn span(token: &Token) -> Option<(Timestamp, Timestamp)> {
+    let (issued, expires) = token.validity();
+    let half = expires.since(issued) / 2;
+    (!half.is_zero()).then(|| (issued, issued.after(half)))
+}
+
+/// A key of no request.
+#[cfg(test)]
+pub(crate) fn any_key() -> Key {
+    let mut bytes = [0; 32];
+    rand::fill(&mut bytes).unwrap();
+    Key(bytes)
+}
+
+#[cfg(test)]
+mod tests;
