@@ -20,6 +20,7 @@ use serde_json::Value;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
+use tonic::service::Routes;
 use tonic_health::ServingStatus;
 use tonic_health::server::HealthReporter;
 
@@ -29,7 +30,7 @@ use crate::api::pdp::PdpService;
 use crate::audit::{LogWriter, Recorder};
 use crate::clock::Clock;
 use crate::config::{Config, Listen};
-use crate::envoy::{self, CheckService};
+use crate::envoy::{self, CheckService, Front};
 use crate::metrics::Metrics;
 use crate::proto;
 use crate::readiness::Needs;
@@ -117,18 +118,19 @@ impl App {
         };
         let check_over_http = check.clone();
         let mut tasks = JoinSet::new();
-        let grpc = tonic::transport::Server::builder()
-            .add_service(health_service)
+        let others = Routes::new(health_service)
             .add_service(reflection().build_v1()?)
             .add_service(reflection().build_v1alpha()?)
-            .add_service(check)
             .add_service(PdpService::new(desk.clone()));
+        let grpc = Front::new(check, others);
         let Listeners { addresses, grpc: grpc_listener, http, admin, control } = listeners;
         tracing::info!(grpc = %addresses.grpc, http = %addresses.http, admin = %addresses.admin, "listening");
         let stop = shutdown.clone();
         tasks.spawn(async move {
             let signal = stop.cancelled_owned();
-            grpc.serve_with_incoming_shutdown(grpc_listener.incoming(), signal)
+            let incoming = grpc_listener.incoming();
+            tonic::transport::Server::builder()
+                .serve_with_incoming_shutdown(grpc, incoming, signal)
                 .await
                 .context("the gRPC server failed")
         });

@@ -9,6 +9,7 @@ pub mod decode;
 pub mod encode;
 mod explain;
 pub(crate) mod framing;
+mod front;
 pub mod json;
 mod known;
 pub mod over_http;
@@ -30,6 +31,8 @@ use tokio::sync::Semaphore;
 use tonic::body::Body;
 use tonic::server::NamedService;
 use tower::Service;
+
+pub use self::front::Front;
 
 use self::known::{Answer, InTheMaking, Known};
 use self::view::View;

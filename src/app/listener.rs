@@ -1,5 +1,7 @@
 //! TCP and Unix socket listeners.
 
+mod gathered;
+
 use std::io;
 use std::os::unix::fs::{FileTypeExt, PermissionsExt};
 use std::path::{Path, PathBuf};
@@ -9,9 +11,12 @@ use std::task::{Context as TaskContext, Poll};
 use anyhow::{Context, Result, bail};
 use futures_util::{Stream, StreamExt};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
+use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream, tcp, unix};
 use tokio_stream::wrappers::{TcpListenerStream, UnixListenerStream};
+use tokio_util::either::Either;
 use tonic::transport::server::Connected;
+
+use self::gathered::Gathered;
 
 use crate::config::Address;
 
@@ -46,15 +51,13 @@ impl Listener {
     /// The connections, for tonic.
     pub(super) fn incoming(self) -> Pin<Box<dyn Stream<Item = io::Result<Connection>> + Send>> {
         match self {
-            Self::Tcp(listener) => Box::pin(TcpListenerStream::new(listener).map(|stream| {
-                let stream = stream?;
-                stream.set_nodelay(true)?;
-                Ok(Connection::Tcp(stream))
-            })),
+            Self::Tcp(listener) => {
+                Box::pin(TcpListenerStream::new(listener).map(|stream| Connection::tcp(stream?)))
+            }
             Self::Unix(listener, file) => {
                 Box::pin(UnixListenerStream::new(listener).map(move |stream| {
                     let _held_while_listening = &file;
-                    Ok(Connection::Unix(stream?))
+                    Ok(Connection::unix(stream?))
                 }))
             }
         }
@@ -125,11 +128,21 @@ async fn remove_stale(path: &Path) -> Result<()> {
     std::fs::remove_file(path).with_context(|| format!("can't remove `{}`", path.display()))
 }
 
-/// One connection.
+/// One connection, for tonic.
 #[derive(Debug)]
-pub(super) enum Connection {
-    Tcp(TcpStream),
-    Unix(UnixStream),
+pub(super) struct Connection(Gathered<Either<tcp::OwnedReadHalf, unix::OwnedReadHalf>>);
+
+impl Connection {
+    fn tcp(stream: TcpStream) -> io::Result<Self> {
+        stream.set_nodelay(true)?;
+        let (read, write) = stream.into_split();
+        Ok(Self(Gathered::new(Either::Left(read), write)))
+    }
+
+    fn unix(stream: UnixStream) -> Self {
+        let (read, write) = stream.into_split();
+        Self(Gathered::new(Either::Right(read), write))
+    }
 }
 
 impl Connected for Connection {
@@ -144,10 +157,7 @@ impl AsyncRead for Connection {
         context: &mut TaskContext<'_>,
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
-        match self.get_mut() {
-            Self::Tcp(stream) => Pin::new(stream).poll_read(context, buffer),
-            Self::Unix(stream) => Pin::new(stream).poll_read(context, buffer),
-        }
+        Pin::new(&mut self.get_mut().0).poll_read(context, buffer)
     }
 }
 
@@ -157,24 +167,7 @@ impl AsyncWrite for Connection {
         context: &mut TaskContext<'_>,
         buffer: &[u8],
     ) -> Poll<io::Result<usize>> {
-        match self.get_mut() {
-            Self::Tcp(stream) => Pin::new(stream).poll_write(context, buffer),
-            Self::Unix(stream) => Pin::new(stream).poll_write(context, buffer),
-        }
-    }
-
-    fn poll_flush(self: Pin<&mut Self>, context: &mut TaskContext<'_>) -> Poll<io::Result<()>> {
-        match self.get_mut() {
-            Self::Tcp(stream) => Pin::new(stream).poll_flush(context),
-            Self::Unix(stream) => Pin::new(stream).poll_flush(context),
-        }
-    }
-
-    fn poll_shutdown(self: Pin<&mut Self>, context: &mut TaskContext<'_>) -> Poll<io::Result<()>> {
-        match self.get_mut() {
-            Self::Tcp(stream) => Pin::new(stream).poll_shutdown(context),
-            Self::Unix(stream) => Pin::new(stream).poll_shutdown(context),
-        }
+        Pin::new(&mut self.get_mut().0).poll_write(context, buffer)
     }
 
     fn poll_write_vectored(
@@ -182,13 +175,18 @@ impl AsyncWrite for Connection {
         context: &mut TaskContext<'_>,
         buffers: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        match self.get_mut() {
-            Self::Tcp(stream) => Pin::new(stream).poll_write_vectored(context, buffers),
-            Self::Unix(stream) => Pin::new(stream).poll_write_vectored(context, buffers),
-        }
+        Pin::new(&mut self.get_mut().0).poll_write_vectored(context, buffers)
     }
 
     fn is_write_vectored(&self) -> bool {
-        true
+        self.0.is_write_vectored()
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, context: &mut TaskContext<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.get_mut().0).poll_flush(context)
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, context: &mut TaskContext<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.get_mut().0).poll_shutdown(context)
     }
 }

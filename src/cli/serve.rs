@@ -1,8 +1,10 @@
 //! `placet serve`.
 
+use std::num::NonZero;
 use std::path::PathBuf;
 
 use anyhow::{Context, Result};
+use tokio::runtime::{Builder, Runtime};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
@@ -12,7 +14,7 @@ use crate::clock::Clock;
 
 pub(super) fn run(config: PathBuf) -> Result<()> {
     log_panics();
-    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
+    let runtime = runtime()?;
     runtime.block_on(async {
         let shutdown = CancellationToken::new();
         let (reload_sender, reload) = mpsc::channel(1);
@@ -35,6 +37,14 @@ pub(super) fn run(config: PathBuf) -> Result<()> {
         signals.abort();
         outcome
     })
+}
+
+/// One thread where there is one core, or the share of one: more would only hand requests to each other.
+fn runtime() -> std::io::Result<Runtime> {
+    let cores = std::thread::available_parallelism().map_or(1, NonZero::get);
+    let mut builder =
+        if cores == 1 { Builder::new_current_thread() } else { Builder::new_multi_thread() };
+    builder.enable_all().build()
 }
 
 /// A panic answers its request with a denial; its place is logged, its message is not: that could
