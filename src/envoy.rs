@@ -184,7 +184,9 @@ impl Inner {
         let named = view.extensions.iter().rev().find(|(key, _)| *key == SCOPE_EXTENSION);
         let host = Host::parse(view.host).ok()?;
         let (scope, _) = scopes.choose_by(named.map(|(_, value)| *value), host.name()).ok()?;
-        let key = scope.reuse.as_ref()?.key(&scope.authorizer, &view.asked())?;
+        // What is compared is compared for every request.
+        let reuse = scope.reuse.as_ref().filter(|_| scope.shadow.is_none())?;
+        let key = reuse.key(&scope.authorizer, &view.asked())?;
         let mut answer = self.known.get(&key, self.clock.now());
         if answer.is_none() {
             seen.making = self.known.wait(key).await;
@@ -227,7 +229,7 @@ impl Inner {
         let response = encode::response(scope.as_deref(), &decision);
         let (Some(scope), Some(request)) = (scope, request) else { return (response, None) };
         let kept = match &decision.outcome {
-            Ok(Grant::Signed { token, .. }) if seen.key.is_some() => reuse::span(token)
+            Ok(Grant::Signed { token, .. }) if seen.key.is_some() => reuse::span(token.validity())
                 .map(|span| (span, self.recorder.repeated(&request, &scope, &decision))),
             _ => None,
         };

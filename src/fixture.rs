@@ -7,15 +7,15 @@ use std::time::Duration;
 use crate::authorizer::Authorizer;
 use crate::clock::{Clock, Timestamp};
 use crate::entitlement::Catalogue;
-use crate::identity::{Identity, IdentitySettings, Principal, Require};
+use crate::identity::{ApiKeySettings, Identity, IdentitySettings, Place, Principal, Require};
 use crate::keys::{Backend, KeyRing, KeySettings, KeySource, KeyTask, Keys, SigningKey};
 use crate::path::{Allowances, CanonicalPath};
-use crate::policy::{Cedar, CedarSources, Policy};
+use crate::policy::{AuthzenSettings, Cedar, CedarSources, Credentials, Policy};
 use crate::request::{Host, Request};
 use crate::reuse::Reuse;
 use crate::route::{Pattern, Route, Routes};
 use crate::scope::{DecisionHeader, DenyResponse, Explain, Scope};
-use crate::secrets::{KeyLocation, SecretStores, StoreKind, StoreSettings};
+use crate::secrets::{KeyLocation, SecretStore, SecretStores, StoreKind, StoreSettings};
 use crate::token::{ClaimSettings, Items, Minter, Template};
 
 pub(crate) const NOW: Timestamp = Timestamp::from_seconds(1_800_000_000);
@@ -43,16 +43,7 @@ pub(crate) fn signing_key(client_id: &str) -> SigningKey {
 /// Keys that were never loaded.
 pub(crate) fn no_keys() -> Keys {
     let source = KeySource {
-        store: Arc::clone(
-            SecretStores::open(vec![StoreSettings {
-                id: "none".to_owned(),
-                default: true,
-                kind: StoreKind::Env { prefix: "NONE_".to_owned() },
-            }])
-            .unwrap()
-            .choose(None)
-            .unwrap(),
-        ),
+        store: no_store(),
         location: KeyLocation { path: None, name: "none".to_owned(), is_named: true },
         backend: Backend::Memory,
         settings: KeySettings {
@@ -67,6 +58,41 @@ pub(crate) fn no_keys() -> Keys {
         max_key_age: Duration::ZERO,
     };
     KeyTask::new(source, Clock::Fixed(NOW), None).1
+}
+
+/// A store that holds nothing.
+fn no_store() -> Arc<SecretStore> {
+    let store = StoreSettings {
+        id: "none".to_owned(),
+        default: true,
+        kind: StoreKind::Env { prefix: "NONE_".to_owned() },
+    };
+    Arc::clone(SecretStores::open(vec![store]).unwrap().choose(None).unwrap())
+}
+
+/// API keys in `x-api-key`.
+pub(crate) fn api_key_settings() -> ApiKeySettings {
+    ApiKeySettings {
+        place: Place::Header { name: "x-api-key".to_owned(), prefix: String::new() },
+        principal_type: "User".to_owned(),
+        store: no_store(),
+        location: KeyLocation { path: None, name: "none".to_owned(), is_named: true },
+    }
+}
+
+/// A remote point of decision at `url`.
+pub(crate) fn authzen_settings(url: &str) -> AuthzenSettings {
+    AuthzenSettings {
+        url: url.parse().unwrap(),
+        timeout: Duration::from_secs(60),
+        cache_ttl: Duration::ZERO,
+        cache_size: 1,
+        credentials: Credentials::Nothing,
+        authorities: None,
+        prior_knowledge: false,
+        headers: Vec::new(),
+        query: Vec::new(),
+    }
 }
 
 pub(crate) fn file(text: &str) -> tempfile::NamedTempFile {

@@ -20,7 +20,6 @@ use crate::identity::KnownBy;
 use crate::keys::KeyRing;
 use crate::policy::InForce;
 use crate::request::{Asked, Reads};
-use crate::token::Token;
 
 /// A request to a scope while the same things are in force. It tells nothing of the request: the digest
 /// is keyed with a secret of the process.
@@ -130,11 +129,11 @@ impl Epoch {
     }
 }
 
-/// Since when and until when a token may be used again: while at least half of its life remains.
-pub fn span(token: &Token) -> Option<(Timestamp, Timestamp)> {
-    let (issued, expires) = token.validity();
+/// Since when and until when a token that is valid from and to these times may be used again: while at
+/// least half of its life remains.
+pub fn span((issued, expires): (Timestamp, Timestamp)) -> Option<(Timestamp, Timestamp)> {
     let half = expires.since(issued) / 2;
-    (!half.is_zero()).then(|| (issued, issued.after(half)))
+    (half.as_millis() > 0).then(|| (issued, issued.after(half)))
 }
 
 /// A key of no request.

@@ -197,8 +197,7 @@ pub(super) fn compile(
             catalogue: config.catalogue,
             minter: Minter::new(config.claims, keys),
         },
-        // What is compared is compared for every request.
-        reuse: if config.reuse && shadow.is_none() { Reuse::new() } else { None },
+        reuse: if config.reuse { Reuse::new() } else { None },
         client_id: config.client_id,
         header: config.header,
         remove_headers: config.remove_headers,

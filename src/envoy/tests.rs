@@ -13,7 +13,7 @@ use crate::audit::Sink;
 use crate::authorizer::{Authorizer, DryRun};
 use crate::fixture::{self, NOW};
 use crate::metrics::Metrics;
-use crate::policy::{Authzen, AuthzenSettings, Credentials, Policy};
+use crate::policy::{Authzen, Policy};
 use crate::scope::{Scopes, Selectable};
 use crate::shadow::Shadow;
 
@@ -24,10 +24,14 @@ fn service() -> (CheckService, Metrics) {
 fn serving(scope: Scope) -> (CheckService, Metrics) {
     let metrics = Metrics::new();
     let (recorder, _) = Recorder::open(&Sink::None, metrics.clone()).unwrap();
+    (serving_with(scope, recorder), metrics)
+}
+
+fn serving_with(scope: Scope, recorder: Recorder) -> CheckService {
     let scope = Arc::new(scope);
     let scopes = Scopes::new(vec![Selectable { scope, hosts: Vec::new(), default: true }]);
     let scopes = Arc::new(ArcSwap::from_pointee(scopes));
-    (CheckService::new(scopes, recorder, Clock::Fixed(NOW), 1 << 20), metrics)
+    CheckService::new(scopes, recorder, Clock::Fixed(NOW), 1 << 20)
 }
 
 fn message(path: &str) -> Vec<u8> {
@@ -53,20 +57,6 @@ fn call(body: Body) -> http::Request<Body> {
     let mut call = http::Request::new(body);
     *call.uri_mut() = "/envoy.service.auth.v3.Authorization/Check".parse().unwrap();
     call
-}
-
-fn waiting_for(url: &str) -> AuthzenSettings {
-    AuthzenSettings {
-        url: url.parse().unwrap(),
-        timeout: Duration::from_secs(60),
-        cache_ttl: Duration::ZERO,
-        cache_size: 1,
-        credentials: Credentials::Nothing,
-        authorities: None,
-        prior_knowledge: false,
-        headers: Vec::new(),
-        query: Vec::new(),
-    }
 }
 
 /// The gRPC status, and the answer's code and HTTP status (0 for an allow).
@@ -143,7 +133,7 @@ async fn a_deadline_is_denied_but_passes_in_a_dry_run() {
     let silent = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
     let url = format!("http://{}/", silent.local_addr().unwrap());
     for (dry_run, answer, outcome) in [(false, (7, 503), "deny"), (true, (0, 0), "dry_run")] {
-        let policy = Policy::authzen(Authzen::new(waiting_for(&url)).unwrap());
+        let policy = Policy::authzen(Authzen::new(fixture::authzen_settings(&url)).unwrap());
         let authorizer = Authorizer { policy, ..fixture::authorizer() };
         let dry_run = DryRun::of_setting(dry_run);
         let scope = Scope { authorizer, dry_run, ..fixture::scope("orders") };
@@ -222,4 +212,76 @@ fn the_margin_leaves_time_to_answer() {
     assert_eq!(of(250), Duration::from_millis(225));
     assert_eq!(of(20), Duration::from_millis(15));
     assert_eq!(of(3), Duration::ZERO);
+}
+
+/// A message for `path` with a header, and the request's own id.
+fn message_with(path: &str, header: (&str, &str), id: &str) -> Vec<u8> {
+    let mut check = CheckRequest::decode(message(path).as_slice()).unwrap();
+    let request = check.attributes.as_mut().unwrap().request.as_mut().unwrap();
+    let headers = &mut request.http.as_mut().unwrap().headers;
+    headers.insert(header.0.to_owned(), header.1.to_owned());
+    headers.insert("x-request-id".to_owned(), id.to_owned());
+    check.encode_to_vec()
+}
+
+/// The token that travels upstream, if there is one.
+async fn token(service: &mut CheckService, message: &[u8]) -> Option<String> {
+    let response = service.call(call(framed(message))).await.unwrap();
+    let body = response.into_body().collect().await.unwrap().to_bytes();
+    match CheckResponse::decode(body.get(5..)?).unwrap().http_response.unwrap() {
+        HttpResponse::OkResponse(ok) => Some(ok.headers.first()?.header.clone()?.value),
+        _ => None,
+    }
+}
+
+#[tokio::test]
+async fn the_same_question_gets_the_same_token_and_a_record_of_its_own() {
+    let file = tempfile::NamedTempFile::new().unwrap();
+    let metrics = Metrics::new();
+    let (recorder, log) =
+        Recorder::open(&Sink::File(file.path().to_owned()), metrics.clone()).unwrap();
+    let mut service = serving_with(fixture::scope("orders"), recorder);
+    let ask = |header, id| message_with("/accounts/1?q=1", header, id);
+    let first = token(&mut service, &ask(("x-other", "1"), "one")).await.unwrap();
+    for (header, id) in [(("x-other", "1"), "two"), (("x-other", "2"), "three")] {
+        assert_eq!(token(&mut service, &ask(header, id)).await, Some(first.clone()), "{id}");
+    }
+    let other = token(&mut service, &message_with("/accounts/1", ("x-other", "1"), "four")).await;
+    assert_eq!(other, Some(first.clone()), "no policy reads the query");
+    assert_eq!(token(&mut service, &ask(("x-forbid", "1"), "five")).await, None);
+    assert_eq!(token(&mut service, &ask(("x-forbid", "1"), "six")).await, None);
+    let exposition = metrics.exposition();
+    for line in [
+        r#"placet_decisions_total{scope="orders",outcome="allow",reason="permitted"} 4"#,
+        r#"placet_decisions_total{scope="orders",outcome="deny",reason="forbidden"} 2"#,
+        r#"placet_cache_hits_total{cache="decisions"} 3"#,
+        r#"placet_cache_misses_total{cache="decisions"} 3"#,
+    ] {
+        assert!(exposition.contains(line), "{exposition}");
+    }
+    drop(service);
+    log.finish();
+    let lines = std::fs::read_to_string(file.path()).unwrap();
+    let lines: Vec<serde_json::Value> =
+        lines.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    let ids: Vec<_> = lines.iter().map(|line| line["requestId"].as_str().unwrap()).collect();
+    assert_eq!(ids, ["one", "two", "three", "four", "five", "six"]);
+    let reused: Vec<_> = lines.iter().map(|line| line["reused"].as_bool().unwrap()).collect();
+    assert_eq!(reused, [false, true, true, true, false, false]);
+    let first = &lines[0];
+    for line in &lines[1..4] {
+        for member in
+            ["id", "tokenId", "keyId", "scope", "outcome", "principal", "target", "policy", "http"]
+        {
+            assert_eq!(line[member], first[member], "{member}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn where_nothing_is_used_again_every_request_has_its_own_token() {
+    let mut service = serving(Scope { reuse: None, ..fixture::scope("orders") }).0;
+    let first = token(&mut service, &message("/accounts/1")).await;
+    assert!(first.is_some());
+    assert_ne!(first, token(&mut service, &message("/accounts/1")).await);
 }
