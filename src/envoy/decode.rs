@@ -68,7 +68,8 @@ pub fn from_proto(check: CheckRequest) -> Result<Request, BadRequest> {
     let host = Host::parse(&http.host)?;
     let headers = headers(http.header_map, http.headers);
     let id = request_id(&headers, http.id);
-    let bytes = if http.raw_body.is_empty() { http.body.into_bytes() } else { http.raw_body };
+    let is_text_body = http.raw_body.is_empty();
+    let bytes = if is_text_body { http.body.into_bytes() } else { http.raw_body };
     let body = body(bytes.into(), http.size, &headers);
     Ok(Request {
         id,
@@ -78,6 +79,7 @@ pub fn from_proto(check: CheckRequest) -> Result<Request, BadRequest> {
         target: http.path,
         headers,
         body,
+        is_text_body,
         size: u64::try_from(http.size).ok(),
         protocol: http.protocol,
         time,
