@@ -34,11 +34,11 @@ use tower::Service;
 
 pub use self::front::Front;
 
-use self::known::{Answer, InTheMaking, Known};
+use self::known::{Answer, InTheMaking, Known, Terms};
 use self::view::View;
-use crate::audit::{Recorder, Repeated};
+use crate::audit::Recorder;
 use crate::authorizer::{Decision, Denial, Grant, Reason};
-use crate::clock::{Clock, Timestamp};
+use crate::clock::Clock;
 use crate::request::{Host, Request};
 use crate::reuse::{self, Key};
 use crate::scope::{SCOPE_EXTENSION, Scope, Scopes};
@@ -74,7 +74,7 @@ enum Asking {
 
 /// What a check comes to.
 enum Checked {
-    Decided(Decision),
+    Decided(Box<Decision>),
     /// It was decided before.
     Known(Arc<Answer>),
 }
@@ -105,7 +105,7 @@ impl Inner {
         let mut seen = Seen::new();
         match self.check_in_time(reading, Channel::Proxy, deadline, &mut seen).await {
             Checked::Known(answer) => answer.framed.clone(),
-            Checked::Decided(decision) => self.settle(decision, seen),
+            Checked::Decided(decision) => self.settle(*decision, seen),
         }
     }
 
@@ -119,8 +119,12 @@ impl Inner {
         let reading = reading.map(|read| read.map(|request| Asking::Request(Box::new(request))));
         let mut seen = Seen::new();
         match self.check_in_time(reading, channel, deadline, &mut seen).await {
-            Checked::Decided(decision) => self.record(decision, &mut seen).0,
-            Checked::Known(_) => encode::response(None, &failed("an answer nobody asked for")),
+            Checked::Decided(decision) => self.record(*decision, &mut seen).0,
+            // Nobody looked for one.
+            Checked::Known(_) => {
+                let denial = Denial::new(Reason::Internal, "an answer to another question");
+                encode::response(None, &Decision::denied(denial))
+            }
         }
     }
 
@@ -132,13 +136,13 @@ impl Inner {
         seen: &mut Seen,
     ) -> Checked {
         let work = AssertUnwindSafe(self.check(reading, channel, seen)).catch_unwind();
-        let late = || Denial::new(Reason::Deadline, "the caller's deadline came first");
-        match tokio::time::timeout(margin(deadline), work).await {
-            Ok(Ok(Ok(checked))) => checked,
-            Ok(Ok(Err(denial))) => Checked::Decided(Decision::denied(denial)),
-            Ok(Err(_)) => Checked::Decided(failed("the check panicked")),
-            Err(_) => Checked::Decided(Decision::denied(late())),
-        }
+        let denial = match tokio::time::timeout(margin(deadline), work).await {
+            Ok(Ok(Ok(checked))) => return checked,
+            Ok(Ok(Err(denial))) => denial,
+            Ok(Err(_)) => Denial::new(Reason::Internal, "the check panicked"),
+            Err(_) => Denial::new(Reason::Deadline, "the caller's deadline came first"),
+        };
+        Checked::Decided(Box::new(Decision::denied(denial)))
     }
 
     /// Read, decide: what is learned on the way is left in `seen`, where neither a deadline nor a
@@ -171,7 +175,8 @@ impl Inner {
         let scope = seen.scope.insert(Arc::clone(scopes.select(request)?));
         let decision = scope.authorizer.authorize(request, channel, self.clock.now()).await;
         let is_api = channel == Channel::Api;
-        Ok(Checked::Decided(if is_api { over_http::carried(decision) } else { decision }))
+        let decision = if is_api { over_http::carried(decision) } else { decision };
+        Ok(Checked::Decided(Box::new(decision)))
     }
 
     /// The answer to the same question, if one may be given again; it is recorded.
@@ -199,26 +204,23 @@ impl Inner {
         };
         let circumstances = view.circumstances();
         let (now, took) = (self.clock.now(), seen.started.elapsed());
-        self.recorder.record_repeated(&answer.repeated, circumstances, now, took);
+        self.recorder.record_repeated(&answer.terms.repeated, circumstances, now, took);
         Some(answer)
     }
 
     /// Records `decision` and makes the answer, which is kept if it may be given again.
     fn settle(&self, decision: Decision, mut seen: Seen) -> Bytes {
-        let key = seen.key.filter(|_| matches!(decision.outcome, Ok(Grant::Signed { .. })));
-        let (response, kept) = self.record(decision, &mut seen);
+        let key = seen.key;
+        let (response, terms) = self.record(decision, &mut seen);
         let framed = framing::framed(&response);
-        if let (Some(key), Some((span, repeated))) = (key, kept) {
-            self.known.keep(key, Answer { framed: framed.clone(), repeated, span });
+        if let (Some(key), Some(terms)) = (key, terms) {
+            self.known.keep(key, Answer { framed: framed.clone(), terms });
         }
         framed
     }
 
-    fn record(
-        &self,
-        decision: Decision,
-        seen: &mut Seen,
-    ) -> (CheckResponse, Option<((Timestamp, Timestamp), Repeated)>) {
+    /// The answer, and how it may be given again.
+    fn record(&self, decision: Decision, seen: &mut Seen) -> (CheckResponse, Option<Terms>) {
         let (request, scope) = (seen.request.take(), seen.scope.take());
         let decision = match &scope {
             Some(scope) => scope.enforced(decision),
@@ -228,9 +230,11 @@ impl Inner {
         self.recorder.record(request.as_ref(), scope.as_deref(), &decision, now, took);
         let response = encode::response(scope.as_deref(), &decision);
         let (Some(scope), Some(request)) = (scope, request) else { return (response, None) };
-        let kept = match &decision.outcome {
-            Ok(Grant::Signed { token, .. }) if seen.key.is_some() => reuse::span(token.validity())
-                .map(|span| (span, self.recorder.repeated(&request, &scope, &decision))),
+        let terms = match &decision.outcome {
+            Ok(Grant::Signed { token, .. }) if seen.key.is_some() => {
+                let repeated = || self.recorder.repeated(&request, &scope, &decision);
+                reuse::span(token.validity()).map(|span| Terms { repeated: repeated(), span })
+            }
             _ => None,
         };
         if let Some(shadow) = &scope.shadow
@@ -238,12 +242,8 @@ impl Inner {
         {
             self.recorder.shadow_dropped(&scope.client_id);
         }
-        (response, kept)
+        (response, terms)
     }
-}
-
-fn failed(detail: &str) -> Decision {
-    Decision::denied(Denial::new(Reason::Internal, detail))
 }
 
 /// What was learned of a check.

@@ -108,6 +108,7 @@ pub(crate) fn policy(text: &str, entities: &str) -> Policy {
         schema: None,
         entities: Some(entities.path().to_owned()),
         bundle: None,
+        descriptors: None,
     };
     Policy::cedar(Cedar::load(&sources, ["Account", "Path", "User", "Anonymous"]).unwrap())
 }

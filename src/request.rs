@@ -13,7 +13,9 @@ use std::net::{IpAddr, Ipv6Addr};
 use serde_json::{Map, Value};
 
 pub use asked::{Asked, Reads};
-pub use body::{Body, BodyFault, Content};
+pub use body::{
+    Body, BodyFault, Content, Descriptors, DescriptorsError, Fields, GrpcFault, MultipartFault,
+};
 
 use crate::clock::Timestamp;
 
@@ -34,6 +36,8 @@ pub struct Request {
     pub headers: Headers,
     /// The body, as far as the proxy sent it.
     pub body: Body,
+    /// Whether the body came as text, in which the proxy writes `!` for every byte that is no UTF-8.
+    pub is_text_body: bool,
     /// How long the body says it is, in bytes.
     pub size: Option<u64>,
     /// The protocol, such as `HTTP/2`.

@@ -85,6 +85,7 @@ impl View<'_> {
             host: Host::parse(self.host)?,
             target: self.path.to_owned(),
             body: body(Bytes::copy_from_slice(self.body), self.size, &headers),
+            is_text_body: self.is_text_body,
             headers,
             size: u64::try_from(self.size).ok(),
             protocol: self.protocol.to_owned(),

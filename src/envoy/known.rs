@@ -25,8 +25,14 @@ const OVERHEAD: usize = 256;
 pub(super) struct Answer {
     /// One gRPC message, framed.
     pub(super) framed: Bytes,
+    pub(super) terms: Terms,
+}
+
+/// How an answer is given again.
+#[derive(Debug)]
+pub(super) struct Terms {
     pub(super) repeated: Repeated,
-    /// Since when and until when it may be given.
+    /// Since when and until when.
     pub(super) span: (Timestamp, Timestamp),
 }
 
@@ -44,7 +50,7 @@ struct Weight;
 
 impl Weighter<Key, Arc<Answer>> for Weight {
     fn weight(&self, _: &Key, answer: &Arc<Answer>) -> u64 {
-        let bytes = OVERHEAD + answer.framed.len() + answer.repeated.len();
+        let bytes = OVERHEAD + answer.framed.len() + answer.terms.repeated.len();
         u64::try_from(bytes).unwrap_or(u64::MAX)
     }
 }
@@ -61,7 +67,7 @@ impl Known {
     /// The answer, if it may be given at `now`.
     pub(super) fn get(&self, key: &Key, now: Timestamp) -> Option<Arc<Answer>> {
         let answer = self.answers.get(key)?;
-        let (from, until) = answer.span;
+        let (from, until) = answer.terms.span;
         (from <= now && now <= until).then_some(answer)
     }
 
@@ -118,7 +124,7 @@ mod tests {
     fn answer(length: usize) -> Answer {
         let framed = Bytes::from(vec![0; length]);
         let span = (NOW, NOW.after(Duration::from_secs(30)));
-        Answer { framed, repeated: Repeated::default(), span }
+        Answer { framed, terms: Terms { repeated: Repeated::default(), span } }
     }
 
     #[test]

@@ -28,6 +28,8 @@ pub(super) struct View<'a> {
     pub(super) protocol: &'a str,
     pub(super) size: i64,
     pub(super) body: &'a [u8],
+    /// Whether the body came in the field of text.
+    pub(super) is_text_body: bool,
     /// Without pseudo headers. Those of the map, which may be in any order, come last.
     pub(super) headers: Vec<(&'a str, &'a [u8])>,
     /// Seconds and nanoseconds.
@@ -137,7 +139,8 @@ impl<'a> View<'a> {
                 _ => return None,
             }
         }
-        if !raw_body.is_empty() {
+        self.is_text_body = raw_body.is_empty();
+        if !self.is_text_body {
             self.body = raw_body;
         }
         match raw_headers {
@@ -207,6 +210,7 @@ impl<'a> View<'a> {
             protocol: &http.protocol,
             size: http.size,
             body: if http.raw_body.is_empty() { http.body.as_bytes() } else { &http.raw_body },
+            is_text_body: http.raw_body.is_empty(),
             headers: raw.chain(joined).filter(|(name, _)| !name.starts_with(':')).collect(),
             time: request.time.map(|time| (time.seconds, time.nanos)),
             source: attributes.source.as_ref().map(Peer::over).unwrap_or_default(),

@@ -19,6 +19,7 @@ mod load;
 mod ranges;
 
 use std::collections::{BTreeSet, HashMap};
+use std::sync::Arc;
 
 use cedar_policy_core::ast::{
     Eid, Entity, EntityType, EntityUID, Literal, PartialValue, Policy, ValueKind,
@@ -38,7 +39,7 @@ use self::load::{Loaded, entity_type, keep};
 use super::verdict::{Effect, Fault, Grounds, Verdict};
 use super::{self as policy, Question};
 use crate::identity::Principal;
-use crate::request::{BodyFault, Reads};
+use crate::request::{BodyFault, Descriptors, Reads};
 use crate::route::Target;
 
 /// A compiled Cedar policy set with its entities.
@@ -53,6 +54,7 @@ pub struct Cedar {
     constructors: Constructors,
     /// `(asset type, action)`, by the schema.
     actions: Vec<(String, String)>,
+    descriptors: Option<Arc<Descriptors>>,
     revision: String,
 }
 
@@ -105,8 +107,8 @@ impl Cedar {
         let rules = rules.collect();
         let entities: &Entities = loaded.entities.as_ref();
         let store = Store::new(entities.clone(), &index, &footprint);
-        let Loaded { actions, revision, .. } = loaded;
-        Self { rules, index, footprint, store, names, constructors, actions, revision }
+        let Loaded { actions, descriptors, revision, .. } = loaded;
+        Self { rules, index, footprint, store, names, constructors, actions, descriptors, revision }
     }
 
     pub(super) fn revision(&self) -> &str {
@@ -162,7 +164,8 @@ impl Cedar {
             &self.index,
             wants,
         )?;
-        let context = context::context(question, wants, &self.constructors)?;
+        let descriptors = self.descriptors.as_deref();
+        let context = context::context(question, wants, &self.constructors, descriptors)?;
         let names = &self.footprint.names;
         let (action, asset) = match question.context {
             policy::Context::Http { .. } => (Vec::new(), Vec::new()),

@@ -26,6 +26,7 @@ use super::bundle::{Bundle, BundleError};
 use super::changes::Protected;
 use super::verdict::{Effect, Fault, Grounds, Verdict};
 use super::{Context, Question};
+use crate::request::{BodyFault, Descriptors};
 
 /// Where a scope's Rego policies come from, and how they are asked.
 #[derive(Clone, Debug)]
@@ -42,6 +43,8 @@ pub struct RegoSources {
     pub protected: Protected,
     /// A bundle that was fetched, beside `files`.
     pub bundle: Option<Arc<Bundle>>,
+    /// What gRPC methods take.
+    pub descriptors: Option<Arc<Descriptors>>,
 }
 
 /// A compiled set of Rego policies with its data.
@@ -105,7 +108,7 @@ impl Rego {
         }
     }
 
-    fn input(&self, question: &Question<'_>) -> Result<Value, crate::request::BodyFault> {
+    fn input(&self, question: &Question<'_>) -> Result<Value, BodyFault> {
         match question.context {
             Context::Http { request, path } => self.shape.http(question, request, path),
             Context::Stated(stated) => Ok(input::stated(question, stated)),

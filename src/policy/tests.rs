@@ -2,7 +2,7 @@ use serde_json::json;
 
 use super::*;
 use crate::fixture::{self, NOW, file};
-use crate::request::Body;
+use crate::request::{Body, Descriptors};
 
 struct Asked {
     principal: Arc<Principal>,
@@ -178,6 +178,59 @@ fn the_context_shows_the_body() {
 }
 
 #[test]
+fn what_cedar_can_not_hold_of_a_form_is_seen_to_be_there() {
+    let mut asked = Asked::new(fixture::user("alice"));
+    asked.request.headers.push("content-type", "multipart/form-data; boundary=x");
+    let part = "--x\r\nContent-Disposition: form-data; name=";
+    let text = format!("{part}role\r\n\r\nuser\r\n");
+    let order = format!("{part}order\r\nContent-Type: application/json\r\n\r\n{{\"id\":7}}\r\n");
+    let file = format!("{part}role; filename=f\r\n\r\n").into_bytes();
+    let whole = [text.as_bytes(), order.as_bytes(), b"--x--"].concat();
+    asked.request.body = Body::Whole(whole.into());
+    let is_user = r#"context.http.body.form.role == ["user"]"#;
+    assert!(holds(
+        &format!(r#"{is_user} && context.http.body.form.order == [{{"id": 7}}]"#),
+        &asked
+    ));
+    let with_a_file = [text.as_bytes(), &file, b"\xff\r\n--x--"].concat();
+    asked.request.body = Body::Whole(with_a_file.into());
+    assert!(!holds(is_user, &asked));
+    assert!(holds(r#"context.http.body.form.role == ["user", {}]"#, &asked));
+}
+
+#[test]
+fn a_message_is_seen_by_its_descriptors() {
+    let policies =
+        file(r"permit(principal, action, resource) when { context.http.body.json.sign };");
+    let known = Descriptors::parse(crate::proto::DESCRIPTORS.to_vec()).unwrap();
+    let policy = |descriptors| {
+        let sources = CedarSources {
+            policies: vec![policies.path().to_owned()],
+            schema: None,
+            entities: None,
+            bundle: None,
+            descriptors,
+        };
+        Policy::cedar(Cedar::load(&sources, ["Account"]).unwrap())
+    };
+    let (seeing, blind) = (policy(Some(Arc::new(known))), policy(None));
+    assert_ne!(seeing.revision(), blind.revision());
+    let mut asked = Asked::new(fixture::user("alice"));
+    asked.path = fixture::path("/placet.v1.PolicyDecisionPoint/Evaluate");
+    asked.request.headers.push("content-type", "application/grpc");
+    asked.request.body = Body::Whole(b"\0\0\0\0\x02\x28\x01".as_slice().into());
+    assert!(seeing.decide_now(&asked.question()).is_ok());
+    assert!(blind.decide_now(&asked.question()).is_err());
+    asked.request.is_text_body = true;
+    let refusal = seeing.decide_now(&asked.question()).unwrap_err();
+    assert!(matches!(refusal.kind, RefusalKind::NoPermit), "bytes of it may be lost: {refusal:?}");
+    asked.request.is_text_body = false;
+    asked.request.body = Body::Whole(b"\0\0\0\0\x02\x28".as_slice().into());
+    let refusal = seeing.decide_now(&asked.question()).unwrap_err();
+    assert!(matches!(refusal.kind, RefusalKind::BadBody(_)), "{refusal:?}");
+}
+
+#[test]
 fn the_entities_file_adds_to_the_principal() {
     let entities = r#"[
         {"uid": {"type": "User", "id": "alice"}, "attrs": {"desk": 7, "claims": "old"},
@@ -217,6 +270,7 @@ fn all_that_is_wrong_is_said_at_once() {
         schema: None,
         entities: Some("/nonexistent.json".into()),
         bundle: None,
+        descriptors: None,
     };
     let errors = Cedar::load(&sources, ["not a type"]).unwrap_err();
     let text = errors.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n");
@@ -243,6 +297,7 @@ fn policies_that_do_not_fit_the_schema_are_refused() {
             schema: Some(schema.path().to_owned()),
             entities: None,
             bundle: None,
+            descriptors: None,
         };
         Cedar::load(&sources, ["Account"]).map(Policy::cedar)
     };
@@ -297,6 +352,7 @@ fn a_json_policy_set_brings_templates_and_their_links() {
         schema: None,
         entities: None,
         bundle: None,
+        descriptors: None,
     };
     let policy = Policy::cedar(Cedar::load(&sources, []).unwrap());
     assert_eq!(policy.len(), 4);

@@ -118,9 +118,8 @@ fn a_credential_is_read_where_it_may_stand() {
         }
     }
     let (reuse, authorizer) = (Reuse::new().unwrap(), with_keys_from(cookie));
-    let with_cookie = |value: &[u8]| {
-        key(&reuse, &authorizer, &Asked { headers: &[("cookie", value)], ..ASKED })
-    };
+    let with_cookie =
+        |value: &[u8]| key(&reuse, &authorizer, &Asked { headers: &[("cookie", value)], ..ASKED });
     assert_ne!(with_cookie(b"k=1"), with_cookie(b"k=2"));
 }
 

@@ -90,6 +90,7 @@ impl Case {
             schema: None,
             entities: Some(write("entities.json", file)),
             bundle: None,
+            descriptors: None,
         };
         let policy = Policy::cedar(Cedar::load(&sources, ["User", "Account"]).unwrap());
         let principal = Principal {

@@ -91,6 +91,7 @@ impl Case {
             parse_body: true,
             protected: Protected::default(),
             bundle: None,
+            descriptors: None,
         };
         let mut engine = regorus::Engine::new();
         engine.add_policy("policy.rego".to_owned(), text.to_owned()).unwrap_or_default();

@@ -277,6 +277,47 @@ fn what_belongs_to_a_roll_out_is_checked() {
 }
 
 #[test]
+fn what_grpc_methods_take_is_read_with_the_settings() {
+    let policy = |change: Value| {
+        let (folder, path) = settings(|tree| lay(&mut tree["scopes"][0]["policy"], &change));
+        std::fs::write(folder.path().join("p.rego"), "package envoy.authz\nallow := true").unwrap();
+        std::fs::write(folder.path().join("p.proto"), "syntax = \"proto3\";").unwrap();
+        std::fs::write(folder.path().join("p.pb"), placet::proto::DESCRIPTORS).unwrap();
+        let revision = |config: Config| {
+            let shadow = config.scopes[0].shadow.as_ref().map(|shadow| shadow.revision());
+            (config.scopes[0].policy.revision(), shadow)
+        };
+        Config::load(&path).map(revision).map_err(|_| errors(&path).join("; "))
+    };
+    for (engine, file) in [("cedar", "p.cedar"), ("rego", "p.rego")] {
+        let blind = serde_json::json!({"engine": engine, "files": [file]});
+        let mut seeing = blind.clone();
+        let more = serde_json::json!({"protoDescriptor": "p.pb", "shadow": {"files": [file]}});
+        lay(&mut seeing, &more);
+        let (in_force, shadow) = policy(seeing).unwrap();
+        assert_eq!(Some(&in_force), shadow.as_ref(), "what is compared sees by the same");
+        assert_ne!(in_force, policy(blind).unwrap().0);
+    }
+    for (change, expected) in [
+        (
+            serde_json::json!({"protoDescriptor": "gone.pb"}),
+            "scopes[0].policy.protoDescriptor: can't read `",
+        ),
+        (
+            serde_json::json!({"protoDescriptor": "p.proto"}),
+            "p.proto` is not a whole FileDescriptorSet: write it with `protoc --include_imports",
+        ),
+        (
+            serde_json::json!({"engine": "authzen", "files": null, "url": "https://pdp/x", "protoDescriptor": "p.pb"}),
+            "scopes[0].policy.protoDescriptor: does not belong to the engine authzen",
+        ),
+    ] {
+        let error = policy(change).unwrap_err();
+        assert!(error.contains(expected) && !error.contains("; "), "{error}");
+    }
+}
+
+#[test]
 fn a_dry_run_is_warned_of_and_off_unless_said() {
     let warned = |change: Value| {
         let (_folder, path) = settings(|tree| {

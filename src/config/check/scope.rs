@@ -82,6 +82,7 @@ pub(super) fn check(
         routes: routes.as_ref(),
         identity: identity.as_ref(),
         header: header.as_ref(),
+        descriptors: None,
     };
     let policies = policy::check(path, raw, around, report);
     let signing = token::signing(path, raw, client_id.as_deref(), shared, report);

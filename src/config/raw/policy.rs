@@ -22,6 +22,8 @@ raw! {
         pub(in crate::config) query: Option<String>,
         /// rego: whether the input has `parsed_body` and `truncated_body`. Default: true.
         pub(in crate::config) parse_body: Option<bool>,
+        /// cedar, rego: what gRPC methods take, as a serialised FileDescriptorSet (`protoc --include_imports --descriptor_set_out`). Default: none, and messages are not read.
+        pub(in crate::config) proto_descriptor: Option<String>,
         /// authzen: the address of the evaluation endpoint, such as
         /// `https://pdp/access/v1/evaluation`. Required.
         pub(in crate::config) url: Option<String>,

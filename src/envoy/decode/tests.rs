@@ -77,7 +77,10 @@ fn a_body_that_may_be_cut_off_is_a_part() {
     }
     assert_eq!(body("", 0, &["false"]), Body::Unsent);
     let raw = HttpRequest { raw_body: b"\xff".to_vec(), size: 1, ..http() };
-    assert_eq!(from_proto(&check(raw)).unwrap().body, Body::Whole(b"\xff".as_slice().into()));
+    let raw = from_proto(&check(raw)).unwrap();
+    assert_eq!((raw.body, raw.is_text_body), (Body::Whole(b"\xff".as_slice().into()), false));
+    let text = HttpRequest { body: "!".to_owned(), size: 1, ..http() };
+    assert!(from_proto(&check(text)).unwrap().is_text_body, "it may have been another byte");
 }
 
 #[test]

@@ -16,7 +16,7 @@ use super::footprint::{Fields, Wants};
 use crate::identity::Principal;
 use crate::path::CanonicalPath;
 use crate::policy::{self, Question};
-use crate::request::{Content, Request};
+use crate::request::{Content, Descriptors, Request};
 
 /// The names of Cedar's constructors, parsed once.
 #[derive(Debug)]
@@ -41,6 +41,7 @@ pub(super) fn context(
     question: &Question<'_>,
     wants: &Wants,
     constructors: &Constructors,
+    descriptors: Option<&Descriptors>,
 ) -> Result<Context, EvaluationError> {
     let (request, path) = match question.context {
         policy::Context::Http { request, path } => (request, path),
@@ -55,8 +56,10 @@ pub(super) fn context(
     if let Some(peer) = question.principal.peer.as_deref().filter(|_| wants.peer) {
         source.push(("principal", peer.into()));
     }
-    let mut fields =
-        vec![("http", http(request, path, wants)?), ("source", Value::record(source, None))];
+    let mut fields = vec![
+        ("http", http(request, path, wants, descriptors)?),
+        ("source", Value::record(source, None)),
+    ];
     if wants.time {
         fields.push(("time", call(&constructors.datetime, question.now.rfc3339())?));
     }
@@ -132,7 +135,12 @@ impl<'a> Sight<'a> {
     }
 }
 
-fn http(request: &Request, path: &CanonicalPath, wants: &Wants) -> Result<Value, EvaluationError> {
+fn http(
+    request: &Request,
+    path: &CanonicalPath,
+    wants: &Wants,
+    descriptors: Option<&Descriptors>,
+) -> Result<Value, EvaluationError> {
     let mut http: Vec<(&str, Value)> = Vec::new();
     if wants.method {
         http.push(("method", request.method.as_str().into()));
@@ -150,19 +158,27 @@ fn http(request: &Request, path: &CanonicalPath, wants: &Wants) -> Result<Value,
         http.push(("headers", headers(request, &wants.headers)));
     }
     if wants.body {
-        http.push(("body", body(request)?));
+        http.push(("body", body(request, path, descriptors)?));
     }
     Ok(Value::record(http, None))
 }
 
-/// `{state, json, form}`: `json` and `form` are there when the whole body is of that type.
-fn body(request: &Request) -> Result<Value, EvaluationError> {
+/// `{state, json, form}`: `json` and `form` are there when the whole body is of that type. `form`
+/// maps a name to the set of its values, in which an empty record stands for each that Cedar can't
+/// hold: so a set that equals another has nothing besides.
+fn body(
+    request: &Request,
+    path: &CanonicalPath,
+    descriptors: Option<&Descriptors>,
+) -> Result<Value, EvaluationError> {
     let mut body = vec![("state", Value::from(request.body.state()))];
-    match request.content()? {
+    match request.content(path, descriptors)? {
         Content::Opaque => {}
         Content::Json(json) => body.extend(claim(&json).map(|json| ("json", json))),
         Content::Form(fields) => {
-            let set = |values: Vec<String>| Value::set(values.into_iter().map(Value::from), None);
+            let nothing = || Value::empty_record(None);
+            let value = |value: &Json| claim(value).unwrap_or_else(nothing);
+            let set = |values: Vec<Json>| Value::set(values.iter().map(value), None);
             let fields = fields.into_iter().map(|(name, values)| (name, set(values)));
             body.push(("form", Value::record(fields, None)));
         }

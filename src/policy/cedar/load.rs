@@ -14,6 +14,7 @@ use cedar_policy::{Entities, Policy, PolicyId, PolicySet, Schema, ValidationMode
 use cedar_policy_core::ast::EntityType;
 
 use crate::policy::bundle::Bundle;
+use crate::request::Descriptors;
 
 /// Where a scope's policies come from.
 #[derive(Clone, Debug)]
@@ -26,6 +27,8 @@ pub struct CedarSources {
     pub entities: Option<PathBuf>,
     /// Where all these files are; `None`: in the file system.
     pub bundle: Option<Arc<Bundle>>,
+    /// What gRPC methods take.
+    pub descriptors: Option<Arc<Descriptors>>,
 }
 
 impl CedarSources {
@@ -44,6 +47,7 @@ impl CedarSources {
             schema: there("schema.cedarschema"),
             entities: there("entities.json"),
             bundle: Some(Arc::new(bundle)),
+            descriptors: None,
         }
     }
 
@@ -70,6 +74,7 @@ pub(super) struct Loaded {
     pub(super) entities: Entities,
     /// `(asset type, action)`: which actions there are on what, by the schema.
     pub(super) actions: Vec<(String, String)>,
+    pub(super) descriptors: Option<Arc<Descriptors>>,
     pub(super) revision: String,
 }
 
@@ -87,7 +92,11 @@ impl Loaded {
         }
         let entities = keep(read_entities(sources, schema.as_ref(), &mut revision), errors)?;
         let actions = schema.iter().flat_map(actions).collect();
-        Some(Self { policies, entities, actions, revision: short_hex(revision) })
+        let descriptors = sources.descriptors.clone();
+        if let Some(descriptors) = &descriptors {
+            revision.update(descriptors.bytes());
+        }
+        Some(Self { policies, entities, actions, descriptors, revision: short_hex(revision) })
     }
 }
 

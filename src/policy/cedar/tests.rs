@@ -81,6 +81,7 @@ fn compiled(world: &World) -> Cedar {
         policies: world.policies.clone(),
         entities: world.entities.clone(),
         actions: Vec::new(),
+        descriptors: None,
         revision: String::new(),
     };
     Cedar::compile(loaded, names, Constructors::new().unwrap())

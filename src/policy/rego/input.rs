@@ -7,6 +7,7 @@
 //! what the routes made of the request.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use base64::prelude::{BASE64_STANDARD, Engine as _};
 use percent_encoding::percent_decode_str;
@@ -15,13 +16,15 @@ use serde_json::{Map, Value as Json};
 
 use crate::path::CanonicalPath;
 use crate::policy::{Question, Stated};
-use crate::request::{Body, BodyFault, Content, Request, Source};
+use crate::request::{Body, BodyFault, Content, Descriptors, Request, Source};
 
 /// Which parts of the document there are.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct Shape {
     /// `parsed_body` and `truncated_body`.
     pub(super) parse_body: bool,
+    /// What gRPC methods take, for `parsed_body`.
+    pub(super) descriptors: Option<Arc<Descriptors>>,
     /// `placet`.
     pub(super) placet: bool,
 }
@@ -29,7 +32,7 @@ pub(super) struct Shape {
 impl Shape {
     /// The document of an HTTP request.
     pub(super) fn http(
-        self,
+        &self,
         question: &Question<'_>,
         request: &Request,
         path: &CanonicalPath,
@@ -39,7 +42,8 @@ impl Shape {
         input.set("parsed_path", list(path.segments().map(decoded)));
         input.set("parsed_query", query(request.raw_query()));
         if self.parse_body {
-            input.set("parsed_body", parsed_body(request)?);
+            let content = request.content(path, self.descriptors.as_deref())?;
+            input.set("parsed_body", parsed_body(content));
             input.set("truncated_body", matches!(request.body, Body::Partial(_)));
         }
         let mut version = Fields::default();
@@ -193,15 +197,15 @@ fn query(raw: &str) -> Fields {
 }
 
 /// What a whole body of a type that we read says; null for any other.
-fn parsed_body(request: &Request) -> Result<Value, BodyFault> {
-    Ok(match request.content()? {
+fn parsed_body(content: Content) -> Value {
+    match content {
         Content::Opaque => Value::Null,
         Content::Json(json) => value(&json),
         Content::Form(fields) => {
-            let fields = fields.into_iter().map(|(name, values)| (name, list(values)));
-            Fields::of(fields).into()
+            let values = |values: Vec<Json>| list(values.iter().map(value));
+            Fields::of(fields.into_iter().map(|(name, each)| (name, values(each)))).into()
         }
-    })
+    }
 }
 
 fn object(fields: &Map<String, Json>) -> Fields {

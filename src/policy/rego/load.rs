@@ -240,13 +240,17 @@ impl Reader {
             return Err(self.errors);
         }
         self.digest.update(query.as_bytes());
+        let descriptors = sources.descriptors.clone();
+        if let Some(descriptors) = &descriptors {
+            self.digest.update(descriptors.bytes());
+        }
         let digest = self.digest.finish();
         let count = policy.get_rules().iter().filter(|(path, _)| *path != machine::ENTRY);
         let rules = count.map(|(_, definitions)| definitions.len()).sum();
         let only_true = calls::only_true(&trees);
         Ok(Loaded {
             machine: Machine::new(self.engine, policy, &called, &only_true),
-            shape: Shape { parse_body: sources.parse_body, placet: self.placet },
+            shape: Shape { parse_body: sources.parse_body, descriptors, placet: self.placet },
             rules,
             revision: digest.as_ref().iter().take(6).map(|byte| format!("{byte:02x}")).collect(),
         })

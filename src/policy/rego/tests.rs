@@ -23,6 +23,7 @@ fn sources(folder: &std::path::Path) -> RegoSources {
         parse_body: true,
         protected: Protected::new(["x-placet-decision", "x_placet_decision"]),
         bundle: None,
+        descriptors: None,
     }
 }
 
@@ -172,6 +173,32 @@ fn no_segment_is_dropped_and_a_part_of_a_body_is_none() {
         (&document["parsed_body"], &document["truncated_body"]),
         (&json!(null), &json!(true))
     );
+}
+
+#[test]
+fn forms_and_messages_are_parsed_bodies() {
+    let mut form = request("/");
+    form.headers.push("content-type", "multipart/form-data; boundary=x");
+    let part = "--x\r\nContent-Disposition: form-data; name=a";
+    let text = format!(
+        "{part}\r\n\r\n1\r\n{part}\r\nContent-Type: application/json\r\n\r\n[2]\r\n{part}; filename=f\r\n\r\n"
+    );
+    form.body = Body::Whole([text.as_bytes(), b"\xff\r\n--x--"].concat().into());
+    assert_eq!(document(&form)["parsed_body"], json!({"a": ["1", [2], null]}));
+
+    let folder = tempfile::tempdir().unwrap();
+    let policy = "package envoy.authz\nallow := input.parsed_body == {\"sign\": true}";
+    fs::write(folder.path().join("p.rego"), policy).unwrap();
+    let known = Descriptors::parse(crate::proto::DESCRIPTORS.to_vec()).unwrap();
+    let with = RegoSources { descriptors: Some(Arc::new(known)), ..sources(folder.path()) };
+    let (seeing, blind) =
+        (Rego::load(&with).unwrap(), Rego::load(&sources(folder.path())).unwrap());
+    assert_ne!(seeing.revision(), blind.revision());
+    let mut call = request("/placet.v1.PolicyDecisionPoint/Evaluate");
+    call.headers.push("content-type", "application/grpc");
+    call.body = Body::Whole(b"\0\0\0\0\x02\x28\x01".as_slice().into());
+    assert!(matches!(ask(&seeing, &call).effect, Effect::Permitted));
+    assert!(matches!(ask(&blind, &call).effect, Effect::Unmatched));
 }
 
 #[test]

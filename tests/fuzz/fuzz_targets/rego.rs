@@ -38,6 +38,7 @@ static REGO: LazyLock<Policy> = LazyLock::new(|| {
         parse_body: true,
         protected: Protected::new(["x-placet-decision", "x_placet_decision"]),
         bundle: None,
+        descriptors: None,
     };
     Policy::rego(Rego::load(&sources).unwrap())
 });

@@ -14,6 +14,7 @@ use crate::identity::IdentitySettings;
 use crate::policy::{
     BundleTask, Cedar, CedarSources, Policy, Protected, Rego, RegoSources, bundle as bundles,
 };
+use crate::request::Descriptors;
 use crate::route::Routes;
 use crate::scope::DecisionHeader;
 
@@ -26,6 +27,7 @@ pub(super) struct Surroundings<'a> {
     pub(super) routes: Option<&'a Routes>,
     pub(super) identity: Option<&'a IdentitySettings>,
     pub(super) header: Option<&'a DecisionHeader>,
+    pub(super) descriptors: Option<&'a Arc<Descriptors>>,
 }
 
 /// A scope's policies.
@@ -47,6 +49,13 @@ pub(super) fn check(
 ) -> Option<Policies> {
     let path = format!("{path}.policy");
     let raw = report.required(&path, raw.policy.as_ref())?;
+    let descriptors = raw.proto_descriptor.as_deref().map(|file| {
+        let read = descriptors(&joined(around.base, file));
+        report.keep(format_args!("{path}.protoDescriptor"), read).map(Arc::new)
+    });
+    let descriptors = descriptors.map_or(Some(None), |descriptors| descriptors.map(Some));
+    // What is only compared sees by the same.
+    let around = Surroundings { descriptors: descriptors.iter().flatten().next(), ..around };
     let loaded = match &raw.bundle {
         None => load(&path, raw, around, report).map(|policy| (policy, None)),
         Some(bundle) => fetched(&path, raw, bundle, around, report),
@@ -57,7 +66,14 @@ pub(super) fn check(
     });
     let shadow = shadow.map_or(Some(None), |shadow| shadow.map(Some));
     let (policy, bundle) = loaded?;
+    descriptors.as_ref()?;
     Some(Policies { policy, shadow: shadow?, bundle })
+}
+
+fn descriptors(file: &Path) -> Result<Descriptors, String> {
+    let shown = file.display();
+    let bytes = std::fs::read(file).map_err(|error| format!("can't read `{shown}`: {error}"))?;
+    Descriptors::parse(bytes).map_err(|error| format!("`{shown}` {error}"))
 }
 
 fn as_policy(shadow: &raw::Shadow, engine: Option<raw::Engine>) -> raw::Policy {
@@ -76,8 +92,11 @@ fn load(
         None | Some(raw::Engine::Cedar) => cedar(path, raw, around, report),
         Some(raw::Engine::Rego) => rego(path, raw, around, report),
         Some(raw::Engine::Authzen) => {
-            let files = vec![("files", raw.files.is_some())];
-            let foreign = [files, of_cedar(raw), of_rego(raw)].concat();
+            let others = vec![
+                ("files", raw.files.is_some()),
+                ("protoDescriptor", raw.proto_descriptor.is_some()),
+            ];
+            let foreign = [others, of_cedar(raw), of_rego(raw)].concat();
             refuse_foreign(path, &foreign, "the engine authzen", report);
             authzen::check(path, raw, around.base, report).map(Policy::authzen)
         }
@@ -113,9 +132,11 @@ fn fetched(
     let settings = bundle::check(path, bundle, around, report)?;
     let build: bundles::Build = if name == "cedar" {
         let types: Vec<String> = cedar_types(around).into_iter().map(str::to_owned).collect();
+        let descriptors = around.descriptors.cloned();
         Box::new(move |bundle| {
             let types = types.iter().map(String::as_str);
-            Cedar::load(&CedarSources::of_bundle(bundle), types)
+            let descriptors = descriptors.clone();
+            Cedar::load(&CedarSources { descriptors, ..CedarSources::of_bundle(bundle) }, types)
                 .map(Policy::cedar)
                 .map_err(joined_lines)
         })
@@ -158,6 +179,7 @@ fn rego_sources(raw: &raw::Policy, around: Surroundings<'_>) -> RegoSources {
         parse_body: raw.parse_body.unwrap_or(true),
         protected: Protected::new(names),
         bundle: None,
+        descriptors: around.descriptors.cloned(),
     }
 }
 
@@ -175,6 +197,7 @@ fn cedar(
         schema: raw.schema.as_deref().map(|file| joined(around.base, file)),
         entities: raw.entities.as_deref().map(|file| joined(around.base, file)),
         bundle: None,
+        descriptors: around.descriptors.cloned(),
     };
     match Cedar::load(&sources, cedar_types(around)) {
         Ok(engine) => Some(Policy::cedar(engine)),
