@@ -63,7 +63,7 @@ impl Authorizer {
         if resolved == Resolved::Bypass {
             return Ok(Grant::Bypass);
         }
-        let principal = Arc::new(self.identity.authenticate(request, now).await?);
+        let principal = self.identity.authenticate(request, now).await?;
         facts.principal = Some(Arc::clone(&principal));
         let Resolved::Target(target) = resolved else {
             return Err(Denial::new(Reason::NoRoute, "no route matches the method and path"));

@@ -7,8 +7,8 @@
 //! is asked; keys are fetched in the background, and what never arrived is refused as our own fault.
 //!
 //! Inside: `place` finds the credential, `jws` takes it apart, [`jwks`] holds the keys,
-//! `introspection` asks, `claims` judges what a token says, `bearer` puts these in order; `api_keys`
-//! knows API keys; `peer` reads what `certificate` finds; `remote` reaches issuers.
+//! `introspection` asks, `verified` remembers, `claims` judges what a token says, `bearer` puts these in
+//! order; `api_keys` knows API keys; `peer` reads what `certificate` finds; `remote` reaches issuers.
 
 mod api_keys;
 mod bearer;
@@ -22,6 +22,7 @@ mod place;
 mod principal;
 mod refusal;
 mod settings;
+mod verified;
 
 pub mod jwks;
 
@@ -29,6 +30,8 @@ pub mod jwks;
 mod fixture;
 #[cfg(test)]
 mod tests;
+
+use std::sync::Arc;
 
 pub use self::api_keys::{ApiKeySettings, ApiKeys};
 pub use self::bearer::{KnownBy, Proof};
@@ -89,6 +92,12 @@ impl Identity {
         })
     }
 
+    /// The same, remembering the tokens it has verified.
+    #[must_use]
+    pub fn remembering(self) -> Self {
+        Self { bearer: self.bearer.remembering(), ..self }
+    }
+
     /// Tells who sent `request`, at the time `now`. It awaits an issuer that must be asked about its
     /// opaque tokens, and nothing else.
     ///
@@ -100,28 +109,31 @@ impl Identity {
         &self,
         request: &Request,
         now: Timestamp,
-    ) -> Result<Principal, Refusal> {
+    ) -> Result<Arc<Principal>, Refusal> {
         let user = self.bearer.authenticate(request, &self.peers, now).await?;
         let peer = self.peers.authenticate(request);
         match self.require {
             Require::Jwt => match user {
-                Some(user) => Ok(user.behind(peer.unwrap_or(None))),
-                None => Ok(self.nobody()?.behind(peer.unwrap_or(None))),
+                Some(user) => Ok(behind(user, peer.unwrap_or(None))),
+                None => Ok(behind(self.nobody()?, peer.unwrap_or(None))),
             },
-            Require::Peer => peer?.map(Peer::principal).map_or_else(|| self.nobody(), Ok),
+            Require::Peer => {
+                peer?.map_or_else(|| self.nobody(), |peer| Ok(peer.principal().into()))
+            }
             Require::Both => match (user, peer?) {
-                (Some(user), Some(peer)) => Ok(user.behind(Some(peer))),
+                (Some(user), Some(peer)) => Ok(behind(user, Some(peer))),
                 (None, None) => self.nobody(),
                 (Some(_), None) | (None, Some(_)) => Err(Refusal::NoCredentials),
             },
             Require::Either => match user {
-                Some(user) => Ok(user.behind(peer.unwrap_or(None))),
-                None => peer?.map(Peer::principal).map_or_else(|| self.nobody(), Ok),
+                Some(user) => Ok(behind(user, peer.unwrap_or(None))),
+                None => peer?.map_or_else(|| self.nobody(), |peer| Ok(peer.principal().into())),
             },
         }
     }
 
-    /// [`Self::authenticate`], of an identity that asks no issuer.
+    /// [`Self::authenticate`], of an identity that asks no issuer. What it remembers of the request makes
+    /// no difference.
     #[cfg(test)]
     pub(crate) fn authenticate_now(
         &self,
@@ -129,7 +141,9 @@ impl Identity {
         now: Timestamp,
     ) -> Result<Principal, Refusal> {
         use futures_util::FutureExt as _;
-        self.authenticate(request, now).now_or_never().unwrap()
+        let first = self.authenticate(request, now).now_or_never().unwrap();
+        assert_eq!(first, self.authenticate(request, now).now_or_never().unwrap());
+        first.map(Arc::unwrap_or_clone)
     }
 
     /// What of a request is read to tell who sent it, beside the peer's certificate; `None` where
@@ -150,7 +164,16 @@ impl Identity {
         self.bearer.is_known_by(then)
     }
 
-    fn nobody(&self) -> Result<Principal, Refusal> {
-        if self.anonymous { Ok(Principal::anonymous()) } else { Err(Refusal::NoCredentials) }
+    fn nobody(&self) -> Result<Arc<Principal>, Refusal> {
+        let anonymous = || Arc::new(Principal::anonymous());
+        self.anonymous.then(anonymous).ok_or(Refusal::NoCredentials)
+    }
+}
+
+/// The same principal, on a connection of `peer`. A bearer has none of its own.
+fn behind(user: Arc<Principal>, peer: Option<Peer>) -> Arc<Principal> {
+    match peer {
+        None => user,
+        Some(peer) => Arc::new(Arc::unwrap_or_clone(user).behind(&peer)),
     }
 }

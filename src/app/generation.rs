@@ -188,6 +188,7 @@ pub(super) fn compile(
     let Credentials { proofs, api_keys } = credentials;
     let identity = Identity::new(config.identity, proofs, api_keys, own_issuers.to_vec())
         .with_context(|| format!("scope `{}`", config.client_id))?;
+    let identity = if config.reuse { identity.remembering() } else { identity };
     let scope = Scope {
         authorizer: Authorizer {
             paths: config.paths,

@@ -21,6 +21,7 @@ use super::place::{Credential, Places, Reader};
 use super::principal::{Principal, PrincipalKind};
 use super::refusal::{BadToken, Excerpt, Refusal};
 use super::settings::{IdentitySettings, IssuerSettings, TokenType};
+use super::verified::{Digest, Verified};
 use crate::clock::Timestamp;
 use crate::request::{Reads, Request};
 use crate::secrets::Kept;
@@ -43,6 +44,8 @@ pub(super) struct Bearer {
     issuers: Vec<Issuer>,
     own_issuers: Vec<String>,
     api_keys: Option<(ApiKeySettings, Kept<ApiKeys>)>,
+    /// `None`: every token is verified.
+    verified: Option<Verified>,
 }
 
 #[derive(Debug)]
@@ -56,6 +59,8 @@ struct Proven<'a> {
     issuer: &'a IssuerSettings,
     claims: Map<String, Value>,
     expiry: Expiry,
+    /// What verified it, unless its issuer was asked.
+    key_set: Option<Arc<KeySet>>,
 }
 
 /// What credentials were known by at one time.
@@ -76,7 +81,12 @@ impl Bearer {
         let issuers = settings.issuers.iter().cloned().zip(proofs);
         let issuers = issuers.map(|(settings, proof)| Issuer { settings, proof }).collect();
         let api_keys = settings.api_keys.clone().zip(api_keys);
-        Self { places, issuers, own_issuers, api_keys }
+        Self { places, issuers, own_issuers, api_keys, verified: None }
+    }
+
+    /// Remembers the tokens it has verified.
+    pub(super) fn remembering(self) -> Self {
+        Self { verified: Verified::new(), ..self }
     }
 
     /// Whose token or API key `request` carries; none when no configured place is present. `peers`
@@ -86,25 +96,35 @@ impl Bearer {
         request: &Request,
         peers: &Peers,
         now: Timestamp,
-    ) -> Result<Option<Principal>, Refusal> {
+    ) -> Result<Option<Arc<Principal>>, Refusal> {
         let Some(credential) = self.places.find(request)? else { return Ok(None) };
         if credential.readers.contains(&Reader::ApiKeys) {
-            return self.holder(&credential.text, now).map(Some);
+            return self.holder(&credential.text, now).map(|holder| Some(Arc::new(holder)));
         }
-        let Proven { issuer, claims, expiry } = self.prove(&credential, now).await?;
-        let expires = claims::judge(&claims, issuer, expiry, || peers.thumbprint(request), now)?;
-        let subject = claims::subject(&claims, &issuer.subject)?;
-        Ok(Some(Principal {
-            kind: PrincipalKind::Jwt,
-            entity_type: issuer.principal_type.clone(),
-            id: subject.clone(),
-            subject: Some(subject),
-            issuer: Some(issuer.issuer.clone()),
-            groups: claims::groups(&claims, &issuer.groups, &issuer.group_prefix)?,
-            claims: claims::mapped(claims, &issuer.claims),
-            expires,
-            peer: None,
-        }))
+        let remembered = self.verified.as_ref().map(|verified| {
+            let readers = credential.readers.iter().filter_map(Reader::issuer);
+            (verified, verified.digest(&credential.text, readers))
+        });
+        if let Some((verified, digest)) = remembered
+            && let Some(known) = verified.get(digest, |set| self.is_current(&credential, set), now)
+        {
+            return Ok(Some(known?));
+        }
+        let proven = self.prove(&credential, remembered, now).await?;
+        let key_set = proven.key_set.clone().filter(|_| !proven.claims.contains_key("cnf"));
+        let principal = Arc::new(proven.principal(peers, request, now)?);
+        if let (Some((verified, digest)), Some(key_set)) = (remembered, key_set) {
+            let outcome = Ok(Arc::clone(&principal));
+            verified.keep(digest, key_set, outcome, credential.text.len(), now);
+        }
+        Ok(Some(principal))
+    }
+
+    /// Whether `key_set` is one that counts for a token of this place.
+    fn is_current(&self, credential: &Credential<'_>, key_set: &Arc<KeySet>) -> bool {
+        let readers = credential.readers.iter().filter_map(Reader::issuer);
+        let mut issuers = readers.filter_map(|index| self.issuers.get(index));
+        issuers.any(|issuer| is_same(issuer.key_set().as_ref(), Some(key_set)))
     }
 
     /// What of a request is read; `None` where an issuer is asked.
@@ -137,6 +157,7 @@ impl Bearer {
     async fn prove(
         &self,
         credential: &Credential<'_>,
+        remembered: Option<(&Verified, Digest)>,
         now: Timestamp,
     ) -> Result<Proven<'_>, Refusal> {
         let token = credential.text.as_ref();
@@ -144,10 +165,8 @@ impl Bearer {
             return Err(BadToken::TooLong { bytes: token.len(), limit: TOKEN_LIMIT }.into());
         }
         let readers = || {
-            credential.readers.iter().filter_map(|reader| match reader {
-                Reader::Issuer(index) => self.issuers.get(*index),
-                Reader::ApiKeys => None,
-            })
+            let readers = credential.readers.iter().filter_map(Reader::issuer);
+            readers.filter_map(|index| self.issuers.get(index))
         };
         // At most one issuer of a place is asked: the settings see to that.
         if let Some(asked) = readers().find(|issuer| !matches!(issuer.proof, Proof::Keys(_))) {
@@ -158,8 +177,15 @@ impl Bearer {
         }
         let jws = Jws::parse(token)?;
         let issuer = self.issuer_of(&jws, readers())?;
-        issuer.verify(&jws)?;
-        Ok(Proven { issuer: &issuer.settings, claims: jws.claims, expiry: Expiry::Required })
+        let key_set = issuer.accept(&jws)?;
+        if let Err(cause) = issuer.verify(&jws, &key_set) {
+            if let (Some((verified, digest)), BadToken::Signature { .. }) = (remembered, &cause) {
+                verified.keep(digest, key_set, Err(cause.clone()), token.len(), now);
+            }
+            return Err(cause.into());
+        }
+        let (issuer, key_set) = (&issuer.settings, Some(key_set));
+        Ok(Proven { issuer, claims: jws.claims, expiry: Expiry::Required, key_set })
     }
 
     fn issuer_of<'a>(
@@ -201,11 +227,11 @@ impl Issuer {
             return Err(BadToken::ForeignAnswer.into());
         }
         let claims = claims.as_ref().clone();
-        Ok(Proven { issuer: &self.settings, claims, expiry: Expiry::Optional })
+        Ok(Proven { issuer: &self.settings, claims, expiry: Expiry::Optional, key_set: None })
     }
 
-    /// Verifies the signature, with an algorithm and a type accepted of this issuer.
-    fn verify(&self, jws: &Jws<'_>) -> Result<(), Refusal> {
+    /// The keys that may have signed the token, whose algorithm and type are accepted of this issuer.
+    fn accept(&self, jws: &Jws<'_>) -> Result<Arc<KeySet>, Refusal> {
         let header = &jws.header;
         if !self.settings.algorithms.contains(&header.algorithm) {
             return Err(BadToken::AlgorithmNotAccepted { alg: header.algorithm }.into());
@@ -219,17 +245,45 @@ impl Issuer {
         }
         // What names an issuer that is asked was asked about before it came here.
         let Proof::Keys(keys) = &self.proof else { return Err(BadToken::Inactive.into()) };
-        let Some(set) = keys.current() else {
-            return Err(Refusal::KeysUnavailable { issuer: self.settings.issuer.clone() });
-        };
-        let verified =
-            set.verify(header.kid.as_deref(), header.algorithm, jws.signed, &jws.signature);
-        if let Err(cause) = &verified
-            && may_be_rotated(cause, header.kid.as_deref())
+        let issuer = || self.settings.issuer.clone();
+        keys.current().ok_or_else(|| Refusal::KeysUnavailable { issuer: issuer() })
+    }
+
+    /// Verifies the signature.
+    fn verify(&self, jws: &Jws<'_>, key_set: &KeySet) -> Result<(), BadToken> {
+        let (kid, algorithm) = (jws.header.kid.as_deref(), jws.header.algorithm);
+        let verified = key_set.verify(kid, algorithm, jws.signed, &jws.signature);
+        if let (Err(cause), Proof::Keys(keys)) = (&verified, &self.proof)
+            && may_be_rotated(cause, kid)
         {
             keys.nudge();
         }
-        Ok(verified?)
+        verified
+    }
+}
+
+impl Proven<'_> {
+    /// The one it is about, if it holds at `now`.
+    fn principal(
+        self,
+        peers: &Peers,
+        request: &Request,
+        now: Timestamp,
+    ) -> Result<Principal, Refusal> {
+        let Self { issuer, claims, expiry, .. } = self;
+        let expires = claims::judge(&claims, issuer, expiry, || peers.thumbprint(request), now)?;
+        let subject = claims::subject(&claims, &issuer.subject)?;
+        Ok(Principal {
+            kind: PrincipalKind::Jwt,
+            entity_type: issuer.principal_type.clone(),
+            id: subject.clone(),
+            subject: Some(subject),
+            issuer: Some(issuer.issuer.clone()),
+            groups: claims::groups(&claims, &issuer.groups, &issuer.group_prefix)?,
+            claims: claims::mapped(claims, &issuer.claims),
+            expires,
+            peer: None,
+        })
     }
 }
 

@@ -184,7 +184,7 @@ pub(super) fn identity(settings: IdentitySettings) -> Identity {
         Proof::Keys(jwks::IssuerKeys::fixed(key_set(&keys)))
     };
     let proofs = settings.issuers.iter().map(|_| set()).collect();
-    Identity::new(settings, proofs, None, vec!["placet".to_owned()]).unwrap()
+    Identity::new(settings, proofs, None, vec!["placet".to_owned()]).unwrap().remembering()
 }
 
 /// A good header for a token signed with ES256.

@@ -25,6 +25,16 @@ pub(super) enum Reader {
     ApiKeys,
 }
 
+impl Reader {
+    /// The issuer's index.
+    pub(super) const fn issuer(&self) -> Option<usize> {
+        match self {
+            Self::Issuer(index) => Some(*index),
+            Self::ApiKeys => None,
+        }
+    }
+}
+
 /// One header field, cookie or query parameter, and who reads it: for a prefix and its readers each;
 /// the first prefix that fits is taken. Only headers have prefixes.
 #[derive(Debug)]

@@ -79,8 +79,8 @@ impl Principal {
     }
 
     /// The same principal, on a connection of `peer`.
-    pub(super) fn behind(self, peer: Option<Peer>) -> Self {
-        Self { peer: peer.map(|peer| peer.id().to_owned()), ..self }
+    pub(super) fn behind(self, peer: &Peer) -> Self {
+        Self { peer: Some(peer.id().to_owned()), ..self }
     }
 
     /// The chain of those who act for the subject (RFC 8693 section 4.1), as the verified token

@@ -588,7 +588,7 @@ fn an_issuer_can_not_sign_for_another() {
         Proof::Keys(IssuerKeys::fixed(key_set(&[P256.jwk("p256")]))),
         Proof::Keys(IssuerKeys::fixed(key_set(&[ED.jwk("p256")]))),
     ];
-    let identity = Identity::new(two, sets, None, vec![]).unwrap();
+    let identity = Identity::new(two, sets, None, vec![]).unwrap().remembering();
     let of = |iss: &str| token(&header(), &with(claims(), json!({ "iss": iss })));
     assert!(identity.authenticate_now(&bearing(&of(ISSUER)), NOW).is_ok());
     let refused = identity.authenticate_now(&bearing(&of("https://other.example")), NOW);
@@ -615,7 +615,8 @@ fn a_place_present_twice_is_bad_whatever_it_holds() {
 #[test]
 fn keys_that_never_came_are_our_fault() {
     let (keys, _task) = jwks::start(&settings().issuers[0], jwks::Pace::default()).unwrap();
-    let identity = Identity::new(settings(), vec![Proof::Keys(keys)], None, vec![]).unwrap();
+    let identity =
+        Identity::new(settings(), vec![Proof::Keys(keys)], None, vec![]).unwrap().remembering();
     let refusal =
         identity.authenticate_now(&bearing(&token(&header(), &claims())), NOW).unwrap_err();
     assert_eq!(refusal, Refusal::KeysUnavailable { issuer: ISSUER.to_owned() });

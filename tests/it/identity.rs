@@ -260,8 +260,9 @@ impl Subject {
             peer: None,
             anonymous: false,
         };
-        let identity =
-            Identity::new(settings, vec![Proof::Keys(keys.clone())], None, vec![]).unwrap();
+        let identity = Identity::new(settings, vec![Proof::Keys(keys.clone())], None, vec![])
+            .unwrap()
+            .remembering();
         Self { issuer: issuer.to_owned(), identity, keys, shutdown, task }
     }
 
@@ -272,7 +273,8 @@ impl Subject {
     fn authenticate(&self, key: &Key) -> Result<Principal, Refusal> {
         let mut request = Request::default();
         request.headers.push("authorization", format!("Bearer {}", key.token(&self.issuer)));
-        self.identity.authenticate(&request, NOW).now_or_never().unwrap()
+        let found = self.identity.authenticate(&request, NOW).now_or_never().unwrap();
+        found.map(Arc::unwrap_or_clone)
     }
 
     fn knows(&self, key: &Key) -> bool {

@@ -3,6 +3,7 @@
 
 use placet::identity::{AskFault, IntrospectionSettings, Introspector};
 use placet::secrets::{Secret, Source};
+use std::sync::Arc;
 
 use super::*;
 
@@ -62,7 +63,7 @@ fn bearing(token: &str) -> Request {
 }
 
 async fn ask_at(identity: &Identity, token: &str, now: Timestamp) -> Result<Principal, Refusal> {
-    identity.authenticate(&bearing(token), now).await
+    identity.authenticate(&bearing(token), now).await.map(Arc::unwrap_or_clone)
 }
 
 async fn ask(identity: &Identity) -> Result<Principal, Refusal> {

@@ -1,0 +1,173 @@
+//! Tokens whose signatures were verified before.
+//!
+//! A caller sends the same token with many requests, and verifying costs more than all else. What is
+//! kept belongs to the issuer's very key set: with another, also one that was read again and is the same,
+//! everything is verified anew. A verified token is good until it expires, one whose signature is wrong
+//! is known to be for a moment. A token that is bound to a certificate is not kept. Tokens themselves are
+//! not either: they are known by a digest, keyed with a secret of the process.
+
+use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
+
+use aws_lc_rs::rand;
+use quick_cache::Weighter;
+use quick_cache::sync::Cache;
+
+use super::key_set::KeySet;
+use super::principal::Principal;
+use super::refusal::BadToken;
+use crate::clock::Timestamp;
+
+/// What the kept tokens of one scope may take, in bytes.
+const MAX_BYTES: u64 = 2 * 1024 * 1024;
+
+/// What a kept token is thought to take beside its principal.
+const OVERHEAD: usize = 512;
+
+/// How long a wrong signature is known to be wrong.
+const WRONG_FOR: Duration = Duration::from_secs(2);
+
+/// The tokens that are known.
+pub(super) struct Verified {
+    secret: [u8; 32],
+    tokens: Cache<Digest, Arc<Known>, Weight>,
+}
+
+/// Of a token and of who reads it.
+#[derive(Clone, Copy, Eq, Hash, PartialEq)]
+pub(super) struct Digest([u8; 32]);
+
+struct Known {
+    key_set: Arc<KeySet>,
+    since: Timestamp,
+    outcome: Result<Arc<Principal>, BadToken>,
+    bytes: usize,
+}
+
+#[derive(Clone)]
+struct Weight;
+
+impl Weighter<Digest, Arc<Known>> for Weight {
+    fn weight(&self, _: &Digest, known: &Arc<Known>) -> u64 {
+        u64::try_from(OVERHEAD + known.bytes).unwrap_or(u64::MAX)
+    }
+}
+
+impl Verified {
+    /// Knows none yet; `None` if the system has no randomness.
+    pub(super) fn new() -> Option<Self> {
+        let mut secret = [0; 32];
+        rand::fill(&mut secret).ok()?;
+        Some(Self { secret, tokens: Cache::with_weighter(256, MAX_BYTES, Weight) })
+    }
+
+    /// The digest of `token`, as the readers with these numbers read it.
+    pub(super) fn digest(&self, token: &str, readers: impl Iterator<Item = usize>) -> Digest {
+        let mut hasher = blake3::Hasher::new_keyed(&self.secret);
+        hasher.update(token.as_bytes());
+        for reader in readers {
+            // No token has this byte.
+            hasher.update(b"\0").update(&reader.to_le_bytes());
+        }
+        Digest(*hasher.finalize().as_bytes())
+    }
+
+    /// What is known of a token at `now`; `is_current` tells whether an issuer's key set still is the one
+    /// that counts.
+    pub(super) fn get(
+        &self,
+        digest: Digest,
+        is_current: impl FnOnce(&Arc<KeySet>) -> bool,
+        now: Timestamp,
+    ) -> Option<Result<Arc<Principal>, BadToken>> {
+        let known = self.tokens.get(&digest)?;
+        let is_fresh = known.since <= now
+            && match &known.outcome {
+                Ok(principal) => principal.expires.is_some_and(|expires| now < expires),
+                Err(_) => now <= known.since.after(WRONG_FOR),
+            };
+        (is_fresh && is_current(&known.key_set)).then(|| known.outcome.clone())
+    }
+
+    /// Keeps what `key_set` says of a token of `bytes` bytes.
+    pub(super) fn keep(
+        &self,
+        digest: Digest,
+        key_set: Arc<KeySet>,
+        outcome: Result<Arc<Principal>, BadToken>,
+        bytes: usize,
+        now: Timestamp,
+    ) {
+        // The claims are kept as values, which take some times their text.
+        let bytes = bytes.saturating_mul(4);
+        self.tokens.insert(digest, Arc::new(Known { key_set, since: now, outcome, bytes }));
+    }
+}
+
+impl fmt::Debug for Verified {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Verified").field("tokens", &self.tokens.len()).finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::fixture::{NOW, user};
+    use crate::identity::fixture::{P256, key_set};
+    use crate::identity::refusal::Excerpt;
+    use crate::keys::Algorithm;
+
+    fn at(seconds: i64) -> Timestamp {
+        Timestamp::from_millis(NOW.millis().saturating_add_signed(seconds * 1_000))
+    }
+
+    #[test]
+    fn what_is_known_of_a_token_is_of_its_time_and_its_keys() {
+        let verified = Verified::new().unwrap();
+        let set = Arc::new(key_set(&[P256.jwk("a")]));
+        let read_again = Arc::new(key_set(&[P256.jwk("a")]));
+        let found = |digest, set: &Arc<KeySet>, now| {
+            let found = verified.get(digest, |kept| Arc::ptr_eq(kept, set), now);
+            found.map(|outcome| outcome.is_ok())
+        };
+        let good = verified.digest("good", [0].into_iter());
+        assert_eq!(found(good, &set, NOW), None);
+        let mut principal = user("alice");
+        principal.expires = Some(at(60));
+        verified.keep(good, Arc::clone(&set), Ok(Arc::new(principal)), 100, NOW);
+        for (seconds, expected) in [(-1, None), (0, Some(true)), (59, Some(true)), (60, None)] {
+            assert_eq!(found(good, &set, at(seconds)), expected, "{seconds}");
+        }
+        assert_eq!(found(good, &read_again, NOW), None, "the same keys, read again");
+        let bad = verified.digest("bad", [0].into_iter());
+        let wrong = BadToken::Signature { alg: Algorithm::ES256, kid: Excerpt::new("a") };
+        verified.keep(bad, Arc::clone(&set), Err(wrong), 100, NOW);
+        for (seconds, expected) in [(0, Some(false)), (2, Some(false)), (3, None)] {
+            assert_eq!(found(bad, &set, at(seconds)), expected, "{seconds}");
+        }
+    }
+
+    #[test]
+    fn a_token_without_an_end_is_never_known() {
+        let verified = Verified::new().unwrap();
+        let digest = verified.digest("endless", [0].into_iter());
+        let set = Arc::new(key_set(&[P256.jwk("a")]));
+        verified.keep(digest, set, Ok(Arc::new(user("alice"))), 100, NOW);
+        assert!(verified.get(digest, |_| true, NOW).is_none());
+    }
+
+    /// One place's token says nothing of another's (Oathkeeper, CVE-2021-32701).
+    #[test]
+    fn a_digest_is_of_the_whole_token_and_of_who_reads_it() {
+        let verified = Verified::new().unwrap();
+        let of = |token, readers: &[usize]| verified.digest(token, readers.iter().copied());
+        assert!(of("a.b.c", &[0]) == of("a.b.c", &[0]));
+        for other in [of("a.b.d", &[0]), of("a.b.c", &[1]), of("a.b.c", &[0, 1]), of("a.b.c", &[])]
+        {
+            assert!(of("a.b.c", &[0]) != other);
+        }
+        assert!(of("a.b.c", &[0]) != Verified::new().unwrap().digest("a.b.c", [0].into_iter()));
+    }
+}
