@@ -14,9 +14,9 @@ def measure(watch, cases, servers, parts, rounds, requests):
     alone = []
     for streams in STREAMS:
         for number in range(rounds):
-            print(f"CPU per request: {streams} streams, round {number + 1} of {rounds}")
             order = cases if number % 2 == 0 else cases[::-1]
-            what = f"round {number + 1} with {streams} streams"
+            what = f"CPU per request, {streams} in flight, round {number + 1}"
+            print(what)
             figures = watch.undisturbed(
                 what, lambda meter: _round(meter, order, servers, streams, requests))
             for name, figure in figures.items():

@@ -41,7 +41,7 @@ def _cpu(found):
     streams = list(cpu["streams"])
     head = ["case"]
     for count in streams:
-        head += [f"µs, {count} stream{'s' if count != '1' else ''}", "to the floor"]
+        head += [f"µs, {_in_flight(count)}", "to the floor"]
     rows = []
     for name, title in titles.items():
         row = [title]
@@ -53,9 +53,13 @@ def _cpu(found):
     text = (f"## CPU per request\n\n{cpu['rounds']} rounds of {cpu['requests']} requests on one "
             f"connection; median (range) of the rounds.\n\n{_table(head, rows)}")
     return text + _bounds(cpu["parts"], "µs", {
-        f"{count} streams": {name: statistics.median(figures)
+        _in_flight(count): {name: statistics.median(figures)
                              for name, figures in cpu["streams"][count].items()}
         for count in streams})
+
+
+def _in_flight(count):
+    return f"{count} stream" if count == "1" else f"{count} streams"
 
 
 def _instructions(found):

@@ -58,14 +58,14 @@ def write_policies():
     (WORK / "grants.json").write_text(json.dumps(GRANTS))
 
 
-def write(name, grpc, http, admin, **more):
+def write(name, grpc, http, admin, scopes=tuple(ALGORITHMS), **more):
     """A settings file; its path."""
     settings = {
         "version": 1,
         "listen": {"grpc": grpc, "http": http, "admin": admin},
         "secretStores": [
             {"id": "files", "type": "file", "default": True, "details": {"directory": "keys"}}],
-        "scopes": [_scope(client_id) for client_id in ALGORITHMS],
+        "scopes": [_scope(client_id) for client_id in scopes],
         "decisionLog": {"sink": "stdout"},
         **more,
     }
