@@ -1,7 +1,6 @@
 //! Settings of any size, and an issuer whose tokens they accept.
 
 use std::fs;
-use std::path::Path;
 use std::sync::Arc;
 
 use aws_lc_rs::rand::SystemRandom;
@@ -61,7 +60,7 @@ impl World {
             "scopes": [scope],
         });
         self.write("placet.yaml", &settings.to_string());
-        let config = Config::load(&self.folder.path().join(Path::new("placet.yaml"))).unwrap();
+        let config = Config::load(&self.folder.path().join("placet.yaml")).unwrap();
         let now = Timestamp::from_seconds(NOW);
         let offline = Offline::new(config, &GivenKeys::None, now).unwrap();
         Arc::clone(offline.scopes.with_client_id("orders").unwrap())

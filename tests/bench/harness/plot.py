@@ -5,6 +5,7 @@ makes the same files.
 """
 
 import json
+import math
 import pathlib
 import statistics
 import sys
@@ -81,7 +82,7 @@ def latency(found, colours):
                       label=found["titles"][name])
         axes.set(xscale="log", yscale="log", title=f"{int(rate):,} a second")
         axes.set_xticks([2, 10, 100, 1000], ["p50", "p90", "p99", "p99.9"])
-        axes.set_xticks([], minor=True)
+        axes.minorticks_off()
         axes.grid(axis="y")
     panels[0][0].set_ylabel("µs from when it was due")
     panels[0][0].legend()
@@ -108,11 +109,16 @@ def growth(found, colours):
     for axes in flat[len(tables):]:
         axes.axis("off")
     for axes, (name, table) in zip(flat, tables.items()):
-        for column in table[0]:
-            if column != "size":
-                points = [(row["size"], row[column]) for row in table]
-                axes.plot(*zip(*points), marker=".", label=column)
+        columns = [column for column in table[0] if column != "size"]
+        for column in columns:
+            axes.plot([row["size"] for row in table], [row[column] for row in table], label=column)
         axes.set(xscale="log", yscale="log", title=name)
+        # Whole decades, so that what hardly grows looks it.
+        bottom, top = axes.get_ylim()
+        axes.set_ylim(10 ** math.floor(math.log10(bottom)), 10 ** math.ceil(math.log10(top)))
+        axes.minorticks_off()
+        for axis in (axes.xaxis, axes.yaxis):
+            axis.set_major_formatter("{x:,g}")
         axes.grid(axis="y")
         axes.legend()
     for row in panels:

@@ -1,5 +1,8 @@
 //! Judges every answer.
 
+use std::collections::HashSet;
+use std::hash::{BuildHasher as _, RandomState};
+
 use envoy_types::ext_authz::v3::pb::{CheckResponse, HttpResponse};
 use http::StatusCode;
 use prost::Message as _;
@@ -9,7 +12,7 @@ use crate::connection::Reply;
 use crate::crowd;
 use crate::draw::Draw;
 use crate::message::HOST;
-use crate::plan::{Expect, Plan, Protocol};
+use crate::plan::{Credentials, Expect, Plan, Protocol};
 use crate::token::{Claims, Keys};
 
 /// Of so many tokens, the signature of one is verified.
@@ -33,6 +36,8 @@ struct Expected {
     keys: Keys,
     /// To be verified after the run, so that the time is not taken out of it.
     sampled: Vec<String>,
+    /// What `jti` were seen, where no two requests may get the same token.
+    seen: Option<(RandomState, HashSet<u64>)>,
 }
 
 impl Judge {
@@ -43,6 +48,7 @@ impl Judge {
                 header: header.clone(),
                 keys: Keys::read(jwks)?,
                 sampled: Vec::new(),
+                seen: (plan.credentials == Credentials::Fresh).then(Default::default),
             }),
         };
         Ok(Self {
@@ -117,6 +123,11 @@ impl Judge {
         if !fits {
             let asked = format!("`{subject}` {} order {order} at {now}", self.method);
             return Err(format!("a token for another request than {asked}: {claims:?}").into());
+        }
+        if let Some((state, seen)) = &mut expected.seen
+            && !seen.insert(state.hash_one(&claims.jti))
+        {
+            return Err(format!("a token for two credentials: {claims:?}").into());
         }
         if self.judged.is_multiple_of(SAMPLE) {
             expected.sampled.push(token.to_owned());

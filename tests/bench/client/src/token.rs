@@ -15,6 +15,7 @@ use crate::Fault;
 /// What a token must say of its request.
 #[derive(Debug, Deserialize)]
 pub(crate) struct Claims {
+    pub(crate) jti: String,
     pub(crate) sub: Option<String>,
     pub(crate) htm: String,
     pub(crate) htu: String,
