@@ -42,15 +42,15 @@ impl Deck {
         Self { crowd, credentials: plan.credentials, cards, ahead: Vec::new(), random }
     }
 
-    /// What a server has to see before it has seen everything; something of each kind where there
-    /// is no such set.
+    /// What a server has to see before it has seen everything; a few requests where nothing can be
+    /// seen twice.
     pub(crate) fn warming(&mut self) -> Result<Vec<Draw>, Fault> {
         let mut cards = self.cards.clone();
-        if self.credentials == Credentials::Kept {
+        if self.credentials == Credentials::Fresh {
+            cards.truncate(100);
+        } else {
             cards.sort_unstable();
             cards.dedup();
-        } else {
-            cards.truncate(100);
         }
         cards.into_iter().map(|card| self.of(card)).collect()
     }
