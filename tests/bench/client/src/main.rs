@@ -1,60 +1,48 @@
-//! The load client of the benchmark: ext_authz calls over h2, gRPC framing by hand.
+//! The load client of the benchmark: ext_authz calls over h2, gRPC framing by hand, or the requests
+//! behind which a real Envoy makes them.
 //!
-//! `prepare` makes an identity provider's key and one token of it, and writes a CheckRequest for
-//! each case; `load` sends one of them many times and reads every answer. An answer that is no
-//! answer, or not the expected decision, fails the run: a wrong server must not look fast.
+//! `prepare` makes an identity provider and the credentials of the crowd. `run` carries out one
+//! [`plan`]: it connects, warms up, writes `ready` to standard output, waits for a line on standard
+//! input, sends, and writes what it saw as one line of JSON. No two requests are alike, and every
+//! answer is judged: a wrong one ends the run, since a wrong server must not look fast.
 //!
 //! Usage:
-//!   `bench-client prepare DIRECTORY NAME=METHOD,PATH,SCOPE...`
-//!   `bench-client load ADDRESS MESSAGE CONNECTIONS STREAMS REQUESTS allow|deny`
+//!   `bench-client prepare DIRECTORY`
+//!   `bench-client run PLAN`, a JSON object
 
-mod capture;
+mod answer;
+mod connection;
+mod crowd;
+mod draw;
+mod issuer;
 mod load;
+mod message;
+mod pace;
+mod plan;
+mod random;
+mod run;
+mod token;
 
 use std::error::Error;
 use std::path::Path;
 use std::process::ExitCode;
 
-use load::{Decision, Load};
+/// Nobody handles one: a benchmark ends at the first surprise.
+type Fault = Box<dyn Error>;
 
 fn main() -> ExitCode {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
-    match run(&arguments) {
+    let ended = match arguments.as_slice() {
+        ["prepare", directory] => crowd::prepare(Path::new(directory)),
+        ["run", plan] => run::run(plan),
+        _ => Err("use `prepare DIRECTORY` or `run PLAN`".into()),
+    };
+    match ended {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("error: {error}");
             ExitCode::FAILURE
         }
-    }
-}
-
-fn run(arguments: &[&str]) -> Result<(), Box<dyn Error>> {
-    match arguments {
-        ["prepare", directory, cases @ ..] => capture::prepare(Path::new(directory), cases),
-        ["load", address, message, connections, streams, requests, expected] => {
-            let load = Load {
-                address: address.parse()?,
-                message: std::fs::read(message)?,
-                connections: connections.parse()?,
-                streams: streams.parse()?,
-                requests: requests.parse()?,
-            };
-            let expected = match *expected {
-                "allow" => Decision::Allow,
-                "deny" => Decision::Deny,
-                other => return Err(format!("`{other}` is neither `allow` nor `deny`").into()),
-            };
-            let counted = load.run()?;
-            println!("{} allowed, {} denied", counted.allowed, counted.denied);
-            if counted.all(expected) {
-                Ok(())
-            } else {
-                Err("not every answer was the expected one".into())
-            }
-        }
-        _ => Err("use `prepare DIRECTORY NAME=METHOD,PATH,SCOPE...` or `load ADDRESS MESSAGE \
-                  CONNECTIONS STREAMS REQUESTS allow|deny`"
-            .into()),
     }
 }

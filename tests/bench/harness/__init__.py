@@ -1,0 +1,1 @@
+"""The benchmark of Placet; `tests/bench/run` starts it."""

@@ -1,0 +1,41 @@
+"""CPU time per request, from the kernel's own account of the server's threads."""
+
+import statistics
+
+from . import client
+
+STREAMS = (1, 16, 32)
+
+
+def measure(watch, cases, servers, parts, rounds, requests):
+    """Round by round, every other one in the reverse order, so that what else the machine does
+    falls on all cases alike. Microseconds: {streams: {case: [one a round]}}."""
+    spent = {str(streams): {case.name: [] for case in cases} for streams in STREAMS}
+    alone = []
+    for streams in STREAMS:
+        for number in range(rounds):
+            order = cases if number % 2 == 0 else cases[::-1]
+            what = f"CPU per request, {streams} in flight, round {number + 1}"
+            print(what)
+            figures = watch.undisturbed(
+                what, lambda meter: _round(meter, order, servers, streams, requests))
+            for name, figure in figures.items():
+                spent[str(streams)][name].append(figure)
+            if parts:
+                alone.append(watch.undisturbed(what, parts.time))
+    return {"rounds": rounds, "requests": requests, "streams": spent,
+            "parts": _medians(alone)}
+
+
+def _round(meter, cases, servers, streams, requests):
+    amount = {"requests": {"requests": requests, "streams": streams}}
+    figures = {}
+    for case in cases:
+        _, nanoseconds = client.send(meter, case, servers[case.server], amount)
+        figures[case.name] = nanoseconds / requests / 1000
+    return figures
+
+
+def _medians(rows):
+    names = rows[0] if rows else ()
+    return {name: statistics.median(row[name] for row in rows) for name in names}
