@@ -15,6 +15,7 @@ pub use evaluate::{Evaluation, Permission, Statement};
 use crate::clock::Timestamp;
 use crate::entitlement::{Catalogue, Lookup, Unlisted};
 use crate::identity::{Identity, Principal, Refusal as CredentialRefusal};
+use crate::keys::SignError;
 use crate::path::{Allowances, CanonicalPath};
 use crate::policy::{
     Context, CustomDenial, Opinion, Permit, Policy, Question, Refusal, RefusalKind,
@@ -348,6 +349,7 @@ impl From<Unlisted> for Denial {
 impl From<MintError> for Denial {
     fn from(error: MintError) -> Self {
         let reason = match error {
+            MintError::Sign(SignError::Busy { .. }) => Reason::Overload,
             MintError::NoKey | MintError::Stale | MintError::Sign(_) => Reason::KeyUnavailable,
             MintError::Expired | MintError::Actor(_) => Reason::BadToken,
             MintError::Attribute(_) => Reason::PolicyError,

@@ -10,6 +10,7 @@ mod load;
 mod raw;
 mod report;
 
+use std::collections::BTreeSet;
 use std::fmt;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -170,8 +171,8 @@ impl ScopeConfig {
 
 impl Config {
     /// The `iss` of every token that these settings mint.
-    pub fn own_issuers(&self) -> Vec<String> {
-        self.scopes.iter().map(|scope| scope.claims.issuer.clone()).collect()
+    pub fn own_issuers(&self) -> Arc<BTreeSet<String>> {
+        Arc::new(self.scopes.iter().map(|scope| scope.claims.issuer.clone()).collect())
     }
 
     /// Reads and checks the settings at `path`, and everything they name but keys.

@@ -149,7 +149,7 @@ pub(crate) fn identity(anonymous: bool) -> Identity {
         peer: None,
         anonymous,
     };
-    Identity::new(settings, Vec::new(), None, vec!["placet".to_owned()]).unwrap()
+    Identity::new(settings, Vec::new(), None, Arc::new(["placet".to_owned()].into())).unwrap()
 }
 
 pub(crate) fn authorizer() -> Authorizer {

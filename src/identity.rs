@@ -31,6 +31,7 @@ mod fixture;
 #[cfg(test)]
 mod tests;
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 pub use self::api_keys::{ApiKeySettings, ApiKeys};
@@ -75,7 +76,7 @@ impl Identity {
         settings: IdentitySettings,
         proofs: Vec<Proof>,
         api_keys: Option<Kept<ApiKeys>>,
-        own_issuers: Vec<String>,
+        own_issuers: Arc<BTreeSet<String>>,
     ) -> Result<Self, IdentityError> {
         if let Some(fault) = settings.faults(&own_issuers).into_iter().next() {
             return Err(fault);

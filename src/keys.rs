@@ -16,6 +16,7 @@ mod generate;
 mod jwk;
 mod key_id;
 mod parse;
+mod pen;
 mod private_key;
 mod public_key;
 mod ring;

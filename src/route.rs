@@ -4,6 +4,9 @@
 //! bypass; a request that no route matches has no target, which is a denial. A scope without routes
 //! asks about the path itself: asset type `Path`, its canonical path, the method in lower case.
 
+mod table;
+
+use self::table::Table;
 use crate::path::{Allowances, BadPath, CanonicalPath, decoded};
 
 /// What is asked for: an action on an asset.
@@ -30,39 +33,50 @@ pub enum Resolved {
 
 /// The compiled table of one scope.
 #[derive(Clone, Debug, Default)]
-pub struct Routes(Vec<Route>);
+pub struct Routes {
+    routes: Vec<Route>,
+    table: Table,
+}
 
 impl Routes {
     /// The table with these routes, in order.
     pub fn new(routes: Vec<Route>) -> Self {
-        Self(routes)
+        let mut table = Table::default();
+        for (number, route) in routes.iter().enumerate() {
+            table.insert(number, &route.pattern);
+        }
+        Self { routes, table }
     }
 
     /// The first route's word on a request; without any route, the path itself is the asset.
     pub fn resolve(&self, method: &str, path: &CanonicalPath) -> Resolved {
-        if self.0.is_empty() {
+        if self.is_empty() {
             return Resolved::Target(Target {
                 asset_type: "Path".to_owned(),
                 asset_id: path.as_str().to_owned(),
                 action: method.to_ascii_lowercase(),
             });
         }
-        self.0.iter().find_map(|route| route.resolve(method, path)).unwrap_or(Resolved::Unknown)
+        let route = self.matching(method, path).and_then(|number| self.routes.get(number));
+        route.and_then(|route| route.resolve(path)).unwrap_or(Resolved::Unknown)
     }
 
-    /// The number of the route that decides, from 0; for tools that explain.
+    /// The number of the route that decides, from 0.
     pub fn matching(&self, method: &str, path: &CanonicalPath) -> Option<usize> {
-        self.0.iter().position(|route| route.resolve(method, path).is_some())
+        let segments: Vec<&str> = path.segments().collect();
+        let fits =
+            |number: usize| self.routes.get(number).is_some_and(|route| route.admits(method));
+        self.table.first(&segments, &fits)
     }
 
     /// Whether there is none, so that every path is its own asset.
     pub fn is_empty(&self) -> bool {
-        self.0.is_empty()
+        self.routes.is_empty()
     }
 
     /// The asset types and actions that the routes name, for listing entitlements.
     pub fn named_targets(&self) -> impl Iterator<Item = (&str, &str)> {
-        self.0.iter().filter_map(|route| match &route.to {
+        self.routes.iter().filter_map(|route| match &route.to {
             Destination::Bypass => None,
             Destination::Target { asset_type, action, .. } => {
                 Some((asset_type.as_str(), action.as_str()))
@@ -105,10 +119,11 @@ impl Route {
         Ok(Self { methods, pattern, to: Destination::Target { asset_type, asset_id, action } })
     }
 
-    fn resolve(&self, method: &str, path: &CanonicalPath) -> Option<Resolved> {
-        if !self.methods.is_empty() && !self.methods.iter().any(|allowed| allowed == method) {
-            return None;
-        }
+    fn admits(&self, method: &str) -> bool {
+        self.methods.is_empty() || self.methods.iter().any(|allowed| allowed == method)
+    }
+
+    fn resolve(&self, path: &CanonicalPath) -> Option<Resolved> {
         let values = self.pattern.captures(path)?;
         Some(match &self.to {
             Destination::Bypass => Resolved::Bypass,
@@ -409,5 +424,39 @@ mod tests {
         assert!(error("{y}").contains("`x`"));
         assert!(error("{x").contains('}'));
         assert!(error("").contains("empty"));
+    }
+
+    proptest::proptest! {
+        /// The first route that matches by itself.
+        #[test]
+        fn the_table_finds_what_a_scan_finds(
+            patterns in proptest::collection::vec("(/(a|b|\\{\\}|)){1,4}(/\\{\\*\\})?", 0..12),
+            methods in proptest::collection::vec(0..3_usize, 12),
+            paths in proptest::collection::vec("(/(a|b|c|)){1,5}", 1..8),
+        ) {
+            let allow = Allowances { double_slash: true, ..Default::default() };
+            let allowed: [&[&str]; 3] = [&[], &["GET"], &["PUT", "POST"]];
+            let named = |text: &str| {
+                let mut count = 0;
+                text.split('/').map(|part| {
+                    count += 1;
+                    part.replace("{}", &format!("{{v{count}}}")).replace("{*}", &format!("{{v{count}*}}"))
+                }).collect::<Vec<_>>().join("/")
+            };
+            let routes: Vec<Route> = patterns.iter().zip(methods).map(|(text, which)| {
+                let methods = allowed[which].iter().map(|&method| method.to_owned()).collect();
+                Route::bypass(methods, Pattern::parse(&named(text), allow).unwrap())
+            }).collect();
+            let table = Routes::new(routes.clone());
+            for raw in paths {
+                let path = path(&raw);
+                for method in ["GET", "POST", "DELETE"] {
+                    let scan = routes
+                        .iter()
+                        .position(|route| route.admits(method) && route.pattern.captures(&path).is_some());
+                    proptest::prop_assert_eq!(table.matching(method, &path), scan, "{} {}", method, raw);
+                }
+            }
+        }
     }
 }

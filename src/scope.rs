@@ -151,8 +151,8 @@ impl Default for DenyResponse {
 pub struct Scopes {
     by_client_id: HashMap<String, Arc<Scope>>,
     by_host: HashMap<String, Arc<Scope>>,
-    /// `(suffix with its leading dot, scope)`, longest first.
-    by_suffix: Vec<(String, Arc<Scope>)>,
+    /// By the suffix, with its leading dot.
+    by_suffix: HashMap<String, Arc<Scope>>,
     default: Option<Arc<Scope>>,
 }
 
@@ -176,17 +176,14 @@ impl Scopes {
             all.by_client_id.insert(scope.client_id.clone(), Arc::clone(&scope));
             for host in hosts {
                 match host.strip_prefix('*') {
-                    Some(suffix) => all.by_suffix.push((suffix.to_owned(), Arc::clone(&scope))),
-                    None => {
-                        all.by_host.insert(host, Arc::clone(&scope));
-                    }
-                }
+                    Some(suffix) => all.by_suffix.insert(suffix.to_owned(), Arc::clone(&scope)),
+                    None => all.by_host.insert(host, Arc::clone(&scope)),
+                };
             }
             if default || is_only {
                 all.default = Some(scope);
             }
         }
-        all.by_suffix.sort_by_key(|(suffix, _)| std::cmp::Reverse(suffix.len()));
         all
     }
 
@@ -234,11 +231,12 @@ impl Scopes {
             .ok_or_else(|| Denial::new(Reason::NoScope, format!("no scope has the host `{host}`")))
     }
 
+    /// The scope of the longest suffix.
     fn with_suffix_of(&self, host: &str) -> Option<&Arc<Scope>> {
-        self.by_suffix
-            .iter()
-            .find(|(suffix, _)| host.len() > suffix.len() && host.ends_with(suffix.as_str()))
-            .map(|(_, scope)| scope)
+        let suffixes = host.match_indices('.').filter_map(|(dot, _)| host.get(dot..));
+        suffixes
+            .filter(|suffix| suffix.len() < host.len())
+            .find_map(|suffix| self.by_suffix.get(suffix))
     }
 
     /// Selects and decides: what every edge asks.

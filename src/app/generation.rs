@@ -3,6 +3,7 @@
 //! A reload starts a new generation beside the old one and swaps them when the new one is good;
 //! dropping a generation ends its tasks.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -114,7 +115,7 @@ struct Starting<'a> {
 /// Starts the tasks of one scope, and compiles it.
 fn build(
     mut config: ScopeConfig,
-    own_issuers: &[String],
+    own_issuers: &Arc<BTreeSet<String>>,
     earlier: &[Needs],
     starting: &mut Starting<'_>,
 ) -> Result<(Selectable, Needs)> {
@@ -179,14 +180,14 @@ pub(super) struct Credentials {
 /// Puts one scope together from its settings and the keys it will read.
 pub(super) fn compile(
     config: ScopeConfig,
-    own_issuers: &[String],
+    own_issuers: &Arc<BTreeSet<String>>,
     keys: Keys,
     credentials: Credentials,
     api: Option<Api>,
     shadow: Option<Shadow>,
 ) -> Result<Selectable> {
     let Credentials { proofs, api_keys } = credentials;
-    let identity = Identity::new(config.identity, proofs, api_keys, own_issuers.to_vec())
+    let identity = Identity::new(config.identity, proofs, api_keys, Arc::clone(own_issuers))
         .with_context(|| format!("scope `{}`", config.client_id))?;
     let identity = if config.reuse { identity.remembering() } else { identity };
     let scope = Scope {

@@ -6,6 +6,7 @@
 //! opaque: the one issuer of its place that is asked about tokens is asked about it. A JWT that names
 //! another one is never sent there.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use serde_json::{Map, Value};
@@ -42,7 +43,7 @@ pub enum Proof {
 pub(super) struct Bearer {
     places: Places,
     issuers: Vec<Issuer>,
-    own_issuers: Vec<String>,
+    own_issuers: Arc<BTreeSet<String>>,
     api_keys: Option<(ApiKeySettings, Kept<ApiKeys>)>,
     /// `None`: every token is verified.
     verified: Option<Verified>,
@@ -75,7 +76,7 @@ impl Bearer {
         settings: &IdentitySettings,
         proofs: Vec<Proof>,
         api_keys: Option<Kept<ApiKeys>>,
-        own_issuers: Vec<String>,
+        own_issuers: Arc<BTreeSet<String>>,
     ) -> Self {
         let places = Places::new(settings);
         let issuers = settings.issuers.iter().cloned().zip(proofs);
@@ -194,7 +195,7 @@ impl Bearer {
         mut readers: impl Iterator<Item = &'a Issuer>,
     ) -> Result<&'a Issuer, BadToken> {
         let iss = jws.claims.get("iss").and_then(Value::as_str).ok_or(BadToken::NoIssuer)?;
-        if self.own_issuers.iter().any(|own| own == iss) {
+        if self.own_issuers.contains(iss) {
             return Err(BadToken::OwnToken { iss: Excerpt::new(iss) });
         }
         readers

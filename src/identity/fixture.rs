@@ -184,7 +184,9 @@ pub(super) fn identity(settings: IdentitySettings) -> Identity {
         Proof::Keys(jwks::IssuerKeys::fixed(key_set(&keys)))
     };
     let proofs = settings.issuers.iter().map(|_| set()).collect();
-    Identity::new(settings, proofs, None, vec!["placet".to_owned()]).unwrap().remembering()
+    Identity::new(settings, proofs, None, Arc::new(["placet".to_owned()].into()))
+        .unwrap()
+        .remembering()
 }
 
 /// A good header for a token signed with ES256.

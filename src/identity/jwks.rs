@@ -310,8 +310,9 @@ mod tests {
             let keys = IssuerKeys::fixed(set);
             let reader = vec![keys.clone()];
             let reader = reader.into_iter().map(crate::identity::Proof::Keys).collect();
-            let identity =
-                Identity::new(fixture::settings(), reader, None, vec![]).unwrap().remembering();
+            let identity = Identity::new(fixture::settings(), reader, None, Arc::default())
+                .unwrap()
+                .remembering();
             let authenticated = identity.authenticate_now(&bearing(token), fixture::NOW).is_ok();
             (authenticated, keys.nudges.notified().now_or_never().is_some())
         };

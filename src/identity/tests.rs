@@ -436,13 +436,14 @@ fn a_decision_token_of_ours_is_never_a_credential() {
 
     let mut accepting = settings();
     accepting.issuers.push(issuer("placet"));
-    let error = Identity::new(accepting, vec![], None, vec!["placet".to_owned()]).unwrap_err();
+    let error =
+        Identity::new(accepting, vec![], None, Arc::new(["placet".to_owned()].into())).unwrap_err();
     assert_eq!(error, IdentityError::IssuerIsOwn { issuer: "placet".to_owned() });
 }
 
 #[test]
 fn each_issuer_needs_its_own_keys() {
-    let error = Identity::new(settings(), vec![], None, vec![]).unwrap_err();
+    let error = Identity::new(settings(), vec![], None, Arc::default()).unwrap_err();
     assert_eq!(error, IdentityError::KeysMissing { issuers: 1, keys: 0 });
 }
 
@@ -588,7 +589,7 @@ fn an_issuer_can_not_sign_for_another() {
         Proof::Keys(IssuerKeys::fixed(key_set(&[P256.jwk("p256")]))),
         Proof::Keys(IssuerKeys::fixed(key_set(&[ED.jwk("p256")]))),
     ];
-    let identity = Identity::new(two, sets, None, vec![]).unwrap().remembering();
+    let identity = Identity::new(two, sets, None, Arc::default()).unwrap().remembering();
     let of = |iss: &str| token(&header(), &with(claims(), json!({ "iss": iss })));
     assert!(identity.authenticate_now(&bearing(&of(ISSUER)), NOW).is_ok());
     let refused = identity.authenticate_now(&bearing(&of("https://other.example")), NOW);
@@ -615,8 +616,9 @@ fn a_place_present_twice_is_bad_whatever_it_holds() {
 #[test]
 fn keys_that_never_came_are_our_fault() {
     let (keys, _task) = jwks::start(&settings().issuers[0], jwks::Pace::default()).unwrap();
-    let identity =
-        Identity::new(settings(), vec![Proof::Keys(keys)], None, vec![]).unwrap().remembering();
+    let identity = Identity::new(settings(), vec![Proof::Keys(keys)], None, Arc::default())
+        .unwrap()
+        .remembering();
     let refusal =
         identity.authenticate_now(&bearing(&token(&header(), &claims())), NOW).unwrap_err();
     assert_eq!(refusal, Refusal::KeysUnavailable { issuer: ISSUER.to_owned() });

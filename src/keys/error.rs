@@ -237,6 +237,12 @@ pub enum KeyError {
 /// A loaded key that did not sign.
 #[derive(Debug, thiserror::Error)]
 pub enum SignError {
+    /// Too many signatures of the key are under way.
+    #[error("too much waits to be signed with the key `{kid}`")]
+    Busy {
+        /// The key's id.
+        kid: String,
+    },
     /// The cryptographic library failed.
     #[error("signing with key `{kid}` ({algorithm}) failed: load the key again, or replace it")]
     Failed {

@@ -9,6 +9,7 @@ use serde_json::{Map, Value};
 
 use super::certificate::Certificate;
 use super::parse::{self, Parsed};
+use super::pen::{self, Pen};
 use super::private_key::PrivateKey;
 use super::public_key::PublicKey;
 use super::transit::TransitSigner;
@@ -37,6 +38,7 @@ pub struct KeySettings {
 /// One version of a scope's private key, ready to sign.
 pub struct SigningKey {
     signer: Signer,
+    pen: Pen,
     public: PublicKey,
     algorithm: Algorithm,
     kid: String,
@@ -52,7 +54,7 @@ pub struct SigningKey {
 /// Where the private half is.
 enum Signer {
     /// In memory.
-    Local(PrivateKey),
+    Local(Arc<PrivateKey>),
     /// In Vault.
     Transit(TransitSigner),
 }
@@ -80,7 +82,7 @@ impl SigningKey {
             created: material.created,
             certificate: material.certificate.as_deref(),
         };
-        Self::assemble(Signer::Local(parsed.key), public, algorithm, &origin, settings)
+        Self::assemble(Signer::Local(Arc::new(parsed.key)), public, algorithm, &origin, settings)
     }
 
     /// Makes of one version of a Transit key, which stays where it is, a key that signs.
@@ -131,6 +133,7 @@ impl SigningKey {
         let created = origin.created;
         Ok(Self {
             signer,
+            pen: Pen::new(),
             public,
             algorithm,
             kid,
@@ -217,18 +220,24 @@ impl SigningKey {
     }
 
     /// The JWS signature over `message`, raw bytes (RFC 7518 section 3, RFC 8037 section 3.1). Only
-    /// a key in Transit awaits anything, and its signature is verified before it is returned.
+    /// RSA, which takes long, and a key in Transit await anything; a signature of Transit's is verified
+    /// before it is returned.
     ///
     /// # Errors
-    /// If the cryptographic library fails, in which case there is no retry that would help; or the
-    /// store does.
+    /// If too much waits to be signed; if the cryptographic library fails, in which case there is no retry
+    /// that would help; or the store does.
     pub async fn sign(&self, message: &[u8]) -> Result<Vec<u8>, SignError> {
         let kid = || self.kid.clone();
+        let failed = |_| SignError::Failed { kid: kid(), algorithm: self.algorithm };
+        let place = || self.pen.place().ok_or_else(|| SignError::Busy { kid: kid() });
         match &self.signer {
-            Signer::Local(key) => key
-                .sign(self.algorithm, message)
-                .map_err(|_| SignError::Failed { kid: kid(), algorithm: self.algorithm }),
+            Signer::Local(key) if key.kind() == KeyKind::Rsa => {
+                let _place = place()?;
+                pen::sign_aside(key, self.algorithm, message).await.map_err(failed)
+            }
+            Signer::Local(key) => key.sign(self.algorithm, message).map_err(failed),
             Signer::Transit(signer) => {
+                let _place = place()?;
                 let signed = signer.sign(message).await;
                 let signature = signed.map_err(|source| SignError::Store { kid: kid(), source })?;
                 if !self.public.verifies(self.algorithm, message, &signature) {

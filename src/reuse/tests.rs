@@ -103,7 +103,7 @@ fn a_credential_is_read_where_it_may_stand() {
             anonymous: false,
         };
         let keys = Kept::fixed(ApiKeys::parse(b"{}").unwrap());
-        let identity = Identity::new(settings, Vec::new(), Some(keys), Vec::new()).unwrap();
+        let identity = Identity::new(settings, Vec::new(), Some(keys), Arc::default()).unwrap();
         Authorizer { identity, ..deciding("true") }
     };
     let header = Place::Header { name: "X-A".to_owned(), prefix: String::new() };
@@ -133,7 +133,7 @@ fn with_other_keys_nothing_earlier_is_found() {
         peer: None,
         anonymous: true,
     };
-    let identity = Identity::new(settings, Vec::new(), Some(kept), Vec::new()).unwrap();
+    let identity = Identity::new(settings, Vec::new(), Some(kept), Arc::default()).unwrap();
     let authorizer = Authorizer { identity, ..deciding("true") };
     let reuse = Reuse::new().unwrap();
     let mut known = vec![key(&reuse, &authorizer, &ASKED).unwrap()];

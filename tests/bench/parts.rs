@@ -71,7 +71,7 @@ impl Case {
             panic!("no route for {path}");
         };
         let identified = scope.authorizer.identity.authenticate(&request, now);
-        let principal = Arc::new(identified.now_or_never().unwrap().unwrap());
+        let principal = identified.now_or_never().unwrap().unwrap();
         let question = Question {
             principal: &principal,
             target: &target,

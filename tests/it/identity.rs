@@ -260,9 +260,10 @@ impl Subject {
             peer: None,
             anonymous: false,
         };
-        let identity = Identity::new(settings, vec![Proof::Keys(keys.clone())], None, vec![])
-            .unwrap()
-            .remembering();
+        let identity =
+            Identity::new(settings, vec![Proof::Keys(keys.clone())], None, Arc::default())
+                .unwrap()
+                .remembering();
         Self { issuer: issuer.to_owned(), identity, keys, shutdown, task }
     }
 

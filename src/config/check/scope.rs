@@ -31,7 +31,7 @@ pub(super) struct Shared<'a> {
     stores: Option<&'a SecretStores>,
     /// Whether a caller of the gRPC listener can be told from any local process.
     is_grpc_private: bool,
-    own_issuers: Vec<String>,
+    own_issuers: BTreeSet<String>,
     decision_claims: BTreeSet<String>,
     /// Whether decisions are used again.
     reuse: bool,

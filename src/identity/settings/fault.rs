@@ -1,6 +1,8 @@
 //! What can be wrong with `identity` settings: everything that could never work, or would let one
 //! caller pass for another.
 
+use std::collections::BTreeSet;
+
 use super::{
     ApiKeySettings, Audiences, CertificateSource, IdentitySettings, IssuerSettings,
     KeySourceSettings, PeerSettings, PeerSubject, Place, Require,
@@ -91,7 +93,7 @@ pub enum IdentityError {
 
 impl IdentitySettings {
     /// Everything wrong with these settings, given the `iss` of every decision token we mint.
-    pub fn faults(&self, own_issuers: &[String]) -> Vec<IdentityError> {
+    pub fn faults(&self, own_issuers: &BTreeSet<String>) -> Vec<IdentityError> {
         let mut faults = self.requirement_faults();
         for (index, settings) in self.issuers.iter().enumerate() {
             let issuer = || settings.issuer.clone();

@@ -7,7 +7,7 @@ use crate::identity::fixture;
 fn faults(change: impl FnOnce(&mut IdentitySettings)) -> Vec<String> {
     let mut settings = fixture::settings();
     change(&mut settings);
-    let own = ["placet".to_owned()];
+    let own = ["placet".to_owned()].into();
     settings.faults(&own).iter().map(ToString::to_string).collect()
 }
 

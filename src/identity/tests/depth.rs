@@ -100,9 +100,14 @@ fn beside_an_asked_one() -> Identity {
     let keys = KeySourceSettings::Introspection(Box::new(introspection()));
     settings.issuers.push(IssuerSettings { keys, ..issuer("https://asked.example") });
     let set = Proof::Keys(IssuerKeys::fixed(key_set(&[P256.jwk("p256")])));
-    Identity::new(settings, vec![set, Proof::WordOffline], None, vec!["placet".to_owned()])
-        .unwrap()
-        .remembering()
+    Identity::new(
+        settings,
+        vec![set, Proof::WordOffline],
+        None,
+        Arc::new(["placet".to_owned()].into()),
+    )
+    .unwrap()
+    .remembering()
 }
 
 #[test]
@@ -150,7 +155,7 @@ fn with_a_key(list: Option<Kept<ApiKeys>>, change: impl FnOnce(&mut IdentitySett
     change(&mut settings);
     let set = Proof::Keys(IssuerKeys::fixed(key_set(&[P256.jwk("p256")])));
     let proofs = settings.issuers.iter().map(|_| set.clone()).collect();
-    Identity::new(settings, proofs, Some(list.unwrap_or_else(key_list)), vec![])
+    Identity::new(settings, proofs, Some(list.unwrap_or_else(key_list)), Arc::default())
         .unwrap()
         .remembering()
 }

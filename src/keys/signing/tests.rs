@@ -294,3 +294,13 @@ fn debug_shows_kid_and_alg_alone() {
     assert_eq!(ring.published().count(), 1);
     assert_eq!(ring.published().next().unwrap().kid(), ring.active().kid());
 }
+
+#[tokio::test]
+async fn more_rsa_than_there_is_room_for_is_refused_at_once() {
+    let key = load(Algorithm::RS256);
+    let signed = futures_util::future::join_all((0..200).map(|_| key.sign(MESSAGE))).await;
+    let busy = signed.iter().filter(|signed| matches!(signed, Err(SignError::Busy { .. })));
+    assert_eq!(busy.count(), 200 - 128);
+    assert_eq!(signed.iter().filter(|signed| signed.is_ok()).count(), 128);
+    assert!(key.sign(MESSAGE).await.is_ok(), "there is room again");
+}

@@ -53,7 +53,7 @@ fn identity(asking: IntrospectionSettings) -> Identity {
         anonymous: true,
     };
     let word = Proof::Word(Arc::new(Introspector::new(asking).unwrap()));
-    Identity::new(settings, vec![word], None, vec!["placet".to_owned()]).unwrap()
+    Identity::new(settings, vec![word], None, Arc::new(["placet".to_owned()].into())).unwrap()
 }
 
 fn bearing(token: &str) -> Request {
