@@ -12,7 +12,7 @@ use std::net::{IpAddr, Ipv6Addr};
 
 use serde_json::{Map, Value};
 
-pub use asked::{Asked, Reads};
+pub use asked::{AddressRead, Asked, Reads};
 pub use body::{
     Body, BodyFault, Content, Descriptors, DescriptorsError, Fields, GrpcFault, MultipartFault,
 };

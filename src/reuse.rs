@@ -8,6 +8,7 @@
 //! decided.
 
 use std::fmt;
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -19,7 +20,7 @@ use crate::clock::Timestamp;
 use crate::identity::KnownBy;
 use crate::keys::KeyRing;
 use crate::policy::InForce;
-use crate::request::{Asked, Reads};
+use crate::request::{AddressRead, Asked, Reads};
 
 /// A request to a scope while the same things are in force. It tells nothing of the request: the digest
 /// is keyed with a secret of the process.
@@ -116,7 +117,16 @@ impl Epoch {
         let (path, query) = asked.target.split_once('?').unwrap_or((asked.target, ""));
         add(path.as_bytes());
         add(if reads.query { query.as_bytes() } else { b"" });
-        add(if reads.source_ip { asked.source_ip.as_bytes() } else { b"" });
+        match (&reads.source_ip, plain(asked.source_ip)) {
+            (AddressRead::Unread, _) => add(b""),
+            (AddressRead::Ranges(ranges), Some(ip)) => {
+                let within = ranges.iter().map(|range| u8::from(range.contains(&ip)));
+                add(&[1].into_iter().chain(within).collect::<Vec<u8>>());
+            }
+            (AddressRead::Ranges(_), None) | (AddressRead::Whole, _) => {
+                add(&[b"\0", asked.source_ip.as_bytes()].concat());
+            }
+        }
         add(asked.source_principal.as_bytes());
         add(asked.source_certificate.as_bytes());
         for wanted in &reads.headers {
@@ -127,6 +137,11 @@ impl Epoch {
         }
         Some(Key(*blake3::keyed_hash(secret, &text).as_bytes()))
     }
+}
+
+/// The address, unless it is none, or IPv4 in IPv6, which some read as the one and some as the other.
+fn plain(ip: &str) -> Option<IpAddr> {
+    ip.parse().ok().filter(|_| !(ip.contains(':') && ip.contains('.')))
 }
 
 /// Since when and until when a token that is valid from and to these times may be used again: while at

@@ -11,7 +11,7 @@ use super::certificate::{Names, Thumbprint};
 use super::principal::{Principal, PrincipalKind};
 use super::refusal::{BadToken, Excerpt};
 use super::settings::{CertificateSource, PeerSettings, PeerSubject, Place};
-use crate::request::{Reads, Request, Source};
+use crate::request::{AddressRead, Reads, Request, Source};
 
 /// Whose certificates count; nobody's without `peer` settings.
 #[derive(Debug)]
@@ -63,7 +63,7 @@ impl Peers {
             CertificateSource::Forwarded => FORWARDED,
         };
         reads.headers.insert(name.to_owned());
-        reads.source_ip = true;
+        reads.source_ip = AddressRead::Ranges(settings.trusted_hops.clone());
     }
 
     /// The caller's certificate, for tokens that are bound to it. Where certificates come in a

@@ -2,6 +2,8 @@
 
 use std::collections::BTreeSet;
 
+use ipnet::IpNet;
+
 /// What is told apart in a request: its parts as the proxy sent them, nothing decoded.
 #[derive(Clone, Copy, Debug)]
 pub struct Asked<'a> {
@@ -31,7 +33,33 @@ pub struct Reads {
     /// The query.
     pub query: bool,
     /// The address of whoever connected to the proxy.
-    pub source_ip: bool,
+    pub source_ip: AddressRead,
+}
+
+/// How an address is read.
+#[derive(Clone, Debug, Default, Eq, PartialEq)]
+pub enum AddressRead {
+    /// Not at all.
+    #[default]
+    Unread,
+    /// Only whether there is one, and which of these ranges it is within.
+    Ranges(Vec<IpNet>),
+    /// Itself.
+    Whole,
+}
+
+impl AddressRead {
+    fn and(self, other: &Self) -> Self {
+        match (self, other) {
+            (Self::Whole, _) | (_, Self::Whole) => Self::Whole,
+            (Self::Ranges(mut ranges), Self::Ranges(others)) => {
+                ranges.extend(others);
+                Self::Ranges(ranges)
+            }
+            (Self::Unread, other) => other.clone(),
+            (read, Self::Unread) => read,
+        }
+    }
 }
 
 impl Reads {
@@ -40,7 +68,7 @@ impl Reads {
     pub fn and(mut self, other: &Self) -> Self {
         self.headers.extend(other.headers.iter().cloned());
         self.query |= other.query;
-        self.source_ip |= other.source_ip;
+        self.source_ip = self.source_ip.and(&other.source_ip);
         self
     }
 }

@@ -62,6 +62,9 @@ fn requests_differ_in_what_is_read_and_in_nothing_else() {
         ),
         ("context.http.query.a.contains(\"1\")", &["query"]),
         ("context.source has ip && context.source.ip.isIpv4()", &["ip"]),
+        ("context.source.ip.isInRange(ip(\"192.0.2.2\"))", &["ip"]),
+        ("context.source.ip.isInRange(ip(\"192.0.2.0/24\"))", &[]),
+        ("context.source has ip", &[]),
     ] {
         let (reuse, authorizer) = (Reuse::new().unwrap(), deciding(condition));
         let known = key(&reuse, &authorizer, &ASKED).unwrap();
@@ -70,6 +73,34 @@ fn requests_differ_in_what_is_read_and_in_nothing_else() {
             let differs = key(&reuse, &authorizer, &asked) != Some(known);
             let is_read = ALWAYS.contains(&part) || read.contains(&part);
             assert_eq!(differs, is_read, "{condition}: {part} {asked:?}");
+        }
+    }
+}
+
+/// An address is told by the ranges that policies ask for.
+#[test]
+fn an_address_is_as_another_of_the_same_ranges() {
+    let authorizer = deciding(
+        "context has source.ip && (context.source.ip.isInRange(ip(\"10.0.0.0/8\"))
+            || context.source.ip.isInRange(ip(\"10.1.0.0/16\")))",
+    );
+    let reuse = Reuse::new().unwrap();
+    let of = |source_ip| key(&reuse, &authorizer, &Asked { source_ip, ..ASKED }).unwrap();
+    let classes = [
+        &["10.0.0.1", "10.255.0.9"][..],
+        &["10.1.2.3", "10.1.0.0"],
+        &["192.0.2.1", "2001:db8::1", "::"],
+        &[""],
+        &["no address"],
+        &["::ffff:10.1.2.3"],
+        &["::ffff:10.1.2.4"],
+    ];
+    for (number, class) in classes.iter().enumerate() {
+        for ip in *class {
+            assert_eq!(of(ip), of(class[0]), "{ip}");
+            for other in classes.iter().skip(number + 1).flat_map(|class| *class) {
+                assert_ne!(of(ip), of(other), "{ip} {other}");
+            }
         }
     }
 }

@@ -7,8 +7,13 @@
 use std::collections::BTreeSet;
 
 use cedar_policy_core::ast::{BinaryOp, EntityUID, Expr, ExprKind, Literal, Policy, Var};
+use ipnet::IpNet;
 
-use crate::request::Reads;
+use super::leading::in_range;
+use crate::request::{AddressRead, Reads};
+
+/// Among more ranges of addresses, an address is told apart by itself.
+const MAX_RANGES: usize = 64;
 
 /// Which fields of an open record are looked at.
 #[derive(Clone, Debug, Default)]
@@ -57,6 +62,9 @@ pub(super) struct Wants {
     pub(super) query: Fields,
     pub(super) headers: Fields,
     pub(super) ip: bool,
+    /// Whether more of it is looked at than which of `ranges` it is within.
+    ip_itself: bool,
+    ranges: BTreeSet<IpNet>,
     pub(super) peer: bool,
     pub(super) time: bool,
     pub(super) issuer: bool,
@@ -73,7 +81,12 @@ impl Wants {
             Fields::Named(names) => names.clone(),
             Fields::All => return None,
         };
-        let reads = Reads { headers, query: self.query.is_seen(), source_ip: self.ip };
+        let source_ip = match (self.ip, self.ip_itself || self.ranges.len() > MAX_RANGES) {
+            (false, _) => AddressRead::Unread,
+            (true, true) => AddressRead::Whole,
+            (true, false) => AddressRead::Ranges(self.ranges.iter().copied().collect()),
+        };
+        let reads = Reads { headers, query: self.query.is_seen(), source_ip };
         (!self.time && !self.body).then_some(reads)
     }
 
@@ -90,14 +103,14 @@ impl Wants {
                     self.add_context(&["http", field]);
                 }
             }
-            ["source"] => (self.ip, self.peer) = (true, true),
+            ["source"] => (self.ip, self.ip_itself, self.peer) = (true, true, true),
             ["http", "method", ..] => self.method = true,
             ["http", "host", ..] => self.host = true,
             ["http", "path", ..] => self.path = true,
             ["http", "body", ..] => self.body = true,
             ["http", "query", rest @ ..] => self.query.add(rest.first().copied()),
             ["http", "headers", rest @ ..] => self.headers.add(rest.first().copied()),
-            ["source", "ip", ..] => self.ip = true,
+            ["source", "ip", ..] => (self.ip, self.ip_itself) = (true, true),
             ["source", "principal", ..] => self.peer = true,
             ["time", ..] => self.time = true,
             _ => {}
@@ -158,6 +171,12 @@ impl Footprint {
         while let Some((expr, onward)) = work.pop() {
             let (root, path, onward) = attributes(expr, onward);
             match root.expr_kind() {
+                // Whether there is one is told with which ranges it is within.
+                ExprKind::Var(Var::Context) if is_has(expr) && path == ["source", "ip"] => {
+                    self.wants.ip = true;
+                    reach.circumstances = true;
+                    continue;
+                }
                 ExprKind::Var(Var::Context) => {
                     self.wants.add_context(&path);
                     reach.circumstances |= !matches!(&*path, ["source", "principal", ..]);
@@ -176,7 +195,7 @@ impl Footprint {
                     reach.depth = reach.depth.max(onward);
                     reach.literals.extend(policy.env().get(slot).cloned());
                 }
-                _ => self.add_operands(root, onward, &mut work),
+                _ => self.add_operands(root, onward, &mut reach, &mut work),
             }
             self.names.extend(path.iter().map(|name| (*name).to_owned()));
             self.wants.add_principal(&path);
@@ -189,6 +208,7 @@ impl Footprint {
         &mut self,
         expr: &'e Expr,
         onward: usize,
+        reach: &mut Reach,
         work: &mut Vec<(&'e Expr, usize)>,
     ) {
         match expr.expr_kind() {
@@ -209,9 +229,14 @@ impl Footprint {
                 self.tags |= *op == BinaryOp::GetTag;
                 work.extend([(&**arg1, opened), (&**arg2, 0)]);
             }
-            ExprKind::ExtensionFunctionApp { args, .. } => {
-                work.extend(args.iter().map(|arg| (arg, 0)));
-            }
+            ExprKind::ExtensionFunctionApp { args, .. } => match source_in_range(expr) {
+                Some(range) => {
+                    self.wants.ip = true;
+                    reach.circumstances = true;
+                    self.wants.ranges.insert(range);
+                }
+                None => work.extend(args.iter().map(|arg| (arg, 0))),
+            },
             // What is read of a yes or no fails, but first the `has` is evaluated.
             ExprKind::GetAttr { .. } | ExprKind::HasAttr { .. } | ExprKind::ExtHasAttr { .. } => {
                 work.push((expr, 0));
@@ -224,6 +249,19 @@ impl Footprint {
             ExprKind::Lit(_) | ExprKind::Var(_) | ExprKind::Slot(_) | ExprKind::Unknown(_) => {}
         }
     }
+}
+
+fn is_has(expr: &Expr) -> bool {
+    matches!(expr.expr_kind(), ExprKind::HasAttr { .. } | ExprKind::ExtHasAttr { .. })
+}
+
+/// The range in `context.source.ip.isInRange(ip("…"))`.
+fn source_in_range(expr: &Expr) -> Option<IpNet> {
+    let (address, range) = in_range(expr)?;
+    let (root, path, _) = attributes(address, 0);
+    let is_source =
+        matches!(root.expr_kind(), ExprKind::Var(Var::Context)) && path == ["source", "ip"];
+    is_source.then_some(range)
 }
 
 /// `root.a.b`, or a `has` of it: the root, `[a, b]`, and how many entities are opened from the root

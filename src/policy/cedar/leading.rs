@@ -112,14 +112,21 @@ fn named(expr: &Expr) -> Option<(&Expr, Wanted<'_>)> {
             ExprKind::Lit(wanted) => (&**arg1, Wanted::Equal(wanted)),
             _ => return None,
         },
-        ExprKind::ExtensionFunctionApp { fn_name, args } if fn_name.to_string() == "isInRange" => {
-            let [address, range] = args.as_slice() else { return None };
-            (address, Wanted::InRange(written(range)?))
+        _ => {
+            let (address, range) = in_range(expr)?;
+            (address, Wanted::InRange(range))
         }
-        _ => return None,
     };
     depth(value).filter(|depth| *depth > 0)?;
     Some((value, wanted))
+}
+
+/// The address and the range of `a.isInRange(ip("…"))`.
+pub(super) fn in_range(expr: &Expr) -> Option<(&Expr, IpNet)> {
+    let ExprKind::ExtensionFunctionApp { fn_name, args } = expr.expr_kind() else { return None };
+    let [address, range] = args.as_slice() else { return None };
+    (fn_name.to_string() == "isInRange").then_some(())?;
+    Some((address, written(range)?))
 }
 
 fn asked(expr: &Expr) -> Option<(Var, Asks<'_>)> {

@@ -14,6 +14,7 @@ use self::world::{Asked, World, asked, uid, world};
 use super::*;
 use crate::fixture::{self, NOW};
 use crate::policy;
+use crate::request::{AddressRead, Headers, Reads};
 
 type Found = Option<(String, Vec<String>, Vec<String>)>;
 
@@ -123,6 +124,54 @@ proptest! {
         for asked in askeds {
             for (target, ours) in asked.targets.iter().zip(ours(&engine, &asked)) {
                 prop_assert_eq!(ours, reference(&world, &asked, target), "{:?} {:?}", asked, target);
+            }
+        }
+    }
+}
+
+/// `other`, made the same as `asked` in all that is read of it.
+fn alike(asked: &Asked, other: &Asked, reads: &Reads) -> Asked {
+    let mut request = other.request.clone();
+    request.method.clone_from(&asked.request.method);
+    request.target =
+        if reads.query { asked.request.target.clone() } else { "/accounts/1?b=9".to_owned() };
+    request.headers = Headers::default();
+    let is_read = |name: &str| reads.headers.contains(name);
+    let of = |from: &Asked, read: bool, into: &mut Headers| {
+        let fields = from.request.headers.iter().filter(|(name, _)| is_read(name) == read);
+        fields.for_each(|(name, value)| into.push(name, value));
+    };
+    of(asked, true, &mut request.headers);
+    of(other, false, &mut request.headers);
+    let (ip, other_ip) = (asked.request.source.ip, other.request.source.ip);
+    let is_same = match &reads.source_ip {
+        AddressRead::Unread => true,
+        AddressRead::Whole => false,
+        AddressRead::Ranges(ranges) => match (ip, other_ip) {
+            (Some(ip), Some(other)) => {
+                ranges.iter().all(|range| range.contains(&ip) == range.contains(&other))
+            }
+            (ip, other) => ip == other,
+        },
+    };
+    request.source.ip = if is_same { other_ip } else { ip };
+    Asked { request, ..asked.clone() }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 128, failure_persistence: None, ..ProptestConfig::default() })]
+
+    /// A decision may be used again for a request that is the same in what is said to be read.
+    #[test]
+    fn nothing_is_read_but_what_is_said_to_be(
+        world in world(),
+        askeds in prop::collection::vec((asked(), asked()), 1..6),
+    ) {
+        let engine = compiled(&world);
+        if let Some(reads) = engine.reads() {
+            for (asked, other) in askeds {
+                let alike = alike(&asked, &other, &reads);
+                prop_assert_eq!(ours(&engine, &asked), ours(&engine, &alike), "{:?} {:?}", reads, alike);
             }
         }
     }

@@ -130,8 +130,21 @@ class Placet(Process):
         return answer.status, answer.json()
 
     def decisions(self):
-        """The decision log: one JSON object a line of standard output."""
-        return [json.loads(line) for line in self.stdout.split("\n") if line]
+        """The decision log, of all that was decided so far: one JSON object a line of standard output."""
+        def lines():
+            return [json.loads(line) for line in self.stdout.split("\n")[:-1]]
+
+        def all_are_there():
+            try:
+                samples = self.metrics()
+            except OSError:
+                return True
+            decided = sum(value for name, value in samples.items() if name.startswith("placet_decisions_total"))
+            return sum("shadowOf" not in line for line in lines()) >= decided
+
+        if self.settings.get("decisionLog", {}).get("sink", "stdout") == "stdout":
+            self.wait_until(all_are_there, "every decision is in the log")
+        return lines()
 
     def metrics(self):
         """Sample name with labels -> value."""
