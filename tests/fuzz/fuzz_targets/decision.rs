@@ -7,7 +7,6 @@
 use std::path::Path;
 use std::sync::LazyLock;
 
-use bytes::Bytes;
 use envoy_types::ext_authz::v3::pb::{
     CheckResponse, HeaderAppendAction, HttpResponse, OkHttpResponse,
 };
