@@ -117,7 +117,7 @@ impl Recorder {
 
     /// Counts a look for a decision that could be used again.
     pub fn looked_for_decision(&self, is_known: bool) {
-        self.metrics.cache_lookup("decisions", is_known);
+        self.metrics.decision_lookup(is_known);
     }
 
     /// Counts what the shadow policies of a scope say of a decision, and logs it where they differ.

@@ -3,14 +3,8 @@
 //! Everything that decides by time takes a [`Timestamp`]; only [`Clock`] reads the system. Tests
 //! hold a fixed clock and never sleep.
 
+use std::fmt::Write;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
-
-use time::OffsetDateTime;
-use time::format_description::BorrowedFormatItem;
-use time::macros::format_description;
-
-const RFC3339_MILLIS: &[BorrowedFormatItem<'_>] =
-    format_description!("[year]-[month]-[day]T[hour]:[minute]:[second].[subsecond digits:3]Z");
 
 /// A point in time, in milliseconds since the Unix epoch.
 #[derive(Clone, Copy, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
@@ -39,11 +33,13 @@ impl Timestamp {
 
     /// The RFC 3339 form in UTC, with milliseconds.
     pub fn rfc3339(self) -> String {
-        let nanos = i128::from(self.0) * 1_000_000;
-        OffsetDateTime::from_unix_timestamp_nanos(nanos)
-            .ok()
-            .and_then(|time| time.format(RFC3339_MILLIS).ok())
-            .unwrap_or_default()
+        let mut text = String::with_capacity(24);
+        let time = UNIX_EPOCH + Duration::from_millis(self.0);
+        // It fails beyond the year 9999.
+        match write!(text, "{}", humantime::format_rfc3339_millis(time)) {
+            Ok(()) => text,
+            Err(_) => String::new(),
+        }
     }
 
     /// The point `duration` later.

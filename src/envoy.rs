@@ -187,7 +187,7 @@ impl Inner {
         seen: &mut Seen,
     ) -> Option<Arc<Answer>> {
         let named = view.extensions.iter().rev().find(|(key, _)| *key == SCOPE_EXTENSION);
-        let host = Host::parse(view.host).ok()?;
+        let host = if named.is_some() { Host::default() } else { Host::parse(view.host).ok()? };
         let (scope, _) = scopes.choose_by(named.map(|(_, value)| *value), host.name()).ok()?;
         // What is compared is compared for every request.
         let reuse = scope.reuse.as_ref().filter(|_| scope.shadow.is_none())?;

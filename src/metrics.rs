@@ -29,6 +29,8 @@ struct Inner {
     check_duration: Histogram,
     cache_hits: Family<CacheLabel, Counter>,
     cache_misses: Family<CacheLabel, Counter>,
+    decisions_known: Counter,
+    decisions_unknown: Counter,
     reload_failures: Counter,
     log_dropped: Counter,
     key_age: Family<ScopeLabel, Gauge<i64, AtomicI64>>,
@@ -65,12 +67,16 @@ struct CacheLabel {
 impl Metrics {
     /// All metrics, at zero.
     pub fn new() -> Self {
+        let (cache_hits, cache_misses) = <(Family<_, Counter>, Family<_, Counter>)>::default();
+        let decisions = CacheLabel { cache: "decisions" };
         let inner = Inner {
+            decisions_known: cache_hits.get_or_create_owned(&decisions),
+            decisions_unknown: cache_misses.get_or_create_owned(&decisions),
             registry: Registry::with_prefix("placet"),
             decisions: Family::default(),
             check_duration: Histogram::new(DURATION_BUCKETS),
-            cache_hits: Family::default(),
-            cache_misses: Family::default(),
+            cache_hits,
+            cache_misses,
             reload_failures: Counter::<u64, AtomicU64>::default(),
             log_dropped: Counter::default(),
             key_age: Family::default(),
@@ -109,6 +115,11 @@ impl Metrics {
     pub fn cache_lookup(&self, cache: &'static str, is_hit: bool) {
         let counters = if is_hit { &self.0.cache_hits } else { &self.0.cache_misses };
         counters.get_or_create(&CacheLabel { cache }).inc();
+    }
+
+    /// Counts a look for a decision that could be used again.
+    pub fn decision_lookup(&self, is_known: bool) {
+        if is_known { &self.0.decisions_known } else { &self.0.decisions_unknown }.inc();
     }
 
     /// Counts what a scope's shadow policies say of a decision: `allow`, `deny` or `fault`.

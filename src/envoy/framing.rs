@@ -34,15 +34,20 @@ pub(crate) enum FrameError {
 
 /// Reads the one message of a unary call.
 pub(crate) async fn read_message(mut body: Body) -> Result<Bytes, FrameError> {
-    let mut read = BytesMut::new();
+    // Most messages come in one piece, which is not copied.
+    let mut read = Bytes::new();
     let mut is_too_large = false;
     while let Some(frame) = body.frame().await {
         let Ok(data) = frame.map_err(|_| FrameError::Broken)?.into_data() else { continue };
         is_too_large = is_too_large || read.len() + data.len() > PREFIX_BYTES + MAX_MESSAGE_BYTES;
         if is_too_large {
             read.clear();
+        } else if read.is_empty() {
+            read = data;
         } else {
-            read.extend_from_slice(&data);
+            let mut longer = read.try_into_mut().unwrap_or_else(|read| BytesMut::from(&read[..]));
+            longer.extend_from_slice(&data);
+            read = longer.freeze();
         }
     }
     if is_too_large {
@@ -54,7 +59,7 @@ pub(crate) async fn read_message(mut body: Body) -> Result<Bytes, FrameError> {
     let compressed = read.get_u8();
     let length = read.get_u32();
     match (compressed, usize::try_from(length)) {
-        (0, Ok(length)) if length == read.len() => Ok(read.freeze()),
+        (0, Ok(length)) if length == read.len() => Ok(read),
         (0, _) => Err(FrameError::NotOneMessage),
         _ => Err(FrameError::Compressed),
     }

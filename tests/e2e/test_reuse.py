@@ -43,7 +43,7 @@ def world(directory, issuer, echo):
     ]
     keys = {name: pem(new_private_key("ES256")) for name in ["orders", "billing", "brief", "by-time", "by-body"]}
     with ExitStack() as running:
-        placet = Placet(directory / "p", scopes, keys=keys, policy=POLICY)
+        placet = Placet(directory / "p", scopes, keys=keys, policy=POLICY, reuse={"enabled": True})
         (placet.directory / "by-time.cedar").write_text(
             'permit (principal, action, resource) when { context.time > datetime("2020-01-01") };')
         (placet.directory / "by-body.cedar").write_text(

@@ -103,7 +103,9 @@ class Placet(Process):
         self.http, self.admin = free_port(), free_port()
         listen = {"grpc": self.grpc, "http": f"127.0.0.1:{self.http}", "admin": f"127.0.0.1:{self.admin}"}
         files = [{"id": "files", "type": "file", "default": True, "details": {"directory": "keys"}}]
-        self.settings = {"version": 1, "listen": listen, "secretStores": stores or files, "scopes": scopes, **settings}
+        # `PLACET_TEST_REUSE=off` tries everything without decisions that are used again.
+        reuse = {"enabled": os.environ.get("PLACET_TEST_REUSE") != "off"}
+        self.settings = {"version": 1, "listen": listen, "secretStores": stores or files, "scopes": scopes, "reuse": reuse, **settings}
         self.settings_file = self.write(self.settings)
         super().__init__("placet", [BINARY, "serve", "--config", self.settings_file], directory, {**os.environ, **(env or {})})
 
