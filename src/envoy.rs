@@ -159,7 +159,7 @@ impl Inner {
         let asking = reading.await?;
         let scopes = self.scopes.load_full();
         let request = match asking {
-            Asking::Request(request) => *request,
+            Asking::Request(request) => request,
             Asking::Message(message) => {
                 let view = View::of(&message);
                 if let Some(view) = &view
@@ -168,12 +168,14 @@ impl Inner {
                     return Ok(Checked::Known(answer));
                 }
                 let read = view.map_or_else(|| decode::request(&message), |view| view.request());
-                read.map_err(|error| Denial::new(Reason::BadRequest, error))?
+                Box::new(read.map_err(|error| Denial::new(Reason::BadRequest, error))?)
             }
         };
         let request = seen.request.insert(request);
         let scope = seen.scope.insert(Arc::clone(scopes.select(request)?));
-        let decision = scope.authorizer.authorize(request, channel, self.clock.now()).await;
+        // Boxed, since what is known needs no room for all the steps.
+        let deciding = scope.authorizer.authorize(request, channel, self.clock.now());
+        let decision = Box::pin(deciding).await;
         let is_api = channel == Channel::Api;
         let decision = if is_api { over_http::carried(decision) } else { decision };
         Ok(Checked::Decided(Box::new(decision)))
@@ -227,7 +229,7 @@ impl Inner {
             None => decision,
         };
         let (now, took) = (self.clock.now(), seen.started.elapsed());
-        self.recorder.record(request.as_ref(), scope.as_deref(), &decision, now, took);
+        self.recorder.record(request.as_deref(), scope.as_deref(), &decision, now, took);
         let response = encode::response(scope.as_deref(), &decision);
         let (Some(scope), Some(request)) = (scope, request) else { return (response, None) };
         let terms = match &decision.outcome {
@@ -238,7 +240,7 @@ impl Inner {
             _ => None,
         };
         if let Some(shadow) = &scope.shadow
-            && shadow.submit(request, decision.facts, now).is_err()
+            && shadow.submit(*request, decision.facts, now).is_err()
         {
             self.recorder.shadow_dropped(&scope.client_id);
         }
@@ -249,7 +251,7 @@ impl Inner {
 /// What was learned of a check.
 struct Seen {
     started: Instant,
-    request: Option<Request>,
+    request: Option<Box<Request>>,
     scope: Option<Arc<Scope>>,
     /// Under which its answer may be kept.
     key: Option<Key>,

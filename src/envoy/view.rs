@@ -56,7 +56,7 @@ impl<'a> View<'a> {
     /// Reads what Envoy writes; `None` of any other message, valid or not, and of one without
     /// `attributes.request.http`.
     pub(super) fn of(message: &'a [u8]) -> Option<Self> {
-        let mut view = Self::default();
+        let mut view = Self { headers: Vec::with_capacity(32), ..Self::default() };
         let mut attributes = None;
         let mut fields = Fields(message);
         while !fields.is_empty() {
@@ -79,7 +79,7 @@ impl<'a> View<'a> {
                 (4, Field::Bytes(bytes)) => once(&mut request, bytes)?,
                 (10, Field::Bytes(entry)) => {
                     let (key, value) = map_entry(entry)?;
-                    self.extensions.push((key, value));
+                    self.extensions.push((key, text(value)?));
                 }
                 (11, Field::Bytes(bytes)) => {
                     let of = |attributes: AttributeContext| attributes.metadata_context;
@@ -125,7 +125,7 @@ impl<'a> View<'a> {
                     let (name, value) = map_entry(entry)?;
                     names.add(name, &self.headers)?;
                     if !name.starts_with(':') {
-                        self.headers.push((name, value.as_bytes()));
+                        self.headers.push((name, value));
                     }
                 }
                 (4, Field::Bytes(bytes)) => self.path = text(bytes)?,
@@ -306,15 +306,18 @@ fn text(bytes: &[u8]) -> Option<&str> {
     str::from_utf8(bytes).ok()
 }
 
-/// Key and value of a `map<string, string>`, in this order.
-fn map_entry(message: &[u8]) -> Option<(&str, &str)> {
-    let mut fields = Fields(message);
-    let (1, Field::Bytes(key)) = fields.next()? else { return None };
-    let (2, Field::Bytes(value)) = fields.next()? else { return None };
-    if !fields.is_empty() {
-        return None;
-    }
-    Some((text(key)?, text(value)?))
+/// Key and value of a `map<string, string>`, in this order; the key is short, and the value UTF-8.
+fn map_entry(message: &[u8]) -> Option<(&str, &[u8])> {
+    const KEY: u8 = 1 << 3 | 2;
+    const VALUE: u8 = 2 << 3 | 2;
+    let ([KEY, length @ ..0x80], rest) = message.split_first_chunk()? else { return None };
+    let (key, rest) = rest.split_at_checked(usize::from(*length))?;
+    let (&VALUE, rest) = rest.split_first()? else { return None };
+    let mut fields = Fields(rest);
+    let value = fields.bytes()?;
+    // What is long is ASCII, and known to be in fewer steps than by reading it as UTF-8.
+    let is_text = value.is_ascii() || text(value).is_some();
+    (is_text && fields.is_empty()).then_some((text(key)?, value))
 }
 
 /// A `HeaderValue`: the raw value where there is one.
@@ -422,14 +425,11 @@ struct Names(u64);
 impl Names {
     /// Adds `name`, which none of `headers` has, in lower case.
     fn add(&mut self, name: &str, headers: &[(&str, &[u8])]) -> Option<()> {
-        let mut mark = name.len();
-        for byte in name.bytes() {
-            if byte.is_ascii_uppercase() {
-                return None;
-            }
-            mark = mark.wrapping_mul(31).wrapping_add(byte.into());
+        if name.bytes().any(|byte| byte.is_ascii_uppercase()) {
+            return None;
         }
-        let bit = 1 << (mark & 63);
+        let (first, last) = (name.bytes().next()?, name.bytes().next_back()?);
+        let bit = 1 << ((name.len() ^ usize::from(first) ^ usize::from(last) << 2) & 63);
         let is_known = self.0 & bit != 0 && headers.iter().any(|(known, _)| *known == name);
         self.0 |= bit;
         (!is_known).then_some(())
