@@ -130,7 +130,7 @@ impl Epoch {
         add(asked.source_principal.as_bytes());
         add(asked.source_certificate.as_bytes());
         for wanted in &reads.headers {
-            let values = asked.headers.iter().filter(|(name, _)| name == wanted);
+            let values = asked.headers.iter().filter(|(name, _)| *name == wanted.as_bytes());
             let values = values.map(|(_, value)| *value);
             add(&values.clone().count().to_le_bytes());
             values.for_each(&mut add);

@@ -73,7 +73,10 @@ impl View<'_> {
             _ => return Err(BadRequest::Scheme),
         };
         let mut headers = Headers::default();
-        self.headers.iter().for_each(|(name, value)| headers.push(name, *value));
+        for (name, value) in &self.headers {
+            // Names are text in every message that is read.
+            headers.push(&String::from_utf8_lossy(name), *value);
+        }
         let metadata = |metadata: &Option<Cow<'_, Metadata>>| {
             metadata.as_deref().map(metadata_fields).unwrap_or_default()
         };

@@ -7,7 +7,7 @@
 use std::time::Duration;
 
 use bytes::{Buf, Bytes, BytesMut};
-use http::{HeaderMap, HeaderValue, header};
+use http::{HeaderMap, HeaderName, HeaderValue, header};
 use http_body_util::{BodyExt, Full};
 use prost::Message;
 use tonic::body::Body;
@@ -16,6 +16,9 @@ use tonic::body::Body;
 const MAX_MESSAGE_BYTES: usize = 4 * 1024 * 1024;
 
 const PREFIX_BYTES: usize = 5;
+
+const GRPC_STATUS: HeaderName = HeaderName::from_static("grpc-status");
+const GRPC_TIMEOUT: HeaderName = HeaderName::from_static("grpc-timeout");
 
 /// Why a request body holds no message.
 #[derive(Debug, thiserror::Error)]
@@ -78,7 +81,7 @@ pub(crate) fn framed(message: &impl Message) -> Bytes {
 /// A successful call with the message `framed` as its answer.
 pub(crate) fn response(framed: Bytes) -> http::Response<Body> {
     let mut trailers = HeaderMap::new();
-    trailers.insert("grpc-status", HeaderValue::from_static("0"));
+    trailers.insert(GRPC_STATUS, HeaderValue::from_static("0"));
     let body = Full::new(framed).with_trailers(std::future::ready(Some(Ok(trailers))));
     with_grpc_type(http::Response::new(Body::new(body)))
 }
@@ -86,13 +89,13 @@ pub(crate) fn response(framed: Bytes) -> http::Response<Body> {
 /// The answer to a method that does not exist.
 pub(crate) fn unimplemented() -> http::Response<Body> {
     let mut response = http::Response::new(Body::empty());
-    response.headers_mut().insert("grpc-status", HeaderValue::from_static("12"));
+    response.headers_mut().insert(GRPC_STATUS, HeaderValue::from_static("12"));
     with_grpc_type(response)
 }
 
 /// The caller's `grpc-timeout`.
 pub(crate) fn timeout(headers: &HeaderMap) -> Option<Duration> {
-    let text = headers.get("grpc-timeout")?.to_str().ok()?;
+    let text = headers.get(GRPC_TIMEOUT)?.to_str().ok()?;
     let (digits, unit) = text.split_at_checked(text.len().checked_sub(1)?)?;
     if digits.len() > 8 {
         return None;

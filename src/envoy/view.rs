@@ -30,8 +30,8 @@ pub(super) struct View<'a> {
     pub(super) body: &'a [u8],
     /// Whether the body came in the field of text.
     pub(super) is_text_body: bool,
-    /// Without pseudo headers. Those of the map, which may be in any order, come last.
-    pub(super) headers: Vec<(&'a str, &'a [u8])>,
+    /// Without pseudo headers, names in lower case. Those of the map, which may be in any order, come last.
+    pub(super) headers: Vec<(&'a [u8], &'a [u8])>,
     /// Seconds and nanoseconds.
     pub(super) time: Option<(i64, i32)>,
     pub(super) source: Peer<'a>,
@@ -79,7 +79,7 @@ impl<'a> View<'a> {
                 (4, Field::Bytes(bytes)) => once(&mut request, bytes)?,
                 (10, Field::Bytes(entry)) => {
                     let (key, value) = map_entry(entry)?;
-                    self.extensions.push((key, text(value)?));
+                    self.extensions.push((text(key)?, text(value)?));
                 }
                 (11, Field::Bytes(bytes)) => {
                     let of = |attributes: AttributeContext| attributes.metadata_context;
@@ -124,7 +124,7 @@ impl<'a> View<'a> {
                 (3, Field::Bytes(entry)) => {
                     let (name, value) = map_entry(entry)?;
                     names.add(name, &self.headers)?;
-                    if !name.starts_with(':') {
+                    if !name.starts_with(b":") {
                         self.headers.push((name, value));
                     }
                 }
@@ -155,10 +155,10 @@ impl<'a> View<'a> {
         while !fields.is_empty() {
             let (1, Field::Bytes(bytes)) = fields.next()? else { return None };
             let (name, value) = header(bytes)?;
-            if name.bytes().any(|byte| byte.is_ascii_uppercase()) {
+            if !is_name(name) {
                 return None;
             }
-            if !name.starts_with(':') {
+            if !name.starts_with(b":") {
                 self.headers.push((name, value));
             }
         }
@@ -181,7 +181,7 @@ impl<'a> View<'a> {
 
     /// What of it is recorded, whatever was decided.
     pub(super) fn circumstances(&self) -> Circumstances<'_> {
-        let sent = self.headers.iter().find(|(name, _)| *name == REQUEST_ID);
+        let sent = self.headers.iter().find(|(name, _)| *name == REQUEST_ID.as_bytes());
         Circumstances {
             request_id: sent.and_then(|(_, id)| text(id)).unwrap_or(self.id),
             source_ip: self.source.address.and_then(|address| address.parse().ok()),
@@ -197,9 +197,9 @@ impl<'a> View<'a> {
         let raw = http.header_map.iter().flat_map(|map| &map.headers).map(|field| {
             let is_raw = !field.raw_value.is_empty();
             let value = if is_raw { &field.raw_value } else { field.value.as_bytes() };
-            (field.key.as_str(), value)
+            (field.key.as_bytes(), value)
         });
-        let joined = http.headers.iter().map(|(name, value)| (name.as_str(), value.as_bytes()));
+        let joined = http.headers.iter().map(|(name, value)| (name.as_bytes(), value.as_bytes()));
         let extensions = attributes.context_extensions.iter();
         Some(Self {
             id: &http.id,
@@ -211,7 +211,7 @@ impl<'a> View<'a> {
             size: http.size,
             body: if http.raw_body.is_empty() { http.body.as_bytes() } else { &http.raw_body },
             is_text_body: http.raw_body.is_empty(),
-            headers: raw.chain(joined).filter(|(name, _)| !name.starts_with(':')).collect(),
+            headers: raw.chain(joined).filter(|(name, _)| !name.starts_with(b":")).collect(),
             time: request.time.map(|time| (time.seconds, time.nanos)),
             source: attributes.source.as_ref().map(Peer::over).unwrap_or_default(),
             destination: attributes.destination.as_ref().map(Peer::over).unwrap_or_default(),
@@ -258,6 +258,7 @@ impl<'a> Fields<'a> {
     }
 
     /// The next field's number and value.
+    #[inline]
     fn next(&mut self) -> Option<(u32, Field<'a>)> {
         let key = u32::try_from(self.varint()?).ok()?;
         let field = match key & 7 {
@@ -268,6 +269,7 @@ impl<'a> Fields<'a> {
         Some((key >> 3, field))
     }
 
+    #[inline]
     fn bytes(&mut self) -> Option<&'a [u8]> {
         let length = usize::try_from(self.varint()?).ok()?;
         let (bytes, rest) = self.0.split_at_checked(length)?;
@@ -275,6 +277,7 @@ impl<'a> Fields<'a> {
         Some(bytes)
     }
 
+    #[inline]
     fn varint(&mut self) -> Option<u64> {
         let (&first, rest) = self.0.split_first()?;
         self.0 = rest;
@@ -306,8 +309,8 @@ fn text(bytes: &[u8]) -> Option<&str> {
     str::from_utf8(bytes).ok()
 }
 
-/// Key and value of a `map<string, string>`, in this order; the key is short, and the value UTF-8.
-fn map_entry(message: &[u8]) -> Option<(&str, &[u8])> {
+/// Key and value of a `map<string, string>`, in this order; the key is short, both are UTF-8.
+fn map_entry(message: &[u8]) -> Option<(&[u8], &[u8])> {
     const KEY: u8 = 1 << 3 | 2;
     const VALUE: u8 = 2 << 3 | 2;
     let ([KEY, length @ ..0x80], rest) = message.split_first_chunk()? else { return None };
@@ -315,13 +318,21 @@ fn map_entry(message: &[u8]) -> Option<(&str, &[u8])> {
     let (&VALUE, rest) = rest.split_first()? else { return None };
     let mut fields = Fields(rest);
     let value = fields.bytes()?;
-    // What is long is ASCII, and known to be in fewer steps than by reading it as UTF-8.
-    let is_text = value.is_ascii() || text(value).is_some();
-    (is_text && fields.is_empty()).then_some((text(key)?, value))
+    (fields.is_empty() && is_text(key) && is_text(value)).then_some((key, value))
+}
+
+/// That something is ASCII is known in fewer steps than that it is UTF-8.
+fn is_text(bytes: &[u8]) -> bool {
+    bytes.is_ascii() || text(bytes).is_some()
+}
+
+/// Whether `bytes` are ASCII without capital letters.
+fn is_name(bytes: &[u8]) -> bool {
+    bytes.iter().all(|byte| byte.is_ascii() && !byte.is_ascii_uppercase())
 }
 
 /// A `HeaderValue`: the raw value where there is one.
-fn header(message: &[u8]) -> Option<(&str, &[u8])> {
+fn header(message: &[u8]) -> Option<(&[u8], &[u8])> {
     let (mut key, mut value, mut raw) = ("", "", &[][..]);
     let mut fields = Fields(message);
     while !fields.is_empty() {
@@ -332,7 +343,7 @@ fn header(message: &[u8]) -> Option<(&str, &[u8])> {
             _ => return None,
         }
     }
-    Some((key, if raw.is_empty() { value.as_bytes() } else { raw }))
+    Some((key.as_bytes(), if raw.is_empty() { value.as_bytes() } else { raw }))
 }
 
 fn timestamp(message: &[u8]) -> Option<(i64, i32)> {
@@ -356,7 +367,9 @@ fn peer(message: &[u8]) -> Option<Peer<'_>> {
         match fields.next()? {
             (1, Field::Bytes(bytes)) => once(&mut address, bytes)?,
             (2, Field::Bytes(service)) => drop(text(service)?),
-            (3, Field::Bytes(label)) => drop(map_entry(label)?),
+            (3, Field::Bytes(label)) => {
+                map_entry(label)?;
+            }
             (4, Field::Bytes(bytes)) => peer.principal = text(bytes)?,
             (5, Field::Bytes(bytes)) => peer.certificate = text(bytes)?,
             _ => return None,
@@ -424,12 +437,12 @@ struct Names(u64);
 
 impl Names {
     /// Adds `name`, which none of `headers` has, in lower case.
-    fn add(&mut self, name: &str, headers: &[(&str, &[u8])]) -> Option<()> {
-        if name.bytes().any(|byte| byte.is_ascii_uppercase()) {
+    fn add(&mut self, name: &[u8], headers: &[(&[u8], &[u8])]) -> Option<()> {
+        let (first, last) = (name.first()?, name.last()?);
+        if !is_name(name) {
             return None;
         }
-        let (first, last) = (name.bytes().next()?, name.bytes().next_back()?);
-        let bit = 1 << ((name.len() ^ usize::from(first) ^ usize::from(last) << 2) & 63);
+        let bit = 1 << ((name.len() ^ usize::from(*first) ^ usize::from(*last) << 2) & 63);
         let is_known = self.0 & bit != 0 && headers.iter().any(|(known, _)| *known == name);
         self.0 |= bit;
         (!is_known).then_some(())

@@ -16,7 +16,7 @@ pub struct Asked<'a> {
     /// Path and query.
     pub target: &'a str,
     /// The header fields, names in lower case.
-    pub headers: &'a [(&'a str, &'a [u8])],
+    pub headers: &'a [(&'a [u8], &'a [u8])],
     /// The address of whoever connected to the proxy.
     pub source_ip: &'a str,
     /// The identity in its certificate.

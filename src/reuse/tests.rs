@@ -12,7 +12,7 @@ const ASKED: Asked<'_> = Asked {
     scheme: "http",
     host: "orders.example",
     target: "/accounts/1?a=1",
-    headers: &[("x-a", b"1"), ("x-b", b"2")],
+    headers: &[(b"x-a", b"1"), (b"x-b", b"2")],
     source_ip: "192.0.2.1",
     source_principal: "spiffe://a/b",
     source_certificate: "pem",
@@ -28,12 +28,12 @@ fn others() -> Vec<(&'static str, Asked<'static>)> {
         ("path", Asked { target: "/accounts/%31?a=1", ..ASKED }),
         ("query", Asked { target: "/accounts/1?a=2", ..ASKED }),
         ("query", Asked { target: "/accounts/1", ..ASKED }),
-        ("x-a", Asked { headers: &[("x-a", b"2"), ("x-b", b"2")], ..ASKED }),
-        ("x-a", Asked { headers: &[("x-b", b"2")], ..ASKED }),
-        ("x-a", Asked { headers: &[("x-a", b""), ("x-b", b"2")], ..ASKED }),
-        ("x-a", Asked { headers: &[("x-a", b"1"), ("x-a", b"1"), ("x-b", b"2")], ..ASKED }),
-        ("x-b", Asked { headers: &[("x-a", b"1"), ("x-b", b"\xff")], ..ASKED }),
-        ("x-c", Asked { headers: &[("x-a", b"1"), ("x-b", b"2"), ("x-c", b"")], ..ASKED }),
+        ("x-a", Asked { headers: &[(b"x-a", b"2"), (b"x-b", b"2")], ..ASKED }),
+        ("x-a", Asked { headers: &[(b"x-b", b"2")], ..ASKED }),
+        ("x-a", Asked { headers: &[(b"x-a", b""), (b"x-b", b"2")], ..ASKED }),
+        ("x-a", Asked { headers: &[(b"x-a", b"1"), (b"x-a", b"1"), (b"x-b", b"2")], ..ASKED }),
+        ("x-b", Asked { headers: &[(b"x-a", b"1"), (b"x-b", b"\xff")], ..ASKED }),
+        ("x-c", Asked { headers: &[(b"x-a", b"1"), (b"x-b", b"2"), (b"x-c", b"")], ..ASKED }),
         ("ip", Asked { source_ip: "192.0.2.2", ..ASKED }),
         ("peer", Asked { source_principal: "spiffe://a/c", ..ASKED }),
         ("certificate", Asked { source_certificate: "", ..ASKED }),
@@ -150,7 +150,7 @@ fn a_credential_is_read_where_it_may_stand() {
     }
     let (reuse, authorizer) = (Reuse::new().unwrap(), with_keys_from(cookie));
     let with_cookie =
-        |value: &[u8]| key(&reuse, &authorizer, &Asked { headers: &[("cookie", value)], ..ASKED });
+        |value: &[u8]| key(&reuse, &authorizer, &Asked { headers: &[(b"cookie", value)], ..ASKED });
     assert_ne!(with_cookie(b"k=1"), with_cookie(b"k=2"));
 }
 
@@ -205,7 +205,7 @@ proptest! {
     ) {
         let (reuse, authorizer) = (Reuse::new().unwrap(), deciding("context.http.headers has \"x-a\""));
         let key = |[method, host, path, peer, header]: &[String; 5]| {
-            let headers = [("x-a", header.as_bytes())];
+            let headers = [(b"x-a", header.as_bytes())];
             let asked = Asked {
                 method, host, target: path, source_principal: peer, headers: &headers, ..ASKED
             };

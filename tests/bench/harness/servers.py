@@ -9,7 +9,7 @@ import urllib.request
 
 from . import processes, settings
 from .build import FLOOR, FLOOR_MIMALLOC, must
-from .places import CORES, SERVER_CORE, WORK
+from .places import SERVER_CORE, WORK
 
 
 class Server:
@@ -93,7 +93,7 @@ def alone(case, placet, wrapper):
         return floor(case.server, f"unix:{WORK}/floor.sock" if unix else None, wrapper)
     more = {"reuse": {"enabled": False}} if case.server == "placet-no-reuse" else {}
     return placet.serving(case.server, f"unix:{WORK}/placet.sock" if unix else None,
-                          frozenset(CORES), wrapper, **more)
+                          wrapper=wrapper, **more)
 
 
 def _is_ready(admin):
