@@ -205,7 +205,7 @@ proptest! {
     ) {
         let (reuse, authorizer) = (Reuse::new().unwrap(), deciding("context.http.headers has \"x-a\""));
         let key = |[method, host, path, peer, header]: &[String; 5]| {
-            let headers = [(b"x-a", header.as_bytes())];
+            let headers = [(b"x-a".as_slice(), header.as_bytes())];
             let asked = Asked {
                 method, host, target: path, source_principal: peer, headers: &headers, ..ASKED
             };
