@@ -58,8 +58,9 @@ impl Weighter<Key, Arc<Answer>> for Weight {
 impl Known {
     /// Keeps answers of up to `max_bytes` in all.
     pub(super) fn new(max_bytes: u64) -> Self {
-        const USUAL: u64 = 2_048;
-        let expected = usize::try_from(max_bytes / USUAL).unwrap_or(usize::MAX);
+        // Room for more grows when it is needed.
+        const USUAL_BYTES: u64 = 2_048;
+        let expected = usize::try_from(max_bytes / USUAL_BYTES).unwrap_or(usize::MAX).min(4_096);
         let answers = Cache::with_weighter(expected, max_bytes, Weight);
         Self { answers, in_the_making: Making::default() }
     }
@@ -147,6 +148,15 @@ mod tests {
         keys.iter().for_each(|key| known.keep(*key, answer(1_000)));
         let kept = keys.iter().filter(|key| known.get(key, NOW).is_some()).count();
         assert!((100..=1_048).contains(&kept), "{kept}");
+    }
+
+    #[test]
+    fn any_bound_can_be_set() {
+        for max_bytes in [0, 1, u64::MAX] {
+            let (known, key) = (Known::new(max_bytes), key());
+            known.keep(key, answer(10));
+            assert_eq!(known.get(&key, NOW).is_some(), max_bytes > 1_000, "{max_bytes}");
+        }
     }
 
     #[tokio::test]

@@ -30,9 +30,9 @@ fn main() {
         "rules", "policies", "Placet", "interpreter", "regorus default"
     );
     for rules in SIZES {
-        for (name, case) in
-            [("one rule each", Case::rules(rules)), ("grants in data", Case::data(rules))]
-        {
+        // Of more rules regorus' engine takes none, and Placet would need more than it gives them.
+        let each = (rules <= 1_000).then(|| ("one rule each", Case::rules(rules)));
+        for (name, case) in each.into_iter().chain([("grants in data", Case::data(rules))]) {
             let ours = least(|| case.ours());
             let marked = format!("{ours:.1} ({})", if case.is_machine { "vm" } else { "int" });
             let interpreted = least(|| case.interpreted());
@@ -94,7 +94,7 @@ impl Case {
             descriptors: None,
         };
         let mut engine = regorus::Engine::new();
-        engine.add_policy("policy.rego".to_owned(), text.to_owned()).unwrap_or_default();
+        engine.add_policy("policy.rego".to_owned(), text.to_owned()).unwrap();
         engine.add_data_json(data).unwrap();
         let rego = Rego::load(&sources).unwrap();
         let is_machine = rego.evaluator() == Evaluator::Machine;
