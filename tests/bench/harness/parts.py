@@ -21,7 +21,8 @@ class Parts:
         nowhere = "127.0.0.1:1"
         # No more scopes than needed: each has a key made at the start, and an RSA key takes as many
         # instructions as it happens to.
-        path = settings.write("parts", nowhere, nowhere, nowhere, scopes=["es256"])
+        path = settings.write("parts", nowhere, nowhere, nowhere, scopes=["es256"],
+                              reuse={"enabled": False})
         self.command = [bench("parts"), path, WORK / "credentials.txt"]
 
     def time(self, meter):
