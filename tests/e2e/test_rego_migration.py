@@ -91,7 +91,7 @@ def basic(user):
 
 def role_token(role, sub="bob", secret=b"a secret of the test", **changes):
     claims = {"role": role, "sub": base64.urlsafe_b64encode(sub.encode()).decode().rstrip("="), "nbf": 1_514_851_139,
-              "exp": int(time.time()) + 300, **changes}
+              "exp": int(time.time()) + 3600, **changes}
     return bearer(sign_with("HS256", secret, {"alg": "HS256", "typ": "JWT"}, claims))
 
 

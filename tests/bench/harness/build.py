@@ -4,7 +4,6 @@ import json
 import os
 import shutil
 import subprocess
-import tomllib
 
 from .places import BENCH, OUT, ROOT, TARGET, WORK, fail
 
@@ -23,15 +22,6 @@ def programs(binary):
         return binary.resolve()
     _cargo(ROOT, TARGET, "--bin", "placet")
     return PLACET
-
-
-def with_system_allocator():
-    """`placet` as a tool sees its allocations: without an allocator of its own."""
-    features = tomllib.loads((ROOT / "Cargo.toml").read_text())["features"]["default"]
-    kept = ",".join(feature for feature in features if feature != "mimalloc")
-    target = OUT / "system-allocator"
-    _cargo(ROOT, target, "--bin", "placet", "--no-default-features", "--features", kept)
-    return target / "release" / "placet"
 
 
 def bench(name):

@@ -29,7 +29,7 @@ def read():
     parser.add_argument("--memory-seconds", type=int, default=60,
                         help="how long memory is watched under load (60; 600 shows more)")
     parser.add_argument("--allocations", action="store_true",
-                        help="also count allocations, in a build with the system's allocator")
+                        help="also count allocations")
     parser.add_argument("--noisy", action="store_true",
                         help="report even if other work used the cores, and say so in the report")
     parser.add_argument("--binary", type=pathlib.Path,

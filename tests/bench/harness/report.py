@@ -91,7 +91,7 @@ def _bounds(alone, unit, measured):
 def _allocations(found):
     rows = [[found["titles"][name], f"{blocks:.1f}"]
             for name, blocks in found["allocations"].items()]
-    return ("## Allocations per request\n\nIn a build with the system's allocator.\n\n"
+    return ("## Allocations per request\n\n"
             + _table(["case", "blocks"], rows))
 
 
