@@ -4,7 +4,7 @@
 
 #![no_main]
 
-use std::sync::LazyLock;
+use std::sync::{Arc, LazyLock};
 use std::time::Duration;
 
 use base64::Engine as _;
@@ -57,7 +57,7 @@ fn check(principal: &Principal, header: &[u8], payload: &[u8]) {
     assert!(claims.get("cnf").is_none(), "bound to a certificate that was not presented");
 }
 
-fn authenticate(token: &[u8]) -> Result<Principal, Refusal> {
+fn authenticate(token: &[u8]) -> Result<Arc<Principal>, Refusal> {
     let mut request = Request::default();
     request.headers.push("authorization", [b"Bearer ", token].concat());
     let outcome = IDENTITY.authenticate(&request, NOW).now_or_never().expect("at once");
@@ -123,6 +123,6 @@ fn identity() -> Identity {
         peer: None,
         anonymous: true,
     };
-    Identity::new(settings, vec![Proof::Keys(keys)], None, vec!["placet".to_owned()])
+    Identity::new(settings, vec![Proof::Keys(keys)], None, Arc::new(["placet".to_owned()].into()))
         .expect("an identity")
 }

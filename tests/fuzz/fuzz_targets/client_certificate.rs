@@ -4,6 +4,8 @@
 
 #![no_main]
 
+use std::sync::Arc;
+
 use futures_util::FutureExt as _;
 use libfuzzer_sys::fuzz_target;
 use placet::clock::Timestamp;
@@ -36,7 +38,11 @@ fuzz_target!(|data: &[u8]| {
     }
 });
 
-fn authenticate(identity: &Identity, name: &str, fields: &[&[u8]]) -> Result<Principal, Refusal> {
+fn authenticate(
+    identity: &Identity,
+    name: &str,
+    fields: &[&[u8]],
+) -> Result<Arc<Principal>, Refusal> {
     let mut request = Request::default();
     request.source.ip = Some([127, 0, 0, 1].into());
     for field in fields {
@@ -64,5 +70,5 @@ fn identity(from: CertificateSource, subject: PeerSubject) -> Identity {
         peer: Some(PeerSettings { trust_domains, from, trusted_hops, subject }),
         anonymous: false,
     };
-    Identity::new(settings, Vec::new(), None, Vec::new()).expect("an identity")
+    Identity::new(settings, Vec::new(), None, Arc::default()).expect("an identity")
 }
