@@ -221,7 +221,8 @@ def test_the_named_scope_decides_and_an_unknown_one_is_no_scope(placet, good):
 
 
 def test_many_at_once_are_each_answered_for_themselves(placet, good):
-    requests = [check_request("/accounts/1" if index % 2 else "/accounts/secret", headers=good) for index in range(200)]
+    paths = [f"/accounts/{index}" if index % 2 else "/accounts/secret" for index in range(200)]
+    requests = [check_request(path, headers=good) for path in paths]
     with ThreadPoolExecutor(16) as pool:
         answers = list(pool.map(lambda request: call(placet, request), requests))
     assert [is_denial(answer) for answer in answers] == [index % 2 == 0 for index in range(200)]
