@@ -63,15 +63,6 @@ struct Inner {
     known: Known,
 }
 
-/// What a proxy asks, as it came.
-#[derive(Debug)]
-enum Asking {
-    /// A serialised `CheckRequest`.
-    Message(Bytes),
-    /// A request that was read already.
-    Request(Box<Request>),
-}
-
 /// What a check comes to.
 enum Checked {
     Decided(Box<Decision>),
@@ -98,87 +89,78 @@ impl Inner {
     /// Reads one message and answers it, whatever happens.
     async fn answer(&self, call: http::Request<Body>) -> Bytes {
         let deadline = framing::timeout(call.headers()).unwrap_or(DEFAULT_DEADLINE);
-        let reading = async {
-            let message = framing::read_message(call.into_body()).await;
-            message.map(Asking::Message).map_err(|error| Denial::new(Reason::BadRequest, error))
-        };
         let mut seen = Seen::new();
-        match self.check_in_time(reading, Channel::Proxy, deadline, &mut seen).await {
-            Checked::Known(answer) => answer.framed.clone(),
-            Checked::Decided(decision) => self.settle(*decision, seen),
+        let checking = self.check_message(call.into_body(), &mut seen);
+        match self.in_time(deadline, checking).await {
+            Ok(Checked::Known(answer)) => answer.framed.clone(),
+            Ok(Checked::Decided(decision)) => self.settle(*decision, seen),
+            Err(denial) => self.settle(Decision::denied(denial), seen),
         }
     }
 
-    /// Answers what `reading` yields, and gives no answer again.
-    async fn decide(
+    /// Decides on what `reading` yields, for a proxy that asks over HTTP.
+    async fn decide_over_http(
         &self,
         reading: impl Future<Output = Result<Request, Denial>>,
-        channel: Channel,
         deadline: Duration,
     ) -> CheckResponse {
-        let reading = reading.map(|read| read.map(|request| Asking::Request(Box::new(request))));
         let mut seen = Seen::new();
-        match self.check_in_time(reading, channel, deadline, &mut seen).await {
-            Checked::Decided(decision) => self.record(*decision, &mut seen).0,
-            // Nobody looked for one.
-            Checked::Known(_) => {
-                let denial = Denial::new(Reason::Internal, "an answer to another question");
-                encode::response(None, &Decision::denied(denial))
-            }
-        }
-    }
-
-    async fn check_in_time(
-        &self,
-        reading: impl Future<Output = Result<Asking, Denial>>,
-        channel: Channel,
-        deadline: Duration,
-        seen: &mut Seen,
-    ) -> Checked {
-        let work = AssertUnwindSafe(self.check(reading, channel, seen)).catch_unwind();
-        let denial = match tokio::time::timeout(margin(deadline), work).await {
-            Ok(Ok(Ok(checked))) => return checked,
-            Ok(Ok(Err(denial))) => denial,
-            Ok(Err(_)) => Denial::new(Reason::Internal, "the check panicked"),
-            Err(_) => Denial::new(Reason::Deadline, "the caller's deadline came first"),
+        let checking = async {
+            let request = Box::new(reading.await?);
+            let scopes = self.scopes.load_full();
+            let decision = self.check_request(request, &scopes, Channel::Api, &mut seen).await?;
+            Ok(over_http::carried(decision))
         };
-        Checked::Decided(Box::new(Decision::denied(denial)))
+        let decision = self.in_time(deadline, checking).await.unwrap_or_else(Decision::denied);
+        self.record(decision, &mut seen).0
     }
 
-    /// Read, decide: what is learned on the way is left in `seen`, where neither a deadline nor a
-    /// panic takes it.
-    async fn check(
+    /// Checks unless too much is checked already. A deadline and a panic are denials too.
+    async fn in_time<T>(
         &self,
-        reading: impl Future<Output = Result<Asking, Denial>>,
-        channel: Channel,
-        seen: &mut Seen,
-    ) -> Result<Checked, Denial> {
+        deadline: Duration,
+        checking: impl Future<Output = Result<T, Denial>>,
+    ) -> Result<T, Denial> {
         let Ok(_permit) = self.in_progress.try_acquire() else {
             return Err(Denial::new(Reason::Overload, "too many checks in progress"));
         };
-        let asking = reading.await?;
+        let checking = AssertUnwindSafe(checking).catch_unwind();
+        match tokio::time::timeout(margin(deadline), checking).await {
+            Ok(Ok(checked)) => checked,
+            Ok(Err(_)) => Err(Denial::new(Reason::Internal, "the check panicked")),
+            Err(_) => Err(Denial::new(Reason::Deadline, "the caller's deadline came first")),
+        }
+    }
+
+    /// Read, look, decide: what is learned on the way is left in `seen`, where neither a deadline nor
+    /// a panic takes it.
+    async fn check_message(&self, body: Body, seen: &mut Seen) -> Result<Checked, Denial> {
+        let bad = |error: &dyn std::fmt::Display| Denial::new(Reason::BadRequest, error);
+        let message = framing::read_message(body).await.map_err(|error| bad(&error))?;
         let scopes = self.scopes.load_full();
-        let request = match asking {
-            Asking::Request(request) => request,
-            Asking::Message(message) => {
-                let view = View::of(&message);
-                if let Some(view) = &view
-                    && let Some(answer) = self.known(view, &scopes, seen).await
-                {
-                    return Ok(Checked::Known(answer));
-                }
-                let read = view.map_or_else(|| decode::request(&message), |view| view.request());
-                Box::new(read.map_err(|error| Denial::new(Reason::BadRequest, error))?)
-            }
-        };
+        let view = View::of(&message);
+        if let Some(view) = &view
+            && let Some(answer) = self.known(view, &scopes, seen).await
+        {
+            return Ok(Checked::Known(answer));
+        }
+        let read = view.map_or_else(|| decode::request(&message), |view| view.request());
+        let request = Box::new(read.map_err(|error| bad(&error))?);
+        let decision = self.check_request(request, &scopes, Channel::Proxy, seen).await?;
+        Ok(Checked::Decided(Box::new(decision)))
+    }
+
+    async fn check_request(
+        &self,
+        request: Box<Request>,
+        scopes: &Scopes,
+        channel: Channel,
+        seen: &mut Seen,
+    ) -> Result<Decision, Denial> {
         let request = seen.request.insert(request);
         let scope = seen.scope.insert(Arc::clone(scopes.select(request)?));
         // Boxed, since what is known needs no room for all the steps.
-        let deciding = scope.authorizer.authorize(request, channel, self.clock.now());
-        let decision = Box::pin(deciding).await;
-        let is_api = channel == Channel::Api;
-        let decision = if is_api { over_http::carried(decision) } else { decision };
-        Ok(Checked::Decided(Box::new(decision)))
+        Ok(Box::pin(scope.authorizer.authorize(request, channel, self.clock.now())).await)
     }
 
     /// The answer to the same question, if one may be given again; it is recorded.

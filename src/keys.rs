@@ -10,13 +10,13 @@
 //! a private key is [`SigningKey::sign`].
 
 mod algorithm;
+mod backlog;
 mod certificate;
 mod error;
 mod generate;
 mod jwk;
 mod key_id;
 mod parse;
-mod pen;
 mod private_key;
 mod public_key;
 mod ring;

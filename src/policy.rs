@@ -25,8 +25,8 @@ pub use bundle::{Bundle, BundleSettings, BundleTask, Verification};
 pub use cedar::{Cedar, CedarError, CedarSources};
 pub use changes::{Answer, ChangeFault, Changes, CustomDenial, Mutations, Protected};
 pub use rego::{Evaluator, Rego, RegoError, RegoSources};
-pub use source::Fetching;
 use source::Source;
+pub use source::{Fetching, InForce};
 pub use verdict::{Additions, Grounds, Opinion, Refusal, RefusalKind, Said};
 use verdict::{Effect, Fault, Verdict};
 
@@ -133,24 +133,12 @@ impl Policy {
 
     /// What decides now.
     pub fn in_force(&self) -> InForce {
-        let fetched = match &self.source {
-            Source::Loaded(_) => None,
-            Source::Fetched { engine, .. } => engine.current(),
-        };
-        let reads = self.source.snapshot().and_then(|engine| engine.reads());
-        InForce { fetched, reads }
+        self.source.in_force()
     }
 
     /// Whether what decided then still does.
     pub fn is_in_force(&self, then: &InForce) -> bool {
-        let now = match &self.source {
-            Source::Loaded(_) => return true,
-            Source::Fetched { engine, .. } => engine.current(),
-        };
-        match (&then.fetched, &now) {
-            (Some(then), Some(now)) => Arc::ptr_eq(then, now),
-            (then, now) => then.is_none() && now.is_none(),
-        }
+        self.source.is_in_force(then)
     }
 
     fn into_engine(self) -> Option<Engine> {
@@ -317,20 +305,6 @@ impl Engine {
             Self::Cedar(cedar) => cedar.reads(),
             Self::Rego(_) | Self::Authzen(_) => None,
         }
-    }
-}
-
-/// The policies that were in force at one time.
-#[derive(Debug)]
-pub struct InForce {
-    fetched: Option<Arc<Engine>>,
-    reads: Option<Reads>,
-}
-
-impl InForce {
-    /// What of a request they read; `None` where that can't be known, or where it is the clock or a body.
-    pub fn reads(&self) -> Option<&Reads> {
-        self.reads.as_ref()
     }
 }
 

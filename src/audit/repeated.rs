@@ -18,13 +18,8 @@ pub struct Repeated {
 
 impl Repeated {
     /// How many bytes it takes.
-    pub fn len(&self) -> usize {
+    pub fn size(&self) -> usize {
         self.line.as_ref().map_or(0, |line| line.http.len() + line.rest.len())
-    }
-
-    /// Whether it takes none.
-    pub fn is_empty(&self) -> bool {
-        self.len() == 0
     }
 }
 

@@ -86,7 +86,7 @@ fn start(output: Box<dyn Write + Send>) -> io::Result<(Lines, LogWriter)> {
 }
 
 impl Lines {
-    /// Adds one line, written by `write` at the end of those that wait.
+    /// Adds one line to those that wait.
     pub(super) fn add(&self, line: &[u8]) -> Result<(), Full> {
         let Inlet(queue) = &*self.0;
         let mut waiting = queue.lock();

@@ -50,7 +50,7 @@ struct Weight;
 
 impl Weighter<Key, Arc<Answer>> for Weight {
     fn weight(&self, _: &Key, answer: &Arc<Answer>) -> u64 {
-        let bytes = OVERHEAD + answer.framed.len() + answer.terms.repeated.len();
+        let bytes = OVERHEAD + answer.framed.len() + answer.terms.repeated.size();
         u64::try_from(bytes).unwrap_or(u64::MAX)
     }
 }

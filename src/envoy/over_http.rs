@@ -25,7 +25,6 @@ use super::{CheckService, DEFAULT_DEADLINE};
 use crate::authorizer::{Decision, Denial, Grant, Reason};
 use crate::request::{Headers, Host, Request};
 use crate::scope::{CallerError, SCOPE_EXTENSION, Scopes};
-use crate::token::Channel;
 
 /// Who asks.
 const CALLER: &str = "x-placet-caller";
@@ -77,7 +76,7 @@ async fn check(State(service): State<CheckService>, call: Call) -> Response<Body
         request(&parts, body.to_bytes(), scheme, &client_id)
             .map_err(|error| Denial::new(Reason::BadRequest, error))
     };
-    answer(service.0.decide(decoding, Channel::Api, deadline).await)
+    answer(service.0.decide_over_http(decoding, deadline).await)
 }
 
 /// The scope whose credentials the one caller header holds, and the scheme of its requests.

@@ -4,6 +4,8 @@
 //! it reads: at anything else it gives up, and the message goes to the general decoder
 //! ([`View::over`]). So what it reads, the general decoder would have read the same.
 
+mod wire;
+
 use std::borrow::Cow;
 
 use envoy_types::ext_authz::v3::pb::CheckRequest;
@@ -13,6 +15,7 @@ use envoy_types::pb::envoy::service::auth::v3::{AttributeContext, attribute_cont
 use prost::Message;
 use prost::encoding::{WireType, encode_key, encode_varint};
 
+use self::wire::{Field, Fields};
 use super::decode::REQUEST_ID;
 use crate::audit::Circumstances;
 use crate::request::Asked;
@@ -239,64 +242,6 @@ impl<'a> Peer<'a> {
             principal: &peer.principal,
             certificate: &peer.certificate,
         }
-    }
-}
-
-/// A field's value, of the two kinds that Envoy's message has.
-#[derive(Clone, Copy)]
-enum Field<'a> {
-    Number(u64),
-    Bytes(&'a [u8]),
-}
-
-/// What is left of a message.
-struct Fields<'a>(&'a [u8]);
-
-impl<'a> Fields<'a> {
-    fn is_empty(&self) -> bool {
-        self.0.is_empty()
-    }
-
-    /// The next field's number and value.
-    #[inline]
-    fn next(&mut self) -> Option<(u32, Field<'a>)> {
-        let key = u32::try_from(self.varint()?).ok()?;
-        let field = match key & 7 {
-            0 => Field::Number(self.varint()?),
-            2 => Field::Bytes(self.bytes()?),
-            _ => return None,
-        };
-        Some((key >> 3, field))
-    }
-
-    #[inline]
-    fn bytes(&mut self) -> Option<&'a [u8]> {
-        let length = usize::try_from(self.varint()?).ok()?;
-        let (bytes, rest) = self.0.split_at_checked(length)?;
-        self.0 = rest;
-        Some(bytes)
-    }
-
-    #[inline]
-    fn varint(&mut self) -> Option<u64> {
-        let (&first, rest) = self.0.split_first()?;
-        self.0 = rest;
-        if first < 0x80 {
-            return Some(first.into());
-        }
-        let mut value = u64::from(first & 0x7f);
-        for shift in (7..64).step_by(7) {
-            let (&byte, rest) = self.0.split_first()?;
-            self.0 = rest;
-            if shift == 63 && byte > 1 {
-                return None;
-            }
-            value |= u64::from(byte & 0x7f) << shift;
-            if byte < 0x80 {
-                return Some(value);
-            }
-        }
-        None
     }
 }
 

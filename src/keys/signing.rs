@@ -7,9 +7,9 @@ use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use serde_json::{Map, Value};
 
+use super::backlog::{self, Backlog};
 use super::certificate::Certificate;
 use super::parse::{self, Parsed};
-use super::pen::{self, Pen};
 use super::private_key::PrivateKey;
 use super::public_key::PublicKey;
 use super::transit::TransitSigner;
@@ -38,7 +38,7 @@ pub struct KeySettings {
 /// One version of a scope's private key, ready to sign.
 pub struct SigningKey {
     signer: Signer,
-    pen: Pen,
+    backlog: Backlog,
     public: PublicKey,
     algorithm: Algorithm,
     kid: String,
@@ -133,7 +133,7 @@ impl SigningKey {
         let created = origin.created;
         Ok(Self {
             signer,
-            pen: Pen::new(),
+            backlog: Backlog::new(),
             public,
             algorithm,
             kid,
@@ -229,15 +229,15 @@ impl SigningKey {
     pub async fn sign(&self, message: &[u8]) -> Result<Vec<u8>, SignError> {
         let kid = || self.kid.clone();
         let failed = |_| SignError::Failed { kid: kid(), algorithm: self.algorithm };
-        let place = || self.pen.place().ok_or_else(|| SignError::Busy { kid: kid() });
+        let admitted = || self.backlog.admit().ok_or_else(|| SignError::Busy { kid: kid() });
         match &self.signer {
             Signer::Local(key) if key.kind() == KeyKind::Rsa => {
-                let _place = place()?;
-                pen::sign_aside(key, self.algorithm, message).await.map_err(failed)
+                let _permit = admitted()?;
+                backlog::sign_aside(key, self.algorithm, message).await.map_err(failed)
             }
             Signer::Local(key) => key.sign(self.algorithm, message).map_err(failed),
             Signer::Transit(signer) => {
-                let _place = place()?;
+                let _permit = admitted()?;
                 let signed = signer.sign(message).await;
                 let signature = signed.map_err(|source| SignError::Store { kid: kid(), source })?;
                 if !self.public.verifies(self.algorithm, message, &signature) {

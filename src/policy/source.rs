@@ -7,6 +7,7 @@ use std::ops::Deref;
 use std::sync::Arc;
 
 use super::Engine;
+use crate::request::Reads;
 use crate::secrets::Kept;
 
 /// Where the engine comes from.
@@ -25,6 +26,44 @@ impl Source {
             Self::Loaded(engine) => Some(Snapshot::Loaded(engine)),
             Self::Fetched { engine, .. } => engine.current().map(Snapshot::Fetched),
         }
+    }
+
+    /// What decides now, to be compared with what decides later.
+    pub(super) fn in_force(&self) -> InForce {
+        match self {
+            Self::Loaded(engine) => InForce { fetched: None, reads: engine.reads() },
+            // One look: what is read must be what this very engine reads.
+            Self::Fetched { engine, .. } => {
+                let fetched = engine.current();
+                let reads = fetched.as_ref().and_then(|engine| engine.reads());
+                InForce { fetched, reads }
+            }
+        }
+    }
+
+    /// Whether what decided then still does.
+    pub(super) fn is_in_force(&self, then: &InForce) -> bool {
+        match (self, &then.fetched) {
+            (Self::Loaded(_), _) => true,
+            (Self::Fetched { engine, .. }, Some(then)) => {
+                engine.current().is_some_and(|now| Arc::ptr_eq(then, &now))
+            }
+            (Self::Fetched { engine, .. }, None) => engine.current().is_none(),
+        }
+    }
+}
+
+/// The policies that were in force at one time.
+#[derive(Debug)]
+pub struct InForce {
+    fetched: Option<Arc<Engine>>,
+    reads: Option<Reads>,
+}
+
+impl InForce {
+    /// What of a request they read; `None` where that can't be known, or where it is the clock or a body.
+    pub fn reads(&self) -> Option<&Reads> {
+        self.reads.as_ref()
     }
 }
 

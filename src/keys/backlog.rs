@@ -19,15 +19,15 @@ static CORES: LazyLock<Semaphore> = LazyLock::new(|| {
 
 /// The signatures of one key that are under way.
 #[derive(Debug)]
-pub(super) struct Pen(Semaphore);
+pub(super) struct Backlog(Semaphore);
 
-impl Pen {
+impl Backlog {
     pub(super) fn new() -> Self {
         Self(Semaphore::new(MAX_UNDER_WAY))
     }
 
-    /// A place among those under way; `None` if there is no more room.
-    pub(super) fn place(&self) -> Option<SemaphorePermit<'_>> {
+    /// Adds one to those under way, while what is returned lives; `None` if there is no more room.
+    pub(super) fn admit(&self) -> Option<SemaphorePermit<'_>> {
         self.0.try_acquire().ok()
     }
 }
