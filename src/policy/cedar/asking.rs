@@ -6,11 +6,12 @@ use cedar_policy_core::ast::{
     Context, Effect as PolicyEffect, EntityUID, EntityUIDEntry, Expr, Literal, Policy, Request,
     Value, ValueKind,
 };
+use cedar_policy_core::entities::Entities;
 use cedar_policy_core::evaluator::{EvaluationError as Failure, Evaluator};
 use cedar_policy_core::extensions::Extensions;
 
 use super::entities::Caller;
-use super::guard::Guarded;
+use super::index::Found;
 use super::{Cedar, EvaluationError, Rule, uid};
 use crate::policy::verdict::{Effect, Fault, Grounds, Verdict};
 use crate::route::Target;
@@ -47,78 +48,100 @@ impl<'a> Asking<'a> {
     pub(super) fn outcome(&self, target: &Target) -> Result<Outcome<'a>, EvaluationError> {
         let action = uid(&self.engine.names.action, &target.action);
         let resource = self.engine.names.uid(&target.asset_type, &target.asset_id)?;
-        let rules = self.candidates(&action, &resource)?;
-        self.evaluate(&rules, &action, &resource)
+        let (rules, opened) = self.candidates(&action, &resource)?;
+        match opened.filter(|opened| opened.reach.covers(&rules)) {
+            Some(opened) => Ok(self.judge(&rules, &action, &resource, &opened.entities)),
+            None => self.evaluate(&rules, &action, &resource),
+        }
     }
 
-    /// What is stated of action and asset, for the entities that are opened.
-    fn said<'s>(
-        &'s self,
-        action: &'s EntityUID,
-        resource: &'s EntityUID,
-    ) -> [(&'s EntityUID, &'s [(String, Value)]); 2] {
-        [(action, &self.action), (resource, &self.asset)]
-    }
-
-    /// The policies that can decide or err, in the order of their ids.
+    /// The policies that can decide or err, in the order of their ids; and what was opened to know.
     pub(super) fn candidates(
         &self,
         action: &EntityUID,
         resource: &EntityUID,
-    ) -> Result<Vec<&'a Rule>, EvaluationError> {
+    ) -> Result<(Vec<&'a Rule>, Option<Opened<'a>>), EvaluationError> {
         let engine = self.engine;
-        let found = engine.index.candidates(
+        let mut found = engine.index.candidates(
             self.caller.keys(),
             &engine.store.keys(action, &self.caller, &engine.index),
             &engine.store.keys(resource, &self.caller, &engine.index),
         );
-        let mut numbers = found.plain;
-        if !found.guarded.is_empty() {
-            self.add_guarded(&found.guarded, action, resource, &mut numbers)?;
+        let plain = self.rules(&mut found.plain, resource);
+        if found.guarded.is_empty() {
+            return Ok((plain, None));
         }
-        numbers.sort_unstable();
-        numbers.dedup();
-        let rules = numbers.into_iter().filter_map(|number| engine.rules.get(number));
-        Ok(rules.filter(|rule| rule.residue.admits(self.caller.uid(), resource)).collect())
+        // One look at the entities serves the guards, and mostly what is found by them.
+        let guards = found.guarded.iter().filter_map(|(guard, _)| engine.index.guard(*guard));
+        let mut reach = Reached::of(&plain);
+        reach.depth = guards.map(|guard| guard.depth).fold(reach.depth, usize::max);
+        let entities = self.open(&reach, action, resource)?;
+        let mut numbers = self.admitted(found, action, resource, &entities);
+        Ok((self.rules(&mut numbers, resource), Some(Opened { entities, reach })))
     }
 
-    /// Adds those of the `guarded` policies whose value is there, or for which it can't be had.
-    fn add_guarded(
+    /// The numbers of the policies that are found, of those with a guard the ones whose value is
+    /// there, or for which it can't be had.
+    fn admitted(
         &self,
-        guarded: &[(usize, &Guarded)],
+        found: Found<'_>,
         action: &EntityUID,
         resource: &EntityUID,
-        numbers: &mut Vec<usize>,
-    ) -> Result<(), EvaluationError> {
-        let guards = guarded.iter().filter_map(|(guard, _)| self.engine.index.guard(*guard));
-        let depth = guards.map(|guard| guard.depth).max().unwrap_or_default();
-        let roots = [self.caller.uid(), action, resource];
-        let said = self.said(action, resource);
-        let entities = self.engine.store.slice(&self.caller, roots, &said, depth)?;
+        entities: &Entities,
+    ) -> Vec<usize> {
         let request = self.request(action, resource);
-        let evaluator = Evaluator::new(request, &entities, Extensions::all_available());
+        let evaluator = Evaluator::new(request, entities, Extensions::all_available());
+        let mut numbers = found.plain;
         let mut seen = HashMap::new();
-        for (number, guarded) in guarded {
-            let Some(guard) = self.engine.index.guard(*number) else { continue };
-            let look = seen.entry(*number).or_insert_with(|| guard.look(&evaluator));
-            guarded.add_to(numbers, look);
+        for (number, guarded) in found.guarded {
+            let Some(guard) = self.engine.index.guard(number) else { continue };
+            let look = seen.entry(number).or_insert_with(|| guard.look(&evaluator));
+            guarded.add_to(&mut numbers, look);
         }
-        Ok(())
+        numbers
     }
 
+    /// The policies of these numbers whose heads hold, each once, in order.
+    fn rules(&self, numbers: &mut Vec<usize>, resource: &EntityUID) -> Vec<&'a Rule> {
+        numbers.sort_unstable();
+        numbers.dedup();
+        let rules = numbers.iter().filter_map(|number| self.engine.rules.get(*number));
+        rules.filter(|rule| rule.residue.admits(self.caller.uid(), resource)).collect()
+    }
+
+    /// The entities within `reach`, and what is stated of action and asset.
+    fn open(
+        &self,
+        reach: &Reached<'a>,
+        action: &EntityUID,
+        resource: &EntityUID,
+    ) -> Result<Entities, EvaluationError> {
+        let roots = [self.caller.uid(), action, resource];
+        let roots = roots.into_iter().chain(reach.literals.iter().copied());
+        let said = [(action, self.action.as_slice()), (resource, self.asset.as_slice())];
+        self.engine.store.slice(&self.caller, roots, &said, reach.depth)
+    }
+
+    /// What `rules` say, whose heads hold.
     pub(super) fn evaluate(
         &self,
         rules: &[&'a Rule],
         action: &EntityUID,
         resource: &EntityUID,
     ) -> Result<Outcome<'a>, EvaluationError> {
-        let literals = rules.iter().flat_map(|rule| &rule.reach.literals);
-        let roots = [self.caller.uid(), action, resource].into_iter().chain(literals);
-        let depth = rules.iter().map(|rule| rule.reach.depth).max().unwrap_or_default();
-        let said = self.said(action, resource);
-        let entities = self.engine.store.slice(&self.caller, roots, &said, depth)?;
+        let entities = self.open(&Reached::of(rules), action, resource)?;
+        Ok(self.judge(rules, action, resource, &entities))
+    }
+
+    fn judge(
+        &self,
+        rules: &[&'a Rule],
+        action: &EntityUID,
+        resource: &EntityUID,
+        entities: &Entities,
+    ) -> Outcome<'a> {
         let request = self.request(action, resource);
-        let evaluator = Evaluator::new(request, &entities, Extensions::all_available());
+        let evaluator = Evaluator::new(request, entities, Extensions::all_available());
         let mut outcome = Outcome::default();
         for rule in rules {
             match rule.holds(&evaluator) {
@@ -127,7 +150,7 @@ impl<'a> Asking<'a> {
                 Err(error) => outcome.errors.push((&rule.policy, error)),
             }
         }
-        Ok(outcome)
+        outcome
     }
 
     pub(super) fn request(&self, action: &EntityUID, resource: &EntityUID) -> Request {
@@ -138,6 +161,36 @@ impl<'a> Asking<'a> {
             known(resource),
             Some(self.context.clone()),
         )
+    }
+}
+
+/// Entities that were taken for one target, and how far from it they go.
+#[derive(Debug)]
+pub(super) struct Opened<'a> {
+    entities: Entities,
+    reach: Reached<'a>,
+}
+
+/// What some conditions can open, beside the four they all begin at.
+#[derive(Debug)]
+struct Reached<'a> {
+    literals: Vec<&'a EntityUID>,
+    depth: usize,
+}
+
+impl<'a> Reached<'a> {
+    fn of(rules: &[&'a Rule]) -> Self {
+        Self {
+            literals: rules.iter().flat_map(|rule| &rule.reach.literals).collect(),
+            depth: rules.iter().map(|rule| rule.reach.depth).max().unwrap_or_default(),
+        }
+    }
+
+    fn covers(&self, rules: &[&Rule]) -> bool {
+        rules.iter().map(|rule| &rule.reach).all(|reach| {
+            reach.depth <= self.depth
+                && reach.literals.iter().all(|literal| self.literals.contains(&literal))
+        })
     }
 }
 

@@ -320,7 +320,8 @@ fn a_value_that_conditions_begin_with_is_looked_at_once() {
     let asking = engine.ask(&question).unwrap();
     let evaluated = |id: &str| {
         let account = super::uid(&entity_type("Account").unwrap(), id);
-        let rules = asking.candidates(&super::uid(&engine.names.action, "read"), &account).unwrap();
+        let action = super::uid(&engine.names.action, "read");
+        let (rules, _) = asking.candidates(&action, &account).unwrap();
         rules.iter().map(|rule| rule.policy.id().to_string()).collect::<Vec<_>>()
     };
     assert_eq!(evaluated("1"), ["policy15", "policy6"]);
