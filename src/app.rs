@@ -5,6 +5,7 @@
 //! process.
 
 mod generation;
+mod grpc;
 mod listener;
 mod offline;
 mod shadowing;
@@ -122,17 +123,13 @@ impl App {
             .add_service(reflection().build_v1()?)
             .add_service(reflection().build_v1alpha()?)
             .add_service(PdpService::new(desk.clone()));
-        let grpc = Front::new(check, others);
+        let front = Front::new(check, others);
         let Listeners { addresses, grpc: grpc_listener, http, admin, control } = listeners;
         tracing::info!(grpc = %addresses.grpc, http = %addresses.http, admin = %addresses.admin, "listening");
         let stop = shutdown.clone();
         tasks.spawn(async move {
-            let signal = stop.cancelled_owned();
-            let incoming = grpc_listener.incoming();
-            tonic::transport::Server::builder()
-                .serve_with_incoming_shutdown(grpc, incoming, signal)
-                .await
-                .context("the gRPC server failed")
+            grpc::serve(front, grpc_listener.incoming(), stop.cancelled_owned()).await;
+            Ok(())
         });
         let public = api::jwks::router(Arc::clone(&live.scopes))
             .merge(api::authzen::router(desk))

@@ -15,22 +15,19 @@ mod known;
 pub mod over_http;
 mod view;
 
-use std::convert::Infallible;
 use std::future::Future;
 use std::panic::AssertUnwindSafe;
-use std::pin::Pin;
+use std::pin::pin;
 use std::sync::Arc;
-use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
 use bytes::Bytes;
 use envoy_types::ext_authz::v3::pb::CheckResponse;
 use futures_util::FutureExt;
+use hyper::body;
 use tokio::sync::Semaphore;
 use tonic::body::Body;
-use tonic::server::NamedService;
-use tower::Service;
 
 pub use self::front::Front;
 
@@ -83,15 +80,29 @@ impl CheckService {
         let known = Known::new(max_known_bytes);
         Self(Arc::new(Inner { scopes, recorder, clock, in_progress, known }))
     }
+
+    /// Answers one call of the service.
+    pub(crate) async fn answer<B>(&self, call: http::Request<B>) -> http::Response<Body>
+    where
+        B: body::Body<Data = Bytes> + Unpin,
+    {
+        if call.uri().path() != "/envoy.service.auth.v3.Authorization/Check" {
+            return framing::unimplemented();
+        }
+        framing::response(self.0.answer(call).await)
+    }
 }
 
 impl Inner {
     /// Reads one message and answers it, whatever happens.
-    async fn answer(&self, call: http::Request<Body>) -> Bytes {
+    async fn answer(&self, call: http::Request<impl body::Body<Data = Bytes> + Unpin>) -> Bytes {
         let deadline = framing::timeout(call.headers()).unwrap_or(DEFAULT_DEADLINE);
         let mut seen = Seen::new();
-        let checking = self.check_message(call.into_body(), &mut seen);
-        match self.in_time(deadline, checking).await {
+        let checked = {
+            let checking = pin!(self.check_message(call.into_body(), &mut seen));
+            self.in_time(deadline, checking).await
+        };
+        match checked {
             Ok(Checked::Known(answer)) => answer.framed.clone(),
             Ok(Checked::Decided(decision)) => self.settle(*decision, seen),
             Err(denial) => self.settle(Decision::denied(denial), seen),
@@ -134,7 +145,11 @@ impl Inner {
 
     /// Read, look, decide: what is learned on the way is left in `seen`, where neither a deadline nor
     /// a panic takes it.
-    async fn check_message(&self, body: Body, seen: &mut Seen) -> Result<Checked, Denial> {
+    async fn check_message(
+        &self,
+        body: impl body::Body<Data = Bytes> + Unpin,
+        seen: &mut Seen,
+    ) -> Result<Checked, Denial> {
         let bad = |error: &dyn std::fmt::Display| Denial::new(Reason::BadRequest, error);
         let message = framing::read_message(body).await.map_err(|error| bad(&error))?;
         let scopes = self.scopes.load_full();
@@ -144,6 +159,8 @@ impl Inner {
         {
             return Ok(Checked::Known(answer));
         }
+        // What is known is answered where the call was read; a decision takes a task of its own.
+        tokio::task::yield_now().await;
         let read = view.map_or_else(|| decode::request(&message), |view| view.request());
         let request = Box::new(read.map_err(|error| bad(&error))?);
         let decision = self.check_request(request, &scopes, Channel::Proxy, seen).await?;
@@ -252,32 +269,11 @@ fn margin(deadline: Duration) -> Duration {
     deadline.saturating_sub(Duration::from_millis(5).max(deadline / 10))
 }
 
-impl NamedService for CheckService {
-    const NAME: &'static str = "envoy.service.auth.v3.Authorization";
-}
+/// The service's full name.
+const SERVICE: &str = "envoy.service.auth.v3.Authorization";
 
 /// The serialised descriptors of the service, for gRPC reflection.
 pub const DESCRIPTORS: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/ext_authz.bin"));
-
-impl Service<http::Request<Body>> for CheckService {
-    type Response = http::Response<Body>;
-    type Error = Infallible;
-    type Future = Pin<Box<dyn Future<Output = Result<Self::Response, Infallible>> + Send>>;
-
-    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
-        Poll::Ready(Ok(()))
-    }
-
-    fn call(&mut self, call: http::Request<Body>) -> Self::Future {
-        let inner = Arc::clone(&self.0);
-        Box::pin(async move {
-            if call.uri().path() != "/envoy.service.auth.v3.Authorization/Check" {
-                return Ok(framing::unimplemented());
-            }
-            Ok(framing::response(inner.answer(call).await))
-        })
-    }
-}
 
 #[cfg(test)]
 mod tests;

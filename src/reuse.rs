@@ -14,6 +14,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use arc_swap::ArcSwapOption;
 use aws_lc_rs::rand;
+use prost::encoding::encode_varint;
 
 use crate::authorizer::Authorizer;
 use crate::clock::Timestamp;
@@ -107,7 +108,7 @@ impl Epoch {
         let reads = self.reads.as_ref()?;
         let mut text = Vec::with_capacity(1024);
         let mut add = |part: &[u8]| {
-            text.extend_from_slice(&part.len().to_le_bytes());
+            encode_varint(part.len() as u64, &mut text);
             text.extend_from_slice(part);
         };
         add(&self.number.to_le_bytes());
@@ -117,15 +118,16 @@ impl Epoch {
         let (path, query) = asked.target.split_once('?').unwrap_or((asked.target, ""));
         add(path.as_bytes());
         add(if reads.query { query.as_bytes() } else { b"" });
-        match (&reads.source_ip, plain(asked.source_ip)) {
-            (AddressRead::Unread, _) => add(b""),
-            (AddressRead::Ranges(ranges), Some(ip)) => {
-                let within = ranges.iter().map(|range| u8::from(range.contains(&ip)));
-                add(&[1].into_iter().chain(within).collect::<Vec<u8>>());
-            }
-            (AddressRead::Ranges(_), None) | (AddressRead::Whole, _) => {
-                add(&[b"\0", asked.source_ip.as_bytes()].concat());
-            }
+        match &reads.source_ip {
+            AddressRead::Unread => add(b""),
+            AddressRead::Whole => add(asked.source_ip.as_bytes()),
+            AddressRead::Ranges(ranges) => match plain(asked.source_ip) {
+                Some(ip) => {
+                    let within = ranges.iter().map(|range| u8::from(range.contains(&ip)));
+                    add(&[1].into_iter().chain(within).collect::<Vec<u8>>());
+                }
+                None => add(&[b"\0", asked.source_ip.as_bytes()].concat()),
+            },
         }
         add(asked.source_principal.as_bytes());
         add(asked.source_certificate.as_bytes());

@@ -14,7 +14,6 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream, tcp, unix};
 use tokio_stream::wrappers::{TcpListenerStream, UnixListenerStream};
 use tokio_util::either::Either;
-use tonic::transport::server::Connected;
 
 use self::gathered::Gathered;
 
@@ -48,7 +47,7 @@ impl Listener {
         }
     }
 
-    /// The connections, for tonic.
+    /// The connections, for the gRPC server.
     pub(super) fn incoming(self) -> Pin<Box<dyn Stream<Item = io::Result<Connection>> + Send>> {
         match self {
             Self::Tcp(listener) => {
@@ -128,7 +127,7 @@ async fn remove_stale(path: &Path) -> Result<()> {
     std::fs::remove_file(path).with_context(|| format!("can't remove `{}`", path.display()))
 }
 
-/// One connection, for tonic.
+/// One connection, for the gRPC server.
 #[derive(Debug)]
 pub(super) struct Connection(Gathered<Either<tcp::OwnedReadHalf, unix::OwnedReadHalf>>);
 
@@ -143,12 +142,6 @@ impl Connection {
         let (read, write) = stream.into_split();
         Self(Gathered::new(Either::Right(read), write))
     }
-}
-
-impl Connected for Connection {
-    type ConnectInfo = ();
-
-    fn connect_info(&self) -> Self::ConnectInfo {}
 }
 
 impl AsyncRead for Connection {

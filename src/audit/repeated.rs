@@ -1,5 +1,6 @@
 //! The record of a decision that is used again: what is the same each time is written once.
 
+use std::io::Write as _;
 use std::net::IpAddr;
 
 use prometheus_client::metrics::counter::Counter;
@@ -28,8 +29,8 @@ impl Repeated {
 pub struct Circumstances<'a> {
     /// The proxy's id of the request.
     pub request_id: &'a str,
-    /// The address of whoever connected to the proxy.
-    pub source_ip: Option<IpAddr>,
+    /// The address of whoever connected to the proxy; recorded if it is an IP address.
+    pub source_ip: &'a str,
     /// The identity in its certificate.
     pub source_principal: &'a str,
 }
@@ -63,18 +64,18 @@ impl Line {
         microseconds: u64,
     ) -> Option<Vec<u8>> {
         let mut line = Vec::with_capacity(self.http.len() + self.rest.len() + 256);
-        let ip = asked.source_ip.map(|ip| ip.to_string()).unwrap_or_default();
-        line.extend_from_slice(br#"{"time":"#);
-        serde_json::to_writer(&mut line, &now.rfc3339()).ok()?;
-        line.extend_from_slice(br#","requestId":"#);
+        write!(line, r#"{{"time":"{}","requestId":"#, now.rfc3339()).ok()?;
         serde_json::to_writer(&mut line, asked.request_id).ok()?;
-        line.extend_from_slice(br#","durationUs":"#);
-        serde_json::to_writer(&mut line, &microseconds).ok()?;
-        line.extend_from_slice(br#","http":{"#);
+        write!(line, r#","durationUs":{microseconds},"http":{{"#).ok()?;
         line.extend_from_slice(self.http.as_bytes());
-        line.extend_from_slice(br#","sourceIp":"#);
-        serde_json::to_writer(&mut line, &ip).ok()?;
-        line.extend_from_slice(br#","sourcePrincipal":"#);
+        line.extend_from_slice(br#","sourceIp":""#);
+        match asked.source_ip.parse() {
+            // It has one form only.
+            Ok(IpAddr::V4(_)) => line.extend_from_slice(asked.source_ip.as_bytes()),
+            Ok(IpAddr::V6(ip)) => write!(line, "{ip}").ok()?,
+            Err(_) => {}
+        }
+        line.extend_from_slice(br#"","sourcePrincipal":"#);
         serde_json::to_writer(&mut line, asked.source_principal).ok()?;
         line.extend_from_slice(b"},");
         line.extend_from_slice(self.rest.as_bytes());
@@ -113,14 +114,13 @@ mod tests {
             ..DecisionRecord::default()
         };
         let line = Line::of(&record("first", "192.0.2.1", "spiffe://a", 7)).unwrap();
-        for (id, ip, principal) in
-            [("", "", ""), (r#"","reused":false,"x":""#, "2001:db8::1", "\u{1}\"\\é")]
-        {
-            let asked = Circumstances {
-                request_id: id,
-                source_ip: ip.parse().ok(),
-                source_principal: principal,
-            };
+        for (id, ip, principal) in [
+            ("", "", ""),
+            (r#"","reused":false,"x":""#, "2001:db8::1", "\u{1}\"\\é"),
+            ("3", "192.0.2.9", ""),
+        ] {
+            let asked =
+                Circumstances { request_id: id, source_ip: ip, source_principal: principal };
             let written = line.write(asked, NOW, 3).unwrap();
             let (end, json) = written.split_last().unwrap();
             assert_eq!(*end, b'\n');

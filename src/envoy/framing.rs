@@ -9,6 +9,7 @@ use std::time::Duration;
 use bytes::{Buf, Bytes, BytesMut};
 use http::{HeaderMap, HeaderName, HeaderValue, header};
 use http_body_util::{BodyExt, Full};
+use hyper::body;
 use prost::Message;
 use tonic::body::Body;
 
@@ -36,7 +37,9 @@ pub(crate) enum FrameError {
 }
 
 /// Reads the one message of a unary call.
-pub(crate) async fn read_message(mut body: Body) -> Result<Bytes, FrameError> {
+pub(crate) async fn read_message(
+    mut body: impl body::Body<Data = Bytes> + Unpin,
+) -> Result<Bytes, FrameError> {
     // Most messages come in one piece, which is not copied.
     let mut read = Bytes::new();
     let mut is_too_large = false;

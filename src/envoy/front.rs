@@ -1,17 +1,14 @@
 //! The gRPC listener's services. Checks, which are nearly all calls, go straight to theirs; everything
 //! else goes through a router.
 
-use std::convert::Infallible;
-use std::future::Future;
-use std::pin::Pin;
-use std::task::{Context, Poll};
-
+use bytes::Bytes;
+use hyper::body;
 use tonic::body::Body;
-use tonic::server::NamedService;
+use tonic::codegen::StdError;
 use tonic::service::Routes;
-use tower::Service;
+use tower::Service as _;
 
-use super::CheckService;
+use super::{CheckService, SERVICE};
 
 /// All services of the gRPC listener.
 #[derive(Clone, Debug)]
@@ -25,23 +22,18 @@ impl Front {
     pub fn new(check: CheckService, others: Routes) -> Self {
         Self { check, others: others.prepare() }
     }
-}
 
-impl Service<http::Request<Body>> for Front {
-    type Response = http::Response<Body>;
-    type Error = Infallible;
-    type Future = Pin<Box<dyn Future<Output = Result<Self::Response, Infallible>> + Send>>;
-
-    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
-        // Both are always ready.
-        Poll::Ready(Ok(()))
-    }
-
-    fn call(&mut self, call: http::Request<Body>) -> Self::Future {
+    /// Answers one call.
+    pub async fn answer<B>(&self, call: http::Request<B>) -> http::Response<Body>
+    where
+        B: body::Body<Data = Bytes> + Send + Unpin + 'static,
+        B::Error: Into<StdError>,
+    {
         let service = call.uri().path().strip_prefix('/').and_then(|path| path.split_once('/'));
-        match service {
-            Some((CheckService::NAME, _)) => self.check.call(call),
-            _ => Box::pin(self.others.call(call)),
+        if let Some((SERVICE, _)) = service {
+            return self.check.answer(call).await;
         }
+        let Ok(response) = Box::pin(self.others.clone().call(call.map(Body::new))).await;
+        response
     }
 }

@@ -1,4 +1,6 @@
+use std::pin::Pin;
 use std::sync::Arc;
+use std::task::{Context, Poll};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -60,8 +62,8 @@ fn call(body: Body) -> http::Request<Body> {
 }
 
 /// The gRPC status, and the answer's code and HTTP status (0 for an allow).
-async fn ask(service: &mut CheckService, call: http::Request<Body>) -> (String, i32, i32) {
-    let response = service.call(call).await.unwrap();
+async fn ask(service: &CheckService, call: http::Request<Body>) -> (String, i32, i32) {
+    let response = service.answer(call).await;
     let head = response.headers().get("grpc-status").cloned();
     let collected = response.into_body().collect().await.unwrap();
     let trailer = collected.trailers().and_then(|map| map.get("grpc-status")).cloned();
@@ -79,7 +81,7 @@ async fn ask(service: &mut CheckService, call: http::Request<Body>) -> (String, 
 
 #[tokio::test]
 async fn whatever_arrives_is_answered_in_a_check_response() {
-    let (mut service, metrics) = service();
+    let (service, metrics) = service();
     let mut oversized = vec![0; 5 << 20];
     oversized[0] = 0x0a;
     for (body, expected) in [
@@ -92,7 +94,7 @@ async fn whatever_arrives_is_answered_in_a_check_response() {
         (Body::empty(), (7, 400)),
         (Body::new(Full::new(Bytes::from_static(b"\x01\0\0\0\0"))), (7, 400)),
     ] {
-        let (grpc, code, http) = ask(&mut service, call(body)).await;
+        let (grpc, code, http) = ask(&service, call(body)).await;
         assert_eq!((grpc.as_str(), (code, http)), ("0", expected));
     }
     let text = metrics.exposition();
@@ -108,21 +110,21 @@ async fn whatever_arrives_is_answered_in_a_check_response() {
 
 #[tokio::test]
 async fn a_broken_body_is_denied() {
-    let (mut service, _) = service();
+    let (service, _) = service();
     let error = std::io::Error::other("cut off");
     let frames = futures_util::stream::iter([Err::<http_body::Frame<Bytes>, _>(error)]);
-    let answer = ask(&mut service, call(Body::new(StreamBody::new(frames)))).await;
+    let answer = ask(&service, call(Body::new(StreamBody::new(frames)))).await;
     assert_eq!(answer, ("0".to_owned(), 7, 400));
 }
 
 #[tokio::test(start_paused = true)]
 async fn the_answer_comes_before_the_deadline() {
-    let (mut service, _) = service();
+    let (service, _) = service();
     let frames = futures_util::stream::pending::<Result<http_body::Frame<Bytes>, std::io::Error>>();
     let mut late = call(Body::new(StreamBody::new(frames)));
     late.headers_mut().insert("grpc-timeout", "250m".parse().unwrap());
     let started = tokio::time::Instant::now();
-    assert_eq!(ask(&mut service, late).await, ("0".to_owned(), 7, 503));
+    assert_eq!(ask(&service, late).await, ("0".to_owned(), 7, 503));
     assert!(started.elapsed() < Duration::from_millis(250));
 }
 
@@ -137,16 +139,16 @@ async fn a_deadline_is_denied_but_passes_in_a_dry_run() {
         let authorizer = Authorizer { policy, ..fixture::authorizer() };
         let dry_run = DryRun::of_setting(dry_run);
         let scope = Scope { authorizer, dry_run, ..fixture::scope("orders") };
-        let (mut service, metrics) = serving(scope);
+        let (service, metrics) = serving(scope);
         let mut late = call(framed(&message("/accounts/1")));
         late.headers_mut().insert("grpc-timeout", "250m".parse().unwrap());
-        let (_, code, http) = ask(&mut service, late).await;
+        let (_, code, http) = ask(&service, late).await;
         assert_eq!((code, http), answer);
         let line = format!(
             r#"placet_decisions_total{{scope="orders",outcome="{outcome}",reason="deadline"}} 1"#
         );
         assert!(metrics.exposition().contains(&line), "{}", metrics.exposition());
-        let (_, code, http) = ask(&mut service, call(framed(b"garbage"))).await;
+        let (_, code, http) = ask(&service, call(framed(b"garbage"))).await;
         assert_eq!((code, http), (7, 400), "no scope is known");
     }
 }
@@ -155,15 +157,15 @@ async fn a_deadline_is_denied_but_passes_in_a_dry_run() {
 async fn a_shadow_gets_what_was_decided_and_a_full_queue_is_counted() {
     let (shadow, mut waiting) = Shadow::queued(fixture::policy("", "[]"));
     let scope = Scope { shadow: Some(shadow), ..fixture::scope("orders") };
-    let (mut service, metrics) = serving(scope);
+    let (service, metrics) = serving(scope);
     let mut ids = std::collections::BTreeSet::new();
     for (path, code) in [("/accounts/1", 0), ("/accounts/2", 7), ("/healthz", 0), ("//", 7)] {
-        assert_eq!(ask(&mut service, call(framed(&message(path)))).await.1, code, "{path}");
+        assert_eq!(ask(&service, call(framed(&message(path)))).await.1, code, "{path}");
         ids.extend(waiting.try_recv().ok().map(|asked| asked.id));
     }
     assert_eq!(ids.len(), 2, "the policies were asked about two");
     drop(waiting);
-    assert_eq!(ask(&mut service, call(framed(&message("/accounts/1")))).await.1, 0);
+    assert_eq!(ask(&service, call(framed(&message("/accounts/1")))).await.1, 0);
     assert!(metrics.exposition().contains(r#"placet_shadow_dropped_total{scope="orders"} 1"#));
 }
 
@@ -180,30 +182,30 @@ async fn a_panic_is_denied() {
             panic!("while reading")
         }
     }
-    let (mut service, _) = service();
-    let answer = ask(&mut service, call(Body::new(Panics))).await;
+    let (service, _) = service();
+    let answer = ask(&service, call(Body::new(Panics))).await;
     assert_eq!(answer, ("0".to_owned(), 7, 503));
 }
 
 #[tokio::test]
 async fn one_check_too_many_is_refused_not_queued() {
-    let (mut service, _) = service();
+    let (service, _) = service();
     let inner = Arc::clone(&service.0);
     let all = u32::try_from(MAX_IN_PROGRESS).unwrap();
     let held = inner.in_progress.try_acquire_many(all).unwrap();
-    let answer = ask(&mut service, call(framed(&message("/accounts/1")))).await;
+    let answer = ask(&service, call(framed(&message("/accounts/1")))).await;
     assert_eq!(answer, ("0".to_owned(), 7, 503));
     drop(held);
-    let answer = ask(&mut service, call(framed(&message("/accounts/1")))).await;
+    let answer = ask(&service, call(framed(&message("/accounts/1")))).await;
     assert_eq!(answer, ("0".to_owned(), 0, 0));
 }
 
 #[tokio::test]
 async fn another_method_is_unimplemented() {
-    let (mut service, _) = service();
+    let (service, _) = service();
     let mut other = call(framed(&message("/accounts/1")));
     *other.uri_mut() = "/envoy.service.auth.v3.Authorization/Checks".parse().unwrap();
-    assert_eq!(ask(&mut service, other).await.0, "12");
+    assert_eq!(ask(&service, other).await.0, "12");
 }
 
 #[test]
@@ -225,8 +227,8 @@ fn message_with(path: &str, header: (&str, &str), id: &str) -> Vec<u8> {
 }
 
 /// The token that travels upstream, if there is one.
-async fn token(service: &mut CheckService, message: &[u8]) -> Option<String> {
-    let response = service.call(call(framed(message))).await.unwrap();
+async fn token(service: &CheckService, message: &[u8]) -> Option<String> {
+    let response = service.answer(call(framed(message))).await;
     let body = response.into_body().collect().await.unwrap().to_bytes();
     match CheckResponse::decode(body.get(5..)?).unwrap().http_response.unwrap() {
         HttpResponse::OkResponse(ok) => Some(ok.headers.first()?.header.clone()?.value),
@@ -240,16 +242,16 @@ async fn the_same_question_gets_the_same_token_and_a_record_of_its_own() {
     let metrics = Metrics::new();
     let (recorder, log) =
         Recorder::open(&Sink::File(file.path().to_owned()), metrics.clone()).unwrap();
-    let mut service = serving_with(fixture::scope("orders"), recorder);
+    let service = serving_with(fixture::scope("orders"), recorder);
     let ask = |header, id| message_with("/accounts/1?q=1", header, id);
-    let first = token(&mut service, &ask(("x-other", "1"), "one")).await.unwrap();
+    let first = token(&service, &ask(("x-other", "1"), "one")).await.unwrap();
     for (header, id) in [(("x-other", "1"), "two"), (("x-other", "2"), "three")] {
-        assert_eq!(token(&mut service, &ask(header, id)).await, Some(first.clone()), "{id}");
+        assert_eq!(token(&service, &ask(header, id)).await, Some(first.clone()), "{id}");
     }
-    let other = token(&mut service, &message_with("/accounts/1", ("x-other", "1"), "four")).await;
+    let other = token(&service, &message_with("/accounts/1", ("x-other", "1"), "four")).await;
     assert_eq!(other, Some(first.clone()), "no policy reads the query");
-    assert_eq!(token(&mut service, &ask(("x-forbid", "1"), "five")).await, None);
-    assert_eq!(token(&mut service, &ask(("x-forbid", "1"), "six")).await, None);
+    assert_eq!(token(&service, &ask(("x-forbid", "1"), "five")).await, None);
+    assert_eq!(token(&service, &ask(("x-forbid", "1"), "six")).await, None);
     let exposition = metrics.exposition();
     for line in [
         r#"placet_decisions_total{scope="orders",outcome="allow",reason="permitted"} 4"#,
@@ -280,8 +282,8 @@ async fn the_same_question_gets_the_same_token_and_a_record_of_its_own() {
 
 #[tokio::test]
 async fn where_nothing_is_used_again_every_request_has_its_own_token() {
-    let mut service = serving(Scope { reuse: None, ..fixture::scope("orders") }).0;
-    let first = token(&mut service, &message("/accounts/1")).await;
+    let service = serving(Scope { reuse: None, ..fixture::scope("orders") }).0;
+    let first = token(&service, &message("/accounts/1")).await;
     assert!(first.is_some());
-    assert_ne!(first, token(&mut service, &message("/accounts/1")).await);
+    assert_ne!(first, token(&service, &message("/accounts/1")).await);
 }

@@ -187,7 +187,7 @@ impl<'a> View<'a> {
         let sent = self.headers.iter().find(|(name, _)| *name == REQUEST_ID.as_bytes());
         Circumstances {
             request_id: sent.and_then(|(_, id)| text(id)).unwrap_or(self.id),
-            source_ip: self.source.address.and_then(|address| address.parse().ok()),
+            source_ip: self.source.address.unwrap_or_default(),
             source_principal: self.source.principal,
         }
     }
@@ -254,7 +254,8 @@ fn text(bytes: &[u8]) -> Option<&str> {
     str::from_utf8(bytes).ok()
 }
 
-/// Key and value of a `map<string, string>`, in this order; the key is short, both are UTF-8.
+/// Key and value of a `map<string, string>`, in this order. The key is short, and may be any bytes; the
+/// value is UTF-8.
 fn map_entry(message: &[u8]) -> Option<(&[u8], &[u8])> {
     const KEY: u8 = 1 << 3 | 2;
     const VALUE: u8 = 2 << 3 | 2;
@@ -263,7 +264,7 @@ fn map_entry(message: &[u8]) -> Option<(&[u8], &[u8])> {
     let (&VALUE, rest) = rest.split_first()? else { return None };
     let mut fields = Fields(rest);
     let value = fields.bytes()?;
-    (fields.is_empty() && is_text(key) && is_text(value)).then_some((key, value))
+    (fields.is_empty() && is_text(value)).then_some((key, value))
 }
 
 /// That something is ASCII is known in fewer steps than that it is UTF-8.
@@ -271,9 +272,20 @@ fn is_text(bytes: &[u8]) -> bool {
     bytes.is_ascii() || text(bytes).is_some()
 }
 
-/// Whether `bytes` are ASCII without capital letters.
+/// Whether `bytes` are ASCII without capital letters; eight at a time.
 fn is_name(bytes: &[u8]) -> bool {
-    bytes.iter().all(|byte| byte.is_ascii() && !byte.is_ascii_uppercase())
+    const EACH: u64 = 0x0101_0101_0101_0101;
+    const HIGH: u64 = 0x80 * EACH;
+    // To an ASCII byte nothing is added that would carry: its high bit is then set from `A`, or after `Z`.
+    let is_plain = |eight: u64| {
+        let from_a = (eight & !HIGH) + (0x80 - u64::from(b'A')) * EACH;
+        let after_z = (eight & !HIGH) + (0x7f - u64::from(b'Z')) * EACH;
+        (eight | from_a & !after_z) & HIGH == 0
+    };
+    let (eights, rest) = bytes.as_chunks();
+    let mut last = [0; 8];
+    last.iter_mut().zip(rest).for_each(|(place, byte)| *place = *byte);
+    eights.iter().chain([&last]).all(|eight| is_plain(u64::from_ne_bytes(*eight)))
 }
 
 /// A `HeaderValue`: the raw value where there is one.
@@ -312,9 +324,7 @@ fn peer(message: &[u8]) -> Option<Peer<'_>> {
         match fields.next()? {
             (1, Field::Bytes(bytes)) => once(&mut address, bytes)?,
             (2, Field::Bytes(service)) => drop(text(service)?),
-            (3, Field::Bytes(label)) => {
-                map_entry(label)?;
-            }
+            (3, Field::Bytes(label)) => drop(text(map_entry(label)?.0)?),
             (4, Field::Bytes(bytes)) => peer.principal = text(bytes)?,
             (5, Field::Bytes(bytes)) => peer.certificate = text(bytes)?,
             _ => return None,
@@ -364,6 +374,9 @@ fn metadata<'a>(
     message: &[u8],
     of: fn(AttributeContext) -> Option<Metadata>,
 ) -> Option<Cow<'a, Metadata>> {
+    if message.is_empty() {
+        return Some(Cow::Owned(Metadata::default()));
+    }
     let mut attributes = Vec::new();
     encode_key(number, WireType::LengthDelimited, &mut attributes);
     encode_varint(message.len().try_into().ok()?, &mut attributes);

@@ -249,3 +249,25 @@ proptest! {
         }
     }
 }
+
+proptest! {
+    #[test]
+    fn a_name_is_ascii_without_capital_letters(bytes: Vec<u8>, ascii in "[ -~]{0,40}") {
+        let slowly = |bytes: &[u8]| bytes.iter().all(|it| it.is_ascii() && !it.is_ascii_uppercase());
+        for name in [&bytes[..], ascii.as_bytes(), ascii.to_lowercase().as_bytes()] {
+            prop_assert_eq!(is_name(name), slowly(name));
+        }
+    }
+}
+
+#[test]
+fn of_each_byte_is_known_whether_it_is_of_a_name() {
+    for byte in 0..=u8::MAX {
+        let is_of_one = byte.is_ascii() && !byte.is_ascii_uppercase();
+        for place in 0..20 {
+            let mut name = [b'a'; 20];
+            name[place] = byte;
+            assert_eq!(is_name(&name), is_of_one, "{byte} at {place}");
+        }
+    }
+}

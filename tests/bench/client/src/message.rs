@@ -6,9 +6,11 @@ use bytes::{BufMut, Bytes, BytesMut};
 use envoy_types::ext_authz::v3::pb::CheckRequest;
 use envoy_types::pb::envoy::config::core::v3::address::Address as AddressKind;
 use envoy_types::pb::envoy::config::core::v3::socket_address::PortSpecifier;
-use envoy_types::pb::envoy::config::core::v3::{Address, SocketAddress};
+use envoy_types::pb::envoy::config::core::v3::{Address, Metadata, SocketAddress};
 use envoy_types::pb::envoy::service::auth::v3::AttributeContext;
-use envoy_types::pb::envoy::service::auth::v3::attribute_context::{HttpRequest, Peer, Request};
+use envoy_types::pb::envoy::service::auth::v3::attribute_context::{
+    HttpRequest, Peer, Request, TlsSession,
+};
 use envoy_types::pb::google::protobuf::Timestamp;
 use prost::Message as _;
 
@@ -136,7 +138,9 @@ impl Writer {
                     ("placet.scope".to_owned(), self.scope.clone()),
                     ("virtual_host".to_owned(), "local".to_owned()),
                 ]),
-                ..AttributeContext::default()
+                metadata_context: Some(Metadata::default()),
+                route_metadata_context: Some(Metadata::default()),
+                tls_session: Some(TlsSession::default()),
             }),
         }
     }

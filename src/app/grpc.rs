@@ -1,0 +1,88 @@
+//! The server of the gRPC listener.
+//!
+//! Each connection has a task, which reads calls and answers at once what needs no waiting. A call that
+//! has to wait goes on by a task of its own. When listening ends, every connection is told (GOAWAY), and
+//! ends with its last call.
+
+use std::convert::Infallible;
+use std::future::Future;
+use std::io;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::pin::pin;
+use std::sync::Arc;
+use std::task::{Context, Poll, Waker};
+use std::time::Duration;
+
+use futures_util::{Stream, StreamExt};
+use hyper::server::conn::http2;
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use hyper_util::server::graceful::GracefulShutdown;
+use tokio::io::{AsyncRead, AsyncWrite};
+
+use crate::envoy::Front;
+
+/// The time to the next try after a connection could not be accepted: that may be for want of descriptors.
+const PAUSE: Duration = Duration::from_millis(50);
+
+/// Serves the connections that come in until `stop`, and then what they have begun.
+pub(super) async fn serve<C>(
+    front: Front,
+    incoming: impl Stream<Item = io::Result<C>>,
+    stop: impl Future<Output = ()>,
+) where
+    C: AsyncRead + AsyncWrite + Send + Unpin + 'static,
+{
+    let front = Arc::new(front);
+    let mut server = http2::Builder::new(AtOnce);
+    server.timer(TokioTimer::new()).auto_date_header(false);
+    let connections = GracefulShutdown::new();
+    {
+        // Listening ends with this block, before what was begun is waited for.
+        let (mut incoming, mut stop) = (pin!(incoming), pin!(stop));
+        while let Some(connection) = tokio::select! {
+            () = &mut stop => None,
+            accepted = incoming.next() => accepted,
+        } {
+            let connection = match connection {
+                Ok(connection) => TokioIo::new(connection),
+                Err(error) => {
+                    tracing::warn!(%error, "a connection was not accepted");
+                    tokio::time::sleep(PAUSE).await;
+                    continue;
+                }
+            };
+            let front = Arc::clone(&front);
+            let service = service_fn(move |call| {
+                let front = Arc::clone(&front);
+                async move { Ok::<_, Infallible>(front.answer(call).await) }
+            });
+            let served = connections.watch(server.serve_connection(connection, service));
+            tokio::spawn(async move {
+                if let Err(error) = served.await {
+                    tracing::debug!(%error, "a connection ended");
+                }
+            });
+        }
+    }
+    connections.shutdown().await;
+}
+
+/// Runs what is ready where it comes up, and what has to wait as a task of its own.
+#[derive(Clone, Copy, Debug)]
+struct AtOnce;
+
+impl<F> hyper::rt::Executor<F> for AtOnce
+where
+    F: Future<Output = ()> + Send + 'static,
+{
+    fn execute(&self, future: F) {
+        let mut future = Box::pin(future);
+        let mut nobody = Context::from_waker(Waker::noop());
+        // A panic, which the panic hook has told of, ends one call and not the connection.
+        let polled = catch_unwind(AssertUnwindSafe(|| future.as_mut().poll(&mut nobody)));
+        if let Ok(Poll::Pending) = polled {
+            tokio::spawn(future);
+        }
+    }
+}
