@@ -4,6 +4,7 @@
 //! standard error. Exit codes: 0 done, 1 failed, 2 the settings (or arguments) are wrong.
 
 mod check;
+mod doctor;
 mod jwks;
 mod keygen;
 mod keys;
@@ -51,6 +52,8 @@ enum Command {
     Check(check::Check),
     /// Run case files: requests with the decisions they must get.
     Test(test::Test),
+    /// Look through the proxy's configuration for what lets a forged decision pass.
+    Doctor(doctor::Doctor),
     /// Print the JWKS.
     Jwks(Settings),
     /// Verify a decision token against a JWKS.
@@ -95,6 +98,7 @@ impl Command {
             Self::Validate(settings) => return validate::run(&settings.config),
             Self::Check(check) => check::run(&check)?,
             Self::Test(test) => return test::run(&test),
+            Self::Doctor(doctor) => return doctor::run(&doctor),
             Self::Jwks(settings) => jwks::run(&settings.config, Clock::System.now())?,
             Self::Verify(verify) => verify::run(&verify, Clock::System.now())?,
             Self::Keygen(keygen) => keygen::run(&keygen, Clock::System.now())?,
