@@ -17,7 +17,7 @@ use std::io::{IsTerminal, Write};
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use anyhow::Result;
+use anyhow::{Context, Result};
 use clap::{Args, CommandFactory, Parser, Subcommand, ValueEnum};
 use rustix::process::{DumpableBehavior, Resource, Rlimit, set_dumpable_behavior, setrlimit};
 use tracing_subscriber::EnvFilter;
@@ -69,6 +69,11 @@ enum Command {
         /// The shell.
         shell: clap_complete::Shell,
     },
+    /// Write the manual pages, one for each command.
+    Man {
+        /// The directory they go into.
+        directory: PathBuf,
+    },
 }
 
 /// Where the settings are.
@@ -107,6 +112,10 @@ impl Command {
             Self::Completions { shell } => {
                 let mut out = std::io::stdout();
                 clap_complete::generate(shell, &mut Cli::command(), "placet", &mut out);
+            }
+            Self::Man { directory } => {
+                let written = clap_mangen::generate_to(Cli::command(), &directory);
+                written.with_context(|| format!("can't write to `{}`", directory.display()))?;
             }
         }
         Ok(ExitCode::SUCCESS)

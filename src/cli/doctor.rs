@@ -57,13 +57,14 @@ pub(super) fn run(args: &Doctor) -> Result<ExitCode> {
 
 fn read(files: &[PathBuf]) -> Result<Vec<Source>> {
     let read_one = |path: &PathBuf| {
-        let text = if path == Path::new("-") {
-            std::io::read_to_string(std::io::stdin()).context("can't read standard input")?
+        let is_input = path == Path::new("-");
+        let name = if is_input { "standard input".to_owned() } else { path.display().to_string() };
+        let text = if is_input {
+            std::io::read_to_string(std::io::stdin())
         } else {
             std::fs::read_to_string(path)
-                .with_context(|| format!("can't read `{}`", path.display()))?
         };
-        Ok(Source { name: path.display().to_string(), text })
+        Ok(Source { text: text.with_context(|| format!("can't read `{name}`"))?, name })
     };
     files.iter().map(read_one).collect()
 }

@@ -32,6 +32,12 @@ pub(super) fn read(documents: &[Document], model: &mut Model) {
     for document in documents.iter().filter(|document| document.is_envoy()) {
         resources.collect(&document.root());
     }
+    for document in documents.iter().filter(|_| resources.listeners.is_empty()) {
+        if let Some(discovery) = document.root().at(&["dynamic_resources", "lds_config"]) {
+            let what = "the listeners are configured elsewhere (lds_config) and were not looked at";
+            model.unseen.push((discovery.place, what.to_owned()));
+        }
+    }
     for listener in &resources.listeners {
         let name = listener.text("name").unwrap_or_default();
         let listener = listener.clone().of(&format!("listener `{name}`"));

@@ -11,11 +11,11 @@ use std::time::Duration;
 use super::Severity;
 use super::document::{Document, identity};
 use super::envoy;
-use super::model::{Body, Dialect, Edit, Fault, Front, Guard, Model, Question, Verifier};
+use super::model::{Body, Dialect, Edit, Fault, Guard, Model, Question, Verifier};
 use super::node::Node;
 use super::patterns::Patterns;
 use ambient::Ambient;
-use patches::Patches;
+use patches::{Patches, workloads};
 
 /// What Istio waits for an answer unless told otherwise.
 const DEFAULT_TIMEOUT: Duration = Duration::from_secs(600);
@@ -105,14 +105,27 @@ fn guard(policy: &Node<'_>, patches: &Patches, ambient: &Ambient<'_>, model: &mu
     };
     if !made.is_of_waypoint {
         let (_, namespace) = identity(policy);
-        let labels = spec.at(&["selector", "match_labels"]);
-        model.fronts.push(Front {
-            place: spec.place.clone(),
-            dialect: Dialect::Istio,
-            ..patches.front(namespace, labels.as_ref())
+        let labels = workloads(policy, &["selector", "match_labels"]);
+        model.fronts.push(patches.front(spec.place.clone(), namespace, &labels));
+    }
+    if is_dry_run(policy) {
+        model.faults.push(Fault {
+            place: policy.place.below("metadata.annotations"),
+            code: "not_enforced",
+            severity: Severity::Error,
+            what: "`istio.io/dry-run` makes Istio enforce nothing of this policy: every request passes without being asked about".to_owned(),
+            remedy: "take the annotation out; to try Placet out, use `dryRun: true` in its scope: it strips the header".to_owned(),
         });
     }
     model.guards.push(made);
+}
+
+fn is_dry_run(policy: &Node<'_>) -> bool {
+    let annotations = policy.get("metadata").map(|metadata| metadata.entries("annotations"));
+    annotations
+        .into_iter()
+        .flatten()
+        .any(|(key, value)| key == "istio.io/dry-run" && value.value.as_str() == Some("true"))
 }
 
 /// Whether a rule is about every request: it says nothing, or every path and no more.
@@ -157,7 +170,8 @@ fn join(has_mesh: bool, model: &mut Model) {
             },
         });
     }
-    for question in &model.questions {
+    let of_mesh = |question: &&Question| question.dialect == Dialect::Istio;
+    for question in model.questions.iter().filter(of_mesh) {
         if model.guards.iter().all(|guard| guard.provider != question.name) {
             let what = format!(
                 "no AuthorizationPolicy with `action: CUSTOM` among these documents names the provider `{}`",

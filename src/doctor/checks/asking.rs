@@ -43,6 +43,16 @@ impl Dialect {
     }
 }
 
+/// Whether a request can pass with a client's own decision header although Placet is asked.
+pub(super) fn leaves_the_header(question: &Question, expected: &Expected) -> bool {
+    let is_refused = |name: &str| {
+        let rules = question.mutation_rules.as_ref();
+        rules.is_some_and(|rules| !rules.allow(name))
+            || question.is_http && !question.forwarded.matches(name)
+    };
+    question.fail_open || expected.headers().iter().any(|header| is_refused(header.name()))
+}
+
 fn fail_open(question: &Question, findings: &mut Findings) {
     if !question.fail_open {
         return;
@@ -50,11 +60,9 @@ fn fail_open(question: &Question, findings: &mut Findings) {
     let word = question.dialect.word("failure_mode_allow", "failOpen", "failOpen");
     let what = match question.dialect {
         Dialect::EnvoyGateway => {
-            "while Placet does not answer, or this policy is invalid, every request passes, with whatever decision header it came"
+            "while Placet does not answer, or this policy is invalid, every request passes without being asked about"
         }
-        _ => {
-            "while Placet does not answer, every request passes, with whatever decision header it came"
-        }
+        _ => "while Placet does not answer, every request passes without being asked about",
     };
     let place = question.place.below(word);
     findings.add("fail_open", Severity::Error, &place, what, format!("{word}: false"));
@@ -205,7 +213,7 @@ fn mutation_rules(question: &Question, expected: &Expected, findings: &mut Findi
     let Some(rules) = &question.mutation_rules else { return };
     for header in expected.headers().into_iter().filter(|header| !rules.allow(header.name())) {
         let what = format!(
-            "Envoy drops what Placet does to `{}`: a client's own copy travels on, and Placet's does not",
+            "Envoy drops what Placet does to `{}`: its decision does not reach the application, and a copy of the client's is not taken off",
             header.name()
         );
         let place = question.place.below("decoder_header_mutation_rules");
@@ -245,7 +253,9 @@ fn forwarding(question: &Question, expected: &Expected, findings: &mut Findings)
             );
         }
         if !question.forwarded.matches(name) {
-            let what = format!("Placet's `{name}` does not travel on; a client's own copy does");
+            let what = format!(
+                "Placet's `{name}` does not reach the application, and a copy of the client's is not replaced"
+            );
             let remedy = question
                 .dialect
                 .word(

@@ -3,7 +3,8 @@
 use std::collections::BTreeSet;
 
 use super::Findings;
-use crate::doctor::model::{Chain, Dialect, Edit, Filter, Front, Guard, Model, Question, Unasked};
+use super::asking::leaves_the_header;
+use crate::doctor::model::{Chain, Dialect, Edit, Filter, Front, Guard, Model, Unasked};
 use crate::doctor::{Expected, Severity, envoy};
 use crate::scope::DecisionHeader;
 
@@ -17,7 +18,8 @@ pub(super) fn judge(model: &Model, expected: &Expected, findings: &mut Findings)
     let is_stripped =
         !model.fronts.is_empty() && model.fronts.iter().all(|front| strips_all(front, expected));
     unasked.iter().for_each(|each| findings.unasked(each, is_stripped));
-    let has_hole = !unasked.is_empty() || model.questions.iter().any(|question| question.fail_open);
+    let has_hole = !unasked.is_empty()
+        || model.questions.iter().any(|question| leaves_the_header(question, expected));
     for front in &model.fronts {
         strip(front, &[], has_hole, expected, findings);
     }
@@ -66,8 +68,8 @@ fn judge_chain(chain: &Chain, expected: &Expected, findings: &mut Findings) {
         .collect();
     let is_stripped = strips(&chain.front, &by_filters, expected);
     unasked.iter().for_each(|each| findings.unasked(each, is_stripped));
-    let has_hole =
-        !unasked.is_empty() || chain.questions().any(|question: &Question| question.fail_open);
+    let has_hole = !unasked.is_empty()
+        || chain.questions().any(|question| leaves_the_header(question, expected));
     strip(&chain.front, &by_filters, has_hole, expected, findings);
     trailers(chain, expected, findings);
     order(chain, asking, expected, findings);
@@ -164,7 +166,10 @@ fn strip(
             continue;
         }
         let (severity, when) = if has_hole {
-            (Severity::Error, "reaches the application where Placet is not asked")
+            (
+                Severity::Error,
+                "reaches the application where Placet is not asked, or its answer not taken",
+            )
         } else {
             (
                 Severity::Warning,

@@ -100,7 +100,7 @@ fn shadowed(config: &Node<'_>) -> Option<Unasked> {
     config.flag("shadow_mode").then(|| Unasked {
         place: config.place.below("shadow_mode"),
         code: "not_enforced",
-        what: "Envoy asks and does not enforce the answer: every request passes, with whatever decision header it came".to_owned(),
+        what: "Envoy asks and does not enforce the answer: every request passes".to_owned(),
         remedy: "shadow_mode: false\nto try Placet out, use `dryRun: true` in its scope: it strips the header".to_owned(),
     })
 }

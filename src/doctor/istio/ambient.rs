@@ -5,6 +5,7 @@ use super::super::document::{Document, identity};
 use super::super::model::{Fault, Model};
 use super::super::node::Node;
 use super::action;
+use super::patches::{GATEWAY_LABEL, workloads};
 
 /// The waypoints and ambient namespaces among the documents.
 #[derive(Debug)]
@@ -61,7 +62,10 @@ impl<'a> Ambient<'a> {
         let (_, namespace) = identity(policy);
         let waypoint = self.waypoints.iter().find(|waypoint| identity(waypoint).1 == namespace);
         let is_ambient = self.namespaces.iter().any(|each| identity(each).0 == namespace);
-        if (waypoint.is_none() && !is_ambient) || !targets(policy).is_empty() {
+        // A gateway has a proxy of its own, in an ambient namespace too.
+        let selected = workloads(policy, &["selector", "match_labels"]);
+        let is_of_gateway = selected.contains_key("istio") || selected.contains_key(GATEWAY_LABEL);
+        if (waypoint.is_none() && !is_ambient) || !targets(policy).is_empty() || is_of_gateway {
             return;
         }
         let name = waypoint.map_or("waypoint", |waypoint| identity(waypoint).0);

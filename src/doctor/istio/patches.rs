@@ -8,6 +8,9 @@ use super::super::model::{Dialect, Fault, Front, Model, Unasked};
 use super::super::node::Node;
 use super::super::{Place, Severity};
 
+/// What the workloads of a Gateway are labelled with.
+pub(super) const GATEWAY_LABEL: &str = "gateway.networking.k8s.io/gateway-name";
+
 /// What all EnvoyFilters strip, and for which workloads.
 #[derive(Debug, Default)]
 pub(super) struct Patches(Vec<Patch>);
@@ -18,6 +21,8 @@ struct Patch {
     labels: BTreeMap<String, String>,
     stripped: Vec<String>,
     refuses_underscores: bool,
+    /// Where it puts a filter that asks.
+    asks: Option<Place>,
 }
 
 impl Patches {
@@ -27,23 +32,33 @@ impl Patches {
             let Some(spec) = filter.get("spec") else { continue };
             let mut patch = Patch {
                 namespace: identity(&filter).1.to_owned(),
-                labels: labels(spec.at(&["workload_selector", "labels"]).as_ref()),
+                labels: workloads(&filter, &["workload_selector", "labels"]),
                 stripped: Vec::new(),
                 refuses_underscores: false,
+                asks: None,
             };
             for each in spec.items("config_patches") {
                 patch.read(&each, model);
             }
             patches.push(patch);
         }
-        Self(patches)
+        let all = Self(patches);
+        for patch in &all.0 {
+            let front = |place: &Place| all.front(place.clone(), &patch.namespace, &patch.labels);
+            model.fronts.extend(patch.asks.as_ref().map(front));
+        }
+        all
     }
 
     /// What is stripped in front of the workloads of this namespace that have these labels.
-    pub(super) fn front(&self, namespace: &str, selected: Option<&Node<'_>>) -> Front {
-        let selected = labels(selected);
+    pub(super) fn front(
+        &self,
+        place: Place,
+        namespace: &str,
+        selected: &BTreeMap<String, String>,
+    ) -> Front {
         let mut front = Front {
-            place: Place::default(),
+            place,
             dialect: Dialect::Istio,
             stripped: Vec::new(),
             refuses_underscores: false,
@@ -59,9 +74,21 @@ impl Patches {
     }
 }
 
-fn labels(map: Option<&Node<'_>>) -> BTreeMap<String, String> {
-    let members = map.and_then(|map| map.value.as_object()).into_iter().flatten();
-    members.filter_map(|(key, value)| Some((key.clone(), value.as_str()?.to_owned()))).collect()
+/// The labels that a manifest selects workloads by; a gateway that it targets counts as the label
+/// that its workloads have.
+pub(super) fn workloads(manifest: &Node<'_>, selector: &[&str]) -> BTreeMap<String, String> {
+    let Some(spec) = manifest.get("spec") else { return BTreeMap::new() };
+    let map = spec.at(selector);
+    let members = map.iter().filter_map(|map| map.value.as_object()).flatten();
+    let mut labels: BTreeMap<_, _> = members
+        .filter_map(|(key, value)| Some((key.clone(), value.as_str()?.to_owned())))
+        .collect();
+    for target in spec.items("target_refs").into_iter().chain(spec.get("target_ref")) {
+        if let (Some("Gateway"), Some(name)) = (target.text("kind"), target.text("name")) {
+            labels.insert(GATEWAY_LABEL.to_owned(), name.to_owned());
+        }
+    }
+    labels
 }
 
 impl Patch {
@@ -100,22 +127,37 @@ impl Patch {
                     model.edits.extend(mutation.edits);
                 }
             }
-            Some(("ExtAuthz", config)) if operation == "MERGE" => {
-                if config.flag("failure_mode_allow") {
-                    model.faults.push(Fault {
-                        place: config.place.below("failure_mode_allow"),
-                        code: "fail_open",
-                        severity: Severity::Error,
-                        what: "while Placet does not answer, every request passes, with whatever decision header it came".to_owned(),
-                        remedy: "failure_mode_allow: false".to_owned(),
-                    });
-                }
-            }
-            Some(("ExtAuthz", config)) => {
-                let name = value.text("name").unwrap_or_default();
-                model.questions.push(envoy::question(name, &config));
-            }
+            Some(("ExtAuthz", config)) => self.read_ext_authz(value, &config, operation, model),
             _ => {}
+        }
+    }
+}
+
+impl Patch {
+    /// A filter of its own, or a change of the one that Istio renders.
+    fn read_ext_authz(
+        &mut self,
+        value: &Node<'_>,
+        config: &Node<'_>,
+        operation: &str,
+        model: &mut Model,
+    ) {
+        if operation != "MERGE" {
+            let name = value.text("name").unwrap_or_default();
+            model.questions.push(envoy::question(name, config));
+            self.asks = Some(config.place.clone());
+            return;
+        }
+        if config.flag("failure_mode_allow") {
+            model.faults.push(Fault {
+                place: config.place.below("failure_mode_allow"),
+                code: "fail_open",
+                severity: Severity::Error,
+                what:
+                    "while Placet does not answer, every request passes without being asked about"
+                        .to_owned(),
+                remedy: "failure_mode_allow: false".to_owned(),
+            });
         }
     }
 }
