@@ -4,6 +4,7 @@
 //! standard error. Exit codes: 0 done, 1 failed, 2 the settings (or arguments) are wrong.
 
 mod check;
+mod doctor;
 mod jwks;
 mod keygen;
 mod keys;
@@ -16,7 +17,7 @@ use std::io::{IsTerminal, Write};
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use anyhow::Result;
+use anyhow::{Context, Result};
 use clap::{Args, CommandFactory, Parser, Subcommand, ValueEnum};
 use rustix::process::{DumpableBehavior, Resource, Rlimit, set_dumpable_behavior, setrlimit};
 use tracing_subscriber::EnvFilter;
@@ -51,6 +52,8 @@ enum Command {
     Check(check::Check),
     /// Run case files: requests with the decisions they must get.
     Test(test::Test),
+    /// Look through the proxy's configuration for what lets a forged decision pass.
+    Doctor(doctor::Doctor),
     /// Print the JWKS.
     Jwks(Settings),
     /// Verify a decision token against a JWKS.
@@ -65,6 +68,11 @@ enum Command {
     Completions {
         /// The shell.
         shell: clap_complete::Shell,
+    },
+    /// Write the manual pages, one for each command.
+    Man {
+        /// The directory they go into.
+        directory: PathBuf,
     },
 }
 
@@ -95,6 +103,7 @@ impl Command {
             Self::Validate(settings) => return validate::run(&settings.config),
             Self::Check(check) => check::run(&check)?,
             Self::Test(test) => return test::run(&test),
+            Self::Doctor(doctor) => return doctor::run(&doctor),
             Self::Jwks(settings) => jwks::run(&settings.config, Clock::System.now())?,
             Self::Verify(verify) => verify::run(&verify, Clock::System.now())?,
             Self::Keygen(keygen) => keygen::run(&keygen, Clock::System.now())?,
@@ -103,6 +112,10 @@ impl Command {
             Self::Completions { shell } => {
                 let mut out = std::io::stdout();
                 clap_complete::generate(shell, &mut Cli::command(), "placet", &mut out);
+            }
+            Self::Man { directory } => {
+                let written = clap_mangen::generate_to(Cli::command(), &directory);
+                written.with_context(|| format!("can't write to `{}`", directory.display()))?;
             }
         }
         Ok(ExitCode::SUCCESS)

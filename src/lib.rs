@@ -26,6 +26,7 @@ pub mod authorizer;
 pub mod cli;
 pub mod clock;
 pub mod config;
+pub mod doctor;
 pub mod entitlement;
 pub mod envoy;
 #[cfg(test)]

@@ -30,7 +30,7 @@ const ORDER: [&[&str]; 11] = [
     &["cli"],
     &["app"],
     &["config"],
-    &["api", "envoy"],
+    &["api", "envoy", "doctor"],
     &["audit", "readiness"],
     &["scope"],
     &["shadow", "reuse"],
