@@ -14,7 +14,7 @@ use serde_json::{Value, json};
 
 use super::{Settings, print};
 use crate::clock::Timestamp;
-use crate::config::{Address, Config, Listen, ScopeConfig};
+use crate::config::{Address, Config, Listen, ScopeConfig, SocketAccess};
 use crate::keys::{self, Algorithm, Backend};
 use crate::secrets::NewKey;
 
@@ -98,14 +98,22 @@ fn give(runtime: &tokio::runtime::Runtime, order: &Order, what: &str) -> Result<
         "the settings name no control socket: set `listen.control: unix:/PATH` and restart placet",
     )?;
     let body = json!({ "scope": scope.client_id, "key": order.key });
-    let address = Address::Unix(socket.clone(), None);
+    let address = Address::Unix(socket.clone(), SocketAccess::default());
     let answer = runtime.block_on(ask(&address, &format!("/keys/{what}"), Some(&body)))?;
     print(&table(&json!({ "scopes": [answer] })))
 }
 
 async fn status(listen: &Listen) -> Result<Value> {
-    let control = listen.control.as_ref().map(|path| Address::Unix(path.clone(), None));
-    ask(control.as_ref().unwrap_or(&listen.admin), "/keys", None).await
+    let Some(path) = &listen.control else {
+        if listen.admin.tls.is_some() {
+            bail!(
+                "listen.admin serves TLS: ask `https://{}/keys`, or set `listen.control: unix:/PATH`",
+                listen.admin
+            );
+        }
+        return ask(&listen.admin.address, "/keys", None).await;
+    };
+    ask(&Address::Unix(path.clone(), SocketAccess::default()), "/keys", None).await
 }
 
 /// Asks the running process: a GET, or a POST of `body`.

@@ -7,6 +7,8 @@ use std::fmt::Display;
 pub(super) struct Report {
     pub(super) errors: Vec<String>,
     pub(super) warnings: Vec<String>,
+    /// What is wrong with the certificate files of listeners: an error where there are no others yet.
+    pub(super) of_listener_files: Vec<String>,
 }
 
 impl Report {
@@ -16,6 +18,10 @@ impl Report {
 
     pub(super) fn warning(&mut self, path: impl Display, message: impl Display) {
         self.warnings.push(format!("{path}: {message}"));
+    }
+
+    pub(super) fn listener_file(&mut self, path: impl Display, message: impl Display) {
+        self.of_listener_files.push(format!("{path}: {message}"));
     }
 
     /// The value, or an error under `path`.
