@@ -87,13 +87,16 @@ impl TlsListener {
         })?;
         let current = Arc::new(ArcSwap::new(Arc::clone(&served.config)));
         let judged = files.fingerprint();
+        let now = clock.now();
+        // Whoever checked the settings has warned of it.
+        let reminded = served.warning(now).map(|_| (now, served.seconds_left(now) <= 0));
         let watch = TlsWatch {
             settings: settings.clone(),
             current: Arc::clone(&current),
             served,
             seen: judged,
             judged,
-            reminded: None,
+            reminded,
             name,
             metrics: metrics.clone(),
             clock,
