@@ -16,6 +16,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, anyhow, bail};
 use arc_swap::ArcSwap;
 use axum::Router;
+use axum::serve::ListenerExt as _;
 use serde_json::Value;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
@@ -231,7 +232,8 @@ impl Keeper {
     /// Loads the settings again and puts them in force once they are as complete as the last ones.
     async fn next(&self, current: &Generation) -> Result<Generation> {
         let path = self.path.clone();
-        let config = tokio::task::spawn_blocking(move || Config::reload(&path)).await??;
+        let loading = tokio::task::spawn_blocking(move || Config::load_without_listening(&path));
+        let config = loading.await??;
         config.warnings.iter().for_each(|warning| tracing::warn!("{warning}"));
         if config.listen != self.addresses {
             tracing::warn!("listen: a change of listeners takes a restart");
@@ -295,6 +297,8 @@ fn spawn_http(
     tasks.spawn(async move {
         let served = match listener {
             Listener::Tcp(listener) => {
+                // A connection that is gone already ends by itself.
+                let listener = listener.tap_io(|stream| drop(listener::prepare(stream)));
                 axum::serve(listener, router).with_graceful_shutdown(signal).await
             }
             Listener::Tls(listener) => {

@@ -216,13 +216,14 @@ impl Config {
 
     /// Reads and checks the settings at `path`, and everything they name but keys.
     pub fn load(path: &Path) -> Result<Self, ConfigErrors> {
-        Self::read(path, |report| report.errors.append(&mut report.of_listener_files))
+        Self::read(path, |report| report.errors.append(&mut report.for_listeners))
     }
 
-    /// [`Self::load`] for a process that listens already: it keeps the last good certificate files, so
-    /// bad ones are only a warning.
-    pub fn reload(path: &Path) -> Result<Self, ConfigErrors> {
-        Self::read(path, |report| report.warnings.append(&mut report.of_listener_files))
+    /// [`Self::load`] for who will not bind the listeners: a process that listens already and keeps its last
+    /// good certificate files, or a command that only decides, perhaps on a machine that has none of them.
+    /// What is wrong with what only listeners need is a warning.
+    pub fn load_without_listening(path: &Path) -> Result<Self, ConfigErrors> {
+        Self::read(path, |report| report.warnings.append(&mut report.for_listeners))
     }
 
     fn read(path: &Path, settle: fn(&mut Report)) -> Result<Self, ConfigErrors> {

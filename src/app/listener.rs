@@ -205,7 +205,7 @@ impl Connection {
 }
 
 /// Sends small answers at once, and lets go of a peer that is gone without a word.
-fn prepare(stream: &TcpStream) -> io::Result<()> {
+pub(super) fn prepare(stream: &TcpStream) -> io::Result<()> {
     let (idle, between, count) = KEEPALIVE;
     stream.set_nodelay(true)?;
     sockopt::set_socket_keepalive(stream, true)?;

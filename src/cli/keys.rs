@@ -72,7 +72,7 @@ pub(super) fn run(keys: &Keys, now: Timestamp) -> Result<()> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     match &keys.command {
         Command::Status { settings, output } => {
-            let config = Config::load(&settings.config)?;
+            let config = Config::load_without_listening(&settings.config)?;
             let shown = runtime.block_on(status(&config.listen))?;
             print(&match output {
                 Output::Text => table(&shown),
@@ -80,7 +80,7 @@ pub(super) fn run(keys: &Keys, now: Timestamp) -> Result<()> {
             })
         }
         Command::Rotate { settings, scope } => {
-            let config = Config::load(&settings.config)?;
+            let config = Config::load_without_listening(&settings.config)?;
             let said = runtime.block_on(rotate(find(&config, scope.as_deref())?, now))?;
             print(&said)
         }
@@ -92,7 +92,7 @@ pub(super) fn run(keys: &Keys, now: Timestamp) -> Result<()> {
 }
 
 fn give(runtime: &tokio::runtime::Runtime, order: &Order, what: &str) -> Result<()> {
-    let config = Config::load(&order.settings.config)?;
+    let config = Config::load_without_listening(&order.settings.config)?;
     let scope = find(&config, order.scope.as_deref())?;
     let socket = config.listen.control.as_ref().context(
         "the settings name no control socket: set `listen.control: unix:/PATH` and restart placet",

@@ -7,8 +7,8 @@ use std::fmt::Display;
 pub(super) struct Report {
     pub(super) errors: Vec<String>,
     pub(super) warnings: Vec<String>,
-    /// What is wrong with the certificate files of listeners: an error where there are no others yet.
-    pub(super) of_listener_files: Vec<String>,
+    /// What is wrong with what this machine has for the listeners: an error for who binds them.
+    pub(super) for_listeners: Vec<String>,
 }
 
 impl Report {
@@ -20,8 +20,8 @@ impl Report {
         self.warnings.push(format!("{path}: {message}"));
     }
 
-    pub(super) fn listener_file(&mut self, path: impl Display, message: impl Display) {
-        self.of_listener_files.push(format!("{path}: {message}"));
+    pub(super) fn for_listeners(&mut self, path: impl Display, message: impl Display) {
+        self.for_listeners.push(format!("{path}: {message}"));
     }
 
     /// The value, or an error under `path`.

@@ -447,6 +447,9 @@ def test_files_are_validated_all_at_once(world):
     (placet.files / "tls.key").write_text(pem(new_private_key("ES256")))
     told = run("serve", "--config", placet.settings_file)
     assert (told.returncode, "is not that of the certificate in" in told.stderr) == (2, True), told
+    # What only decides needs none of them.
+    told = run("jwks", "--config", placet.settings_file)
+    assert (told.returncode, '"keys"' in told.stdout) == (0, True), told
 
 
 def field(number, value):

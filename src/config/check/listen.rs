@@ -84,18 +84,19 @@ fn access(path: &str, raw: &raw::Listener, report: &mut Report) -> Option<Socket
         let mode = mode.ok_or_else(|| format!("`{text}` is no octal mode such as \"0660\""));
         report.keep(format_args!("{path}.mode"), mode)
     });
-    let group = raw.group.as_deref().map(|name| {
+    let group = raw.group.as_deref().and_then(|name| {
         let known = name
             .parse()
             .ok()
             .or_else(|| Group::from_name(name).ok().flatten().map(|group| group.gid.as_raw()));
-        let known =
-            known.ok_or_else(|| format!("this machine has no group `{name}`: name one of its own"));
-        report.keep(format_args!("{path}.group"), known)
+        if known.is_none() {
+            let what = format_args!("this machine has no group `{name}`: name one of its own");
+            report.for_listeners(format_args!("{path}.group"), what);
+        }
+        known
     });
     let mode = mode.map_or(Some(None), |mode| mode.map(Some));
-    let group = group.map_or(Some(None), |group| group.map(Some));
-    Some(SocketAccess { mode: mode?, group: group? })
+    Some(SocketAccess { mode: mode?, group })
 }
 
 fn tls(
@@ -133,8 +134,8 @@ fn tls(
             }
         }
         Err(faults) => faults.iter().for_each(|fault| match fault.setting() {
-            Some(setting) => report.listener_file(format_args!("{path}.{setting}"), fault),
-            None => report.listener_file(path, fault),
+            Some(setting) => report.for_listeners(format_args!("{path}.{setting}"), fault),
+            None => report.for_listeners(path, fault),
         }),
     }
     Some(settings)

@@ -134,15 +134,18 @@ fn every_file_of_every_listener_is_looked_at() {
 }
 
 #[test]
-fn bad_files_are_a_warning_for_a_process_that_listens_already() {
+fn bad_files_are_a_warning_for_who_does_not_listen() {
     let (folder, path) = with_files(|tree| {
         tree["listen"]["http"] = json!({"address": "127.0.0.1:2", "tls": tls()});
+        tree["listen"]["grpc"] = json!({"address": "unix:s", "group": "no such group"});
     });
     std::fs::write(folder.path().join("tls.key"), "broken").unwrap();
-    assert_eq!(errors(&path).len(), 1);
-    let config = Config::reload(&path).unwrap_or_else(|errors| panic!("{errors}"));
-    let said = config.warnings.iter().any(|it| it.starts_with("listen.http.tls.keyFile: "));
-    assert!(said, "{:?}", config.warnings);
+    assert_eq!(errors(&path).len(), 2);
+    let config = Config::load_without_listening(&path).unwrap_or_else(|errors| panic!("{errors}"));
+    for expected in ["listen.http.tls.keyFile: ", "listen.grpc.group: "] {
+        let said = config.warnings.iter().any(|it| it.starts_with(expected));
+        assert!(said, "{:?}", config.warnings);
+    }
 }
 
 #[test]
