@@ -14,9 +14,10 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use anyhow::{Context, Result, anyhow};
+use anyhow::{Context, Result, anyhow, bail};
 use arc_swap::ArcSwap;
 use axum::Router;
+use axum::serve::ListenerExt as _;
 use serde_json::Value;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
@@ -36,8 +37,9 @@ use crate::metrics::Metrics;
 use crate::proto;
 use crate::readiness::Needs;
 use crate::scope::Scopes;
+use crate::tls::TlsPeer;
 use generation::Generation;
-use listener::{ControlListener, Listener};
+use listener::{ControlListener, Listener, TlsWatch};
 
 pub use offline::{GivenKeys, Offline};
 
@@ -74,6 +76,8 @@ struct Listeners {
     http: Listener,
     admin: Listener,
     control: Option<ControlListener>,
+    /// What keeps their certificates up to date.
+    certificates: Vec<TlsWatch>,
 }
 
 impl App {
@@ -81,8 +85,8 @@ impl App {
     pub async fn build(path: PathBuf, clock: Clock) -> Result<Self> {
         let config = Config::load(&path)?;
         config.warnings.iter().for_each(|warning| tracing::warn!("{warning}"));
-        let listeners = Listeners::bind(&config.listen).await?;
         let metrics = Metrics::new();
+        let listeners = Listeners::bind(&config.listen, &metrics, clock).await?;
         let (recorder, log) = Recorder::open(&config.decision_log, metrics.clone())
             .context("the decision log can't be opened")?;
         let reuse_max_bytes = config.reuse_max_bytes;
@@ -124,7 +128,11 @@ impl App {
             .add_service(reflection().build_v1alpha()?)
             .add_service(PdpService::new(desk.clone()));
         let front = Front::new(check, others);
-        let Listeners { addresses, grpc: grpc_listener, http, admin, control } = listeners;
+        let Listeners { addresses, grpc: grpc_listener, http, admin, control, certificates } =
+            listeners;
+        for watch in certificates {
+            tasks.spawn(watch.run(shutdown.clone()));
+        }
         tracing::info!(grpc = %addresses.grpc, http = %addresses.http, admin = %addresses.admin, "listening");
         let stop = shutdown.clone();
         tasks.spawn(async move {
@@ -221,10 +229,15 @@ impl Keeper {
     /// Loads the settings again and puts them in force once they are as complete as the last ones.
     async fn next(&self, current: &Generation) -> Result<Generation> {
         let path = self.path.clone();
-        let config = tokio::task::spawn_blocking(move || Config::load(&path)).await??;
+        let loading = tokio::task::spawn_blocking(move || Config::load_without_listening(&path));
+        let config = loading.await??;
         config.warnings.iter().for_each(|warning| tracing::warn!("{warning}"));
         if config.listen != self.addresses {
-            tracing::warn!("listen: a change of addresses takes a restart");
+            tracing::warn!("listen: a change of listeners takes a restart");
+        }
+        let has_peers = config.scopes.iter().any(|scope| scope.identity.peer.is_some());
+        if has_peers && !self.addresses.grpc.names_its_clients() {
+            bail!("identity.peer needs the gRPC listener that the new settings name: restart");
         }
         let next = Generation::start(
             config,
@@ -281,6 +294,12 @@ fn spawn_http(
     tasks.spawn(async move {
         let served = match listener {
             Listener::Tcp(listener) => {
+                // A connection that is gone already ends by itself.
+                let listener = listener.tap_io(|stream| drop(listener::prepare(stream)));
+                axum::serve(listener, router).with_graceful_shutdown(signal).await
+            }
+            Listener::Tls(listener) => {
+                let router = router.into_make_service_with_connect_info::<TlsPeer>();
                 axum::serve(listener, router).with_graceful_shutdown(signal).await
             }
             Listener::Unix(listener, _) => {
@@ -299,16 +318,15 @@ fn reflection() -> tonic_reflection::server::Builder<'static> {
 }
 
 impl Listeners {
-    async fn bind(addresses: &Listen) -> Result<Self> {
-        Ok(Self {
-            grpc: Listener::bind(&addresses.grpc).await?,
-            http: Listener::bind(&addresses.http).await?,
-            admin: Listener::bind(&addresses.admin).await?,
-            control: match &addresses.control {
-                Some(path) => Some(ControlListener::bind(path).await?),
-                None => None,
-            },
-            addresses: addresses.clone(),
-        })
+    async fn bind(addresses: &Listen, metrics: &Metrics, clock: Clock) -> Result<Self> {
+        let (grpc, of_grpc) = Listener::open(&addresses.grpc, "grpc", metrics, clock).await?;
+        let (http, of_http) = Listener::open(&addresses.http, "http", metrics, clock).await?;
+        let (admin, of_admin) = Listener::open(&addresses.admin, "admin", metrics, clock).await?;
+        let control = match &addresses.control {
+            Some(path) => Some(ControlListener::bind(path).await?),
+            None => None,
+        };
+        let certificates = [of_grpc, of_http, of_admin].into_iter().flatten().collect();
+        Ok(Self { addresses: addresses.clone(), grpc, http, admin, control, certificates })
     }
 }

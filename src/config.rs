@@ -27,6 +27,7 @@ use crate::policy::{BundleTask, Policy};
 use crate::route::Routes;
 use crate::scope::{DecisionHeader, DenyResponse, Explain, PublicUrl};
 use crate::secrets::{KeyLocation, SecretStore};
+use crate::tls::{TlsSettings, UriSan};
 use crate::token::ClaimSettings;
 use report::Report;
 
@@ -57,13 +58,42 @@ pub struct Config {
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct Listen {
     /// ext_authz, health and reflection.
-    pub grpc: Address,
+    pub grpc: ListenerSettings,
     /// JWKS.
-    pub http: Address,
+    pub http: ListenerSettings,
     /// Liveness, readiness, metrics and settings.
-    pub admin: Address,
+    pub admin: ListenerSettings,
     /// Orders of the operator: a Unix socket that only the process's own user can open, or none.
     pub control: Option<PathBuf>,
+}
+
+/// One listener.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct ListenerSettings {
+    /// Where.
+    pub address: Address,
+    /// Its TLS; only over TCP.
+    pub tls: Option<TlsSettings>,
+}
+
+impl ListenerSettings {
+    /// Whether only those can connect whom the operator named: by a socket's permissions, or by the
+    /// SPIFFE IDs of their certificates.
+    pub fn names_its_clients(&self) -> bool {
+        let by_socket = matches!(self.address, Address::Unix(..));
+        by_socket || self.tls.as_ref().is_some_and(TlsSettings::names_its_clients)
+    }
+
+    /// Whether clients must show a certificate.
+    pub fn asks_for_certificates(&self) -> bool {
+        self.tls.as_ref().is_some_and(|tls| tls.client_ca_file.is_some())
+    }
+}
+
+impl fmt::Display for ListenerSettings {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.address.fmt(f)
+    }
 }
 
 /// The address of a listener.
@@ -71,8 +101,17 @@ pub struct Listen {
 pub enum Address {
     /// TCP.
     Tcp(SocketAddr),
-    /// A Unix socket, and its permissions where the settings name them.
-    Unix(PathBuf, Option<u32>),
+    /// A Unix socket, and who may open it.
+    Unix(PathBuf, SocketAccess),
+}
+
+/// Who may open a Unix socket, where the settings say it.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+pub struct SocketAccess {
+    /// The permissions.
+    pub mode: Option<u32>,
+    /// The id of the group that owns it.
+    pub group: Option<u32>,
 }
 
 impl fmt::Display for Address {
@@ -148,10 +187,10 @@ pub struct ApiConfig {
     pub scheme: &'static str,
     /// The address that AuthZEN's callers know it by.
     pub public_url: Option<PublicUrl>,
-    /// The store of the digests.
-    pub store: Arc<SecretStore>,
-    /// Where in the store.
-    pub location: KeyLocation,
+    /// The callers that are known by their certificate.
+    pub workloads: BTreeSet<UriSan>,
+    /// Where the digests are; `None`: no caller is known by a secret.
+    pub secrets: Option<(Arc<SecretStore>, KeyLocation)>,
 }
 
 impl ScopeConfig {
@@ -177,9 +216,21 @@ impl Config {
 
     /// Reads and checks the settings at `path`, and everything they name but keys.
     pub fn load(path: &Path) -> Result<Self, ConfigErrors> {
+        Self::read(path, |report| report.errors.append(&mut report.for_listeners))
+    }
+
+    /// [`Self::load`] for who will not bind the listeners: a process that listens already and keeps its last
+    /// good certificate files, or a command that only decides, perhaps on a machine that has none of them.
+    /// What is wrong with what only listeners need is a warning.
+    pub fn load_without_listening(path: &Path) -> Result<Self, ConfigErrors> {
+        Self::read(path, |report| report.warnings.append(&mut report.for_listeners))
+    }
+
+    fn read(path: &Path, settle: fn(&mut Report)) -> Result<Self, ConfigErrors> {
         let mut report = Report::default();
         let config =
             load::load(path, &mut report).and_then(|loaded| check::check(loaded, &mut report));
+        settle(&mut report);
         match config {
             Some(config) if report.errors.is_empty() => {
                 Ok(Self { warnings: report.warnings, ..config })

@@ -41,6 +41,7 @@ pub use self::introspection::{AskFault, IntrospectionSettings, Introspector};
 pub(crate) use self::jws::Compact;
 pub use self::jws::Part;
 pub use self::key_set::{KeySet, KeySetError, UnusedKey};
+pub use self::peer::is_spiffe_id;
 pub use self::principal::{Principal, PrincipalKind, UnfitSubject};
 pub use self::refusal::{BadToken, Excerpt, Refusal};
 pub use self::settings::{

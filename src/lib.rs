@@ -46,6 +46,7 @@ pub mod scope;
 pub mod search;
 pub mod secrets;
 pub mod shadow;
+pub mod tls;
 pub mod token;
 
 /// Placet's own messages, from `proto/placet/v1`.

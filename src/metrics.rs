@@ -38,6 +38,20 @@ struct Inner {
     shared_kids: Family<ScopeLabel, Gauge<i64, AtomicI64>>,
     shadow_decisions: Family<ShadowLabels, Counter>,
     shadow_dropped: Family<ScopeLabel, Counter>,
+    certificate_left: Family<ListenerLabel, Gauge<i64, AtomicI64>>,
+    certificate_failures: Family<ListenerLabel, Counter>,
+    tls_refused: Family<RefusalLabels, Counter>,
+}
+
+#[derive(Clone, Debug, EncodeLabelSet, Eq, Hash, PartialEq)]
+struct ListenerLabel {
+    listener: &'static str,
+}
+
+#[derive(Clone, Debug, EncodeLabelSet, Eq, Hash, PartialEq)]
+struct RefusalLabels {
+    listener: &'static str,
+    reason: &'static str,
 }
 
 #[derive(Clone, Debug, EncodeLabelSet, Eq, Hash, PartialEq)]
@@ -84,6 +98,9 @@ impl Metrics {
             shared_kids: Family::default(),
             shadow_decisions: Family::default(),
             shadow_dropped: Family::default(),
+            certificate_left: Family::default(),
+            certificate_failures: Family::default(),
+            tls_refused: Family::default(),
         };
         Self(Arc::new(inner.registered()))
     }
@@ -158,6 +175,21 @@ impl Metrics {
     pub fn shared_key_ids(&self, scope: &str, count: usize) {
         let label = ScopeLabel { scope: scope.to_owned() };
         self.0.shared_kids.get_or_create(&label).set(i64::try_from(count).unwrap_or(i64::MAX));
+    }
+
+    /// Notes how many seconds a listener's certificate still holds; less than none once it has ended.
+    pub fn certificate_left(&self, listener: &'static str, seconds: i64) {
+        self.0.certificate_left.get_or_create(&ListenerLabel { listener }).set(seconds);
+    }
+
+    /// Counts certificate files of a listener that were not taken over.
+    pub fn certificate_failed(&self, listener: &'static str) {
+        self.0.certificate_failures.get_or_create(&ListenerLabel { listener }).inc();
+    }
+
+    /// Counts a connection that ended before its TLS handshake did.
+    pub fn tls_refused(&self, listener: &'static str, reason: &'static str) {
+        self.0.tls_refused.get_or_create(&RefusalLabels { listener, reason }).inc();
     }
 
     /// The Prometheus text exposition.
@@ -246,6 +278,25 @@ impl Inner {
             "Decisions that shadow policies were not asked about, because they were behind",
             self.shadow_dropped.clone(),
         );
+        self.register_tls();
         self
+    }
+    fn register_tls(&mut self) {
+        let registry = &mut self.registry;
+        registry.register(
+            "listener_certificate_expiry_seconds",
+            "How long a listener's certificate still holds; negative once it has expired",
+            self.certificate_left.clone(),
+        );
+        registry.register(
+            "listener_certificate_reload_failures",
+            "Certificate files of a listener that were no good; the last good ones stayed in force",
+            self.certificate_failures.clone(),
+        );
+        registry.register(
+            "listener_tls_refused",
+            "Connections that ended in the TLS handshake, by reason (certificate, protocol, deadline, overload, closed)",
+            self.tls_refused.clone(),
+        );
     }
 }

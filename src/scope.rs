@@ -10,13 +10,14 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-pub use caller::{Api, BadPublicUrl, CallerError, CallerSecrets, PublicUrl};
+pub use caller::{Api, BadPublicUrl, CallerError, CallerSecrets, Presented, PublicUrl};
 
 use crate::authorizer::{Authorizer, Decision, Denial, DryRun, Reason};
 use crate::clock::Timestamp;
 use crate::request::Request;
 use crate::reuse::Reuse;
 use crate::shadow::Shadow;
+use crate::tls::UriSan;
 use crate::token::Channel;
 
 /// The key of Envoy's `context_extensions` that names a scope.
@@ -150,6 +151,7 @@ impl Default for DenyResponse {
 #[derive(Debug, Default)]
 pub struct Scopes {
     by_client_id: HashMap<String, Arc<Scope>>,
+    by_workload: HashMap<UriSan, Arc<Scope>>,
     by_host: HashMap<String, Arc<Scope>>,
     /// By the suffix, with its leading dot.
     by_suffix: HashMap<String, Arc<Scope>>,
@@ -174,6 +176,9 @@ impl Scopes {
         let is_only = scopes.len() == 1;
         for Selectable { scope, hosts, default } in scopes {
             all.by_client_id.insert(scope.client_id.clone(), Arc::clone(&scope));
+            for workload in scope.api.iter().flat_map(|api| &api.workloads) {
+                all.by_workload.insert(workload.clone(), Arc::clone(&scope));
+            }
             for host in hosts {
                 match host.strip_prefix('*') {
                     Some(suffix) => all.by_suffix.insert(suffix.to_owned(), Arc::clone(&scope)),
@@ -195,6 +200,11 @@ impl Scopes {
     /// The scope with this client ID.
     pub fn with_client_id(&self, client_id: &str) -> Option<&Arc<Scope>> {
         self.by_client_id.get(client_id)
+    }
+
+    /// The scope that the caller with this SPIFFE ID may ask.
+    fn with_workload(&self, workload: &UriSan) -> Option<&Arc<Scope>> {
+        self.by_workload.get(workload)
     }
 
     /// The scope that `request` is for: the one Envoy's route names, else the host's, else the

@@ -9,7 +9,7 @@ use axum::Router;
 use axum::extract::{Request, State};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
-use http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
+use http::{HeaderName, HeaderValue, StatusCode, header};
 use http_body_util::{BodyExt, LengthLimitError, Limited};
 use serde_json::{Map, Value, json};
 
@@ -17,7 +17,7 @@ use super::desk::{Answer, DEADLINE, Desk, Refusal};
 use super::question::{self, Evaluations, Malformed};
 use crate::authorizer::Reason;
 use crate::json;
-use crate::scope::{CallerError, PublicUrl, Scope};
+use crate::scope::{CallerError, Presented, PublicUrl, Scope};
 use crate::search::{Found, Open};
 
 /// A longer question is not read.
@@ -75,7 +75,9 @@ async fn answer(
     id: Option<&HeaderValue>,
 ) -> Result<Value, Refusal> {
     let id = id.and_then(|id| id.to_str().ok()).unwrap_or_default();
-    let scope = desk.caller(credentials(request.headers()))?;
+    let values = request.headers().get_all(header::AUTHORIZATION).iter();
+    let workload = super::workload(request.extensions());
+    let scope = desk.caller(Presented::new(values.map(HeaderValue::as_bytes), workload))?;
     let scope = scope.as_ref();
     desk.within(DEADLINE, scope, id, async {
         let body = body(request).await?;
@@ -104,12 +106,6 @@ async fn answer(
         }
     })
     .await
-}
-
-/// The value of the one `authorization` header.
-fn credentials(headers: &HeaderMap) -> Option<&[u8]> {
-    let mut values = headers.get_all(header::AUTHORIZATION).iter();
-    values.next().filter(|_| values.next().is_none()).map(HeaderValue::as_bytes)
 }
 
 async fn body(request: Request) -> Result<Map<String, Value>, Refusal> {

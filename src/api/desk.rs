@@ -17,7 +17,7 @@ use super::question::{Batch, Malformed, Searching, Semantic, Single};
 use crate::audit::Recorder;
 use crate::authorizer::{Denial, Evaluation, Facts, Reason, Statement};
 use crate::clock::Clock;
-use crate::scope::{CallerError, Scope, Scopes};
+use crate::scope::{CallerError, Presented, Scope, Scopes};
 use crate::search::{Found, SearchError};
 
 /// Requests in progress at once; one more is refused rather than queued.
@@ -97,14 +97,14 @@ impl Desk {
         self.0.scopes.load_full()
     }
 
-    /// The scope whose caller presents `credentials`, the value of an `authorization` header.
-    pub(super) fn caller(&self, credentials: Option<&[u8]>) -> Result<Arc<Scope>, Refusal> {
+    /// The scope that a caller may ask, by what it presents.
+    pub(super) fn caller(&self, presented: Presented<'_>) -> Result<Arc<Scope>, Refusal> {
         let scopes = self.scopes();
         let answers = |scope: &Arc<Scope>| scope.api.as_ref().is_some_and(|api| api.authzen);
         if !scopes.iter().any(answers) {
             return Err(Refusal::Closed);
         }
-        let (scope, api) = scopes.of_caller(credentials)?;
+        let (scope, api) = scopes.of_caller(presented)?;
         if api.authzen { Ok(Arc::clone(scope)) } else { Err(Refusal::NotSwitchedOn) }
     }
 

@@ -13,15 +13,21 @@ use crate::fixture::{self, NOW};
 use crate::metrics::Metrics;
 use crate::scope::{Api, CallerSecrets, PublicUrl, Scope, Scopes, Selectable};
 use crate::secrets::Kept;
+use crate::tls::UriSan;
+
+/// The caller that is known by its certificate.
+pub(super) const WORKLOAD: &str = "spiffe://example.org/orders-client";
 
 /// The digest of `secret`.
 const DIGEST: &str = "sha256:2bb80d537b1da3e38bd30361aa855686bde0eacd7162fef6a25fe97bf527a25b";
 
 /// A scope that answers the caller with the secret `secret`.
 pub(super) fn scope(client_id: &str, policy: &str, entities: &str) -> Scope {
-    let callers = Kept::fixed(CallerSecrets::parse(DIGEST.as_bytes()).unwrap());
+    let secrets = Some(Kept::fixed(CallerSecrets::parse(DIGEST.as_bytes()).unwrap()));
     let public_url = Some(PublicUrl::parse("https://pdp.example.com").unwrap());
-    let api = Some(Api { authzen: true, check: false, scheme: "http", callers, public_url });
+    let workloads = [UriSan::parse(WORKLOAD).unwrap()].into();
+    let (authzen, check, scheme) = (true, false, "http");
+    let api = Some(Api { authzen, check, scheme, secrets, workloads, public_url });
     let authorizer = crate::authorizer::Authorizer {
         policy: fixture::policy(policy, entities),
         ..fixture::authorizer()

@@ -5,15 +5,16 @@
 
 use std::convert::Infallible;
 use std::pin::Pin;
+use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
+use http::HeaderValue;
 use prost_types::Struct;
 use prost_types::value::Kind;
 use serde_json::{Map, Number, Value};
 use tonic::body::Body;
 use tonic::codegen::BoxFuture;
-use tonic::metadata::MetadataMap;
 use tonic::server::{Grpc, NamedService, UnaryService};
 use tonic::{Code, Request, Response, Status};
 use tonic_prost::ProstCodec;
@@ -28,7 +29,7 @@ use crate::proto::{
     Action, Error, EvaluateBatchRequest, EvaluateBatchResponse, EvaluateRequest, EvaluateResponse,
     Open, Resource, SearchRequest, SearchResponse, Semantic, Subject,
 };
-use crate::scope::CallerError;
+use crate::scope::{CallerError, Presented, Scope};
 use crate::search;
 
 /// A larger message is refused.
@@ -107,7 +108,7 @@ impl UnaryService<EvaluateRequest> for Method {
     fn call(&mut self, request: Request<EvaluateRequest>) -> Self::Future {
         let Self { desk, deadline } = self.clone();
         Box::pin(async move {
-            let (id, scope) = caller(&desk, request.metadata())?;
+            let (id, scope) = caller(&desk, &request)?;
             let work = async {
                 let question = question::single(&evaluation(request.into_inner())?)?;
                 desk.single(&scope, &id, &question).await
@@ -125,7 +126,7 @@ impl UnaryService<EvaluateBatchRequest> for Method {
     fn call(&mut self, request: Request<EvaluateBatchRequest>) -> Self::Future {
         let Self { desk, deadline } = self.clone();
         Box::pin(async move {
-            let (id, scope) = caller(&desk, request.metadata())?;
+            let (id, scope) = caller(&desk, &request)?;
             let work = async {
                 match question::evaluations(&batch(request.into_inner())?)? {
                     Evaluations::Single(single) => {
@@ -148,7 +149,7 @@ impl UnaryService<SearchRequest> for Method {
     fn call(&mut self, request: Request<SearchRequest>) -> Self::Future {
         let Self { desk, deadline } = self.clone();
         Box::pin(async move {
-            let (id, scope) = caller(&desk, request.metadata())?;
+            let (id, scope) = caller(&desk, &request)?;
             let work = async {
                 let request = request.into_inner();
                 let open = match request.open() {
@@ -170,13 +171,12 @@ impl UnaryService<SearchRequest> for Method {
 }
 
 /// The request's id, and the scope that the caller speaks for.
-fn caller(
-    desk: &Desk,
-    metadata: &MetadataMap,
-) -> Result<(String, std::sync::Arc<crate::scope::Scope>), Status> {
-    let mut values = metadata.get_all("authorization").iter();
-    let only = values.next().filter(|_| values.next().is_none());
-    let scope = desk.caller(only.map(|value| value.as_bytes())).map_err(status)?;
+fn caller<Q>(desk: &Desk, request: &Request<Q>) -> Result<(String, Arc<Scope>), Status> {
+    let metadata = request.metadata().as_ref();
+    let values = metadata.get_all(http::header::AUTHORIZATION).iter();
+    let workload = super::workload(request.extensions());
+    let presented = Presented::new(values.map(HeaderValue::as_bytes), workload);
+    let scope = desk.caller(presented).map_err(status)?;
     let id = metadata.get("x-request-id").and_then(|id| id.to_str().ok());
     Ok((id.unwrap_or_default().to_owned(), scope))
 }

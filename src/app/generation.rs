@@ -153,10 +153,13 @@ fn build(
         policies: config.policy.fetching(),
     };
     let api = config.api.take().map(|api| {
-        let ApiConfig { authzen, check, scheme, public_url, store, location } = api;
-        let (task, callers) = KeepTask::new(store, location, CallerSecrets::parse);
-        tasks.spawn(task.run(end.child_token()));
-        Api { authzen, check, scheme, callers, public_url }
+        let ApiConfig { authzen, check, scheme, public_url, workloads, secrets } = api;
+        let secrets = secrets.map(|(store, location)| {
+            let (task, secrets) = KeepTask::new(store, location, CallerSecrets::parse);
+            tasks.spawn(task.run(end.child_token()));
+            secrets
+        });
+        Api { authzen, check, scheme, secrets, workloads, public_url }
     });
     let shadow = config.shadow.take().map(|policy| {
         let (shadow, waiting) = Shadow::queued(policy);

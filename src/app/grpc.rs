@@ -18,21 +18,19 @@ use hyper::server::conn::http2;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::server::graceful::GracefulShutdown;
-use tokio::io::{AsyncRead, AsyncWrite};
 
+use super::listener::Connection;
 use crate::envoy::Front;
 
 /// The time to the next try after a connection could not be accepted: that may be for want of descriptors.
 const PAUSE: Duration = Duration::from_millis(50);
 
 /// Serves the connections that come in until `stop`, and then what they have begun.
-pub(super) async fn serve<C>(
+pub(super) async fn serve(
     front: Front,
-    incoming: impl Stream<Item = io::Result<C>>,
+    incoming: impl Stream<Item = io::Result<Connection>>,
     stop: impl Future<Output = ()>,
-) where
-    C: AsyncRead + AsyncWrite + Send + Unpin + 'static,
-{
+) {
     let front = Arc::new(front);
     let mut server = http2::Builder::new(AtOnce);
     server.timer(TokioTimer::new()).auto_date_header(false);
@@ -45,7 +43,7 @@ pub(super) async fn serve<C>(
             accepted = incoming.next() => accepted,
         } {
             let connection = match connection {
-                Ok(connection) => TokioIo::new(connection),
+                Ok(connection) => connection,
                 Err(error) => {
                     tracing::warn!(%error, "a connection was not accepted");
                     tokio::time::sleep(PAUSE).await;
@@ -53,10 +51,15 @@ pub(super) async fn serve<C>(
                 }
             };
             let front = Arc::clone(&front);
-            let service = service_fn(move |call| {
+            let peer = Some(connection.peer().clone()).filter(|peer| peer.uri().is_some());
+            let service = service_fn(move |mut call| {
                 let front = Arc::clone(&front);
+                if let Some(peer) = &peer {
+                    http::Request::extensions_mut(&mut call).insert(peer.clone());
+                }
                 async move { Ok::<_, Infallible>(front.answer(call).await) }
             });
+            let connection = TokioIo::new(connection);
             let served = connections.watch(server.serve_connection(connection, service));
             tokio::spawn(async move {
                 if let Err(error) = served.await {

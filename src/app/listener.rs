@@ -1,48 +1,87 @@
-//! TCP and Unix socket listeners.
+//! TCP, TLS and Unix socket listeners.
 
 mod gathered;
+mod tls;
 
 use std::io;
 use std::os::unix::fs::{FileTypeExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::pin::Pin;
 use std::task::{Context as TaskContext, Poll};
+use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
-use futures_util::{Stream, StreamExt};
+use futures_util::{Stream, StreamExt, stream};
+use rustix::net::sockopt;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream, tcp, unix};
+use tokio_rustls::server::TlsStream;
 use tokio_stream::wrappers::{TcpListenerStream, UnixListenerStream};
 use tokio_util::either::Either;
 
 use self::gathered::Gathered;
+use self::tls::TlsListener;
+pub(super) use self::tls::TlsWatch;
 
-use crate::config::Address;
+use crate::clock::Clock;
+use crate::config::{Address, ListenerSettings, SocketAccess};
+use crate::metrics::Metrics;
+use crate::tls::TlsPeer;
+
+/// How long a TCP connection may be silent before the other end is asked whether it is still there, how
+/// often it is asked again, and how many times.
+const KEEPALIVE: (Duration, Duration, u32) = (Duration::from_secs(60), Duration::from_secs(10), 3);
 
 /// A bound listener.
 #[derive(Debug)]
 pub(super) enum Listener {
     Tcp(TcpListener),
+    Tls(TlsListener),
     Unix(UnixListener, SocketFile),
 }
 
 impl Listener {
-    pub(super) async fn bind(address: &Address) -> Result<Self> {
+    /// Listens as `settings` say; where that is over TLS, also what keeps its certificates up to date.
+    pub(super) async fn open(
+        settings: &ListenerSettings,
+        name: &'static str,
+        metrics: &Metrics,
+        clock: Clock,
+    ) -> Result<(Self, Option<TlsWatch>)> {
+        match (Self::bind(&settings.address).await?, &settings.tls) {
+            (Self::Tcp(tcp), Some(tls)) => {
+                let (listener, watch) = TlsListener::new(tcp, tls, name, metrics, clock)?;
+                Ok((Self::Tls(listener), Some(watch)))
+            }
+            (listener, _) => Ok((listener, None)),
+        }
+    }
+
+    async fn bind(address: &Address) -> Result<Self> {
         match address {
             Address::Tcp(address) => Ok(Self::Tcp(
                 TcpListener::bind(address)
                     .await
                     .with_context(|| format!("can't listen on `{address}`"))?,
             )),
-            Address::Unix(path, mode) => {
+            Address::Unix(path, access) => {
                 remove_stale(path).await?;
                 let listener = UnixListener::bind(path)
                     .with_context(|| format!("can't listen on `unix:{}`", path.display()))?;
-                if let Some(mode) = mode {
-                    std::fs::set_permissions(path, std::fs::Permissions::from_mode(*mode))
+                let file = SocketFile(path.clone());
+                if let Some(group) = access.group {
+                    std::os::unix::fs::chown(path, None, Some(group)).with_context(|| {
+                        format!(
+                            "can't give `{}` to the group {group}: placet's user must be in it",
+                            path.display()
+                        )
+                    })?;
+                }
+                if let Some(mode) = access.mode {
+                    std::fs::set_permissions(path, std::fs::Permissions::from_mode(mode))
                         .with_context(|| format!("can't set the mode of `{}`", path.display()))?;
                 }
-                Ok(Self::Unix(listener, SocketFile(path.clone())))
+                Ok(Self::Unix(listener, file))
             }
         }
     }
@@ -53,6 +92,9 @@ impl Listener {
             Self::Tcp(listener) => {
                 Box::pin(TcpListenerStream::new(listener).map(|stream| Connection::tcp(stream?)))
             }
+            Self::Tls(listener) => Box::pin(stream::unfold(listener, |mut listener| async move {
+                Some((Ok(listener.connection().await), listener))
+            })),
             Self::Unix(listener, file) => {
                 Box::pin(UnixListenerStream::new(listener).map(move |stream| {
                     let _held_while_listening = &file;
@@ -72,9 +114,12 @@ pub(super) struct ControlListener {
 
 impl ControlListener {
     pub(super) async fn bind(path: &Path) -> Result<Self> {
-        match Listener::bind(&Address::Unix(path.to_owned(), Some(0o600))).await? {
+        let access = SocketAccess { mode: Some(0o600), group: None };
+        match Listener::bind(&Address::Unix(path.to_owned(), access)).await? {
             Listener::Unix(listener, file) => Ok(Self { listener, _held_while_listening: file }),
-            Listener::Tcp(_) => bail!("the control socket can't be a TCP address"),
+            Listener::Tcp(_) | Listener::Tls(_) => {
+                bail!("the control socket can't be a TCP address")
+            }
         }
     }
 }
@@ -127,21 +172,51 @@ async fn remove_stale(path: &Path) -> Result<()> {
     std::fs::remove_file(path).with_context(|| format!("can't remove `{}`", path.display()))
 }
 
-/// One connection, for the gRPC server.
+/// One connection.
 #[derive(Debug)]
-pub(super) struct Connection(Gathered<Either<tcp::OwnedReadHalf, unix::OwnedReadHalf>>);
+pub(super) struct Connection {
+    io: Either<Plain, Box<TlsStream<Gathered<tcp::OwnedReadHalf>>>>,
+    /// Nobody, without TLS.
+    peer: TlsPeer,
+}
+
+type Plain = Gathered<Either<tcp::OwnedReadHalf, unix::OwnedReadHalf>>;
 
 impl Connection {
     fn tcp(stream: TcpStream) -> io::Result<Self> {
-        stream.set_nodelay(true)?;
+        prepare(&stream)?;
         let (read, write) = stream.into_split();
-        Ok(Self(Gathered::new(Either::Left(read), write)))
+        Ok(Self::plain(Gathered::new(Either::Left(read), write)))
     }
 
     fn unix(stream: UnixStream) -> Self {
         let (read, write) = stream.into_split();
-        Self(Gathered::new(Either::Right(read), write))
+        Self::plain(Gathered::new(Either::Right(read), write))
     }
+
+    fn plain(io: Plain) -> Self {
+        Self { io: Either::Left(io), peer: TlsPeer::default() }
+    }
+
+    fn tls(stream: TlsStream<Gathered<tcp::OwnedReadHalf>>, peer: TlsPeer) -> Self {
+        Self { io: Either::Right(Box::new(stream)), peer }
+    }
+
+    /// Who is at the other end.
+    pub(super) fn peer(&self) -> &TlsPeer {
+        &self.peer
+    }
+}
+
+/// Sends small answers at once, and lets go of a peer that is gone without a word.
+pub(super) fn prepare(stream: &TcpStream) -> io::Result<()> {
+    let (idle, between, count) = KEEPALIVE;
+    stream.set_nodelay(true)?;
+    sockopt::set_socket_keepalive(stream, true)?;
+    sockopt::set_tcp_keepidle(stream, idle)?;
+    sockopt::set_tcp_keepintvl(stream, between)?;
+    sockopt::set_tcp_keepcnt(stream, count)?;
+    Ok(())
 }
 
 impl AsyncRead for Connection {
@@ -150,7 +225,7 @@ impl AsyncRead for Connection {
         context: &mut TaskContext<'_>,
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.get_mut().0).poll_read(context, buffer)
+        Pin::new(&mut self.get_mut().io).poll_read(context, buffer)
     }
 }
 
@@ -160,7 +235,7 @@ impl AsyncWrite for Connection {
         context: &mut TaskContext<'_>,
         buffer: &[u8],
     ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.get_mut().0).poll_write(context, buffer)
+        Pin::new(&mut self.get_mut().io).poll_write(context, buffer)
     }
 
     fn poll_write_vectored(
@@ -168,18 +243,18 @@ impl AsyncWrite for Connection {
         context: &mut TaskContext<'_>,
         buffers: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.get_mut().0).poll_write_vectored(context, buffers)
+        Pin::new(&mut self.get_mut().io).poll_write_vectored(context, buffers)
     }
 
     fn is_write_vectored(&self) -> bool {
-        self.0.is_write_vectored()
+        self.io.is_write_vectored()
     }
 
     fn poll_flush(self: Pin<&mut Self>, context: &mut TaskContext<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.get_mut().0).poll_flush(context)
+        Pin::new(&mut self.get_mut().io).poll_flush(context)
     }
 
     fn poll_shutdown(self: Pin<&mut Self>, context: &mut TaskContext<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.get_mut().0).poll_shutdown(context)
+        Pin::new(&mut self.get_mut().io).poll_shutdown(context)
     }
 }

@@ -46,7 +46,7 @@ enum Output {
 
 /// A denial is a result, not a failure: the exit code is 0 for both answers.
 pub(super) fn run(args: &Check) -> Result<()> {
-    let config = Config::load(&args.settings.config)?;
+    let config = Config::load_without_listening(&args.settings.config)?;
     let bytes = std::fs::read(&args.request)
         .with_context(|| format!("can't read `{}`", args.request.display()))?;
     let captured = json::read(&bytes).with_context(|| format!("`{}`", args.request.display()))?;

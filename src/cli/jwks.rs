@@ -10,7 +10,7 @@ use crate::clock::Timestamp;
 use crate::config::Config;
 
 pub(super) fn run(path: &Path, now: Timestamp) -> Result<()> {
-    let config = Config::load(path)?;
+    let config = Config::load_without_listening(path)?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let keys = runtime.block_on(async {
         let mut keys = Vec::new();

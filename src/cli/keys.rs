@@ -14,7 +14,7 @@ use serde_json::{Value, json};
 
 use super::{Settings, print};
 use crate::clock::Timestamp;
-use crate::config::{Address, Config, Listen, ScopeConfig};
+use crate::config::{Address, Config, Listen, ScopeConfig, SocketAccess};
 use crate::keys::{self, Algorithm, Backend};
 use crate::secrets::NewKey;
 
@@ -72,7 +72,7 @@ pub(super) fn run(keys: &Keys, now: Timestamp) -> Result<()> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     match &keys.command {
         Command::Status { settings, output } => {
-            let config = Config::load(&settings.config)?;
+            let config = Config::load_without_listening(&settings.config)?;
             let shown = runtime.block_on(status(&config.listen))?;
             print(&match output {
                 Output::Text => table(&shown),
@@ -80,7 +80,7 @@ pub(super) fn run(keys: &Keys, now: Timestamp) -> Result<()> {
             })
         }
         Command::Rotate { settings, scope } => {
-            let config = Config::load(&settings.config)?;
+            let config = Config::load_without_listening(&settings.config)?;
             let said = runtime.block_on(rotate(find(&config, scope.as_deref())?, now))?;
             print(&said)
         }
@@ -92,20 +92,28 @@ pub(super) fn run(keys: &Keys, now: Timestamp) -> Result<()> {
 }
 
 fn give(runtime: &tokio::runtime::Runtime, order: &Order, what: &str) -> Result<()> {
-    let config = Config::load(&order.settings.config)?;
+    let config = Config::load_without_listening(&order.settings.config)?;
     let scope = find(&config, order.scope.as_deref())?;
     let socket = config.listen.control.as_ref().context(
         "the settings name no control socket: set `listen.control: unix:/PATH` and restart placet",
     )?;
     let body = json!({ "scope": scope.client_id, "key": order.key });
-    let address = Address::Unix(socket.clone(), None);
+    let address = Address::Unix(socket.clone(), SocketAccess::default());
     let answer = runtime.block_on(ask(&address, &format!("/keys/{what}"), Some(&body)))?;
     print(&table(&json!({ "scopes": [answer] })))
 }
 
 async fn status(listen: &Listen) -> Result<Value> {
-    let control = listen.control.as_ref().map(|path| Address::Unix(path.clone(), None));
-    ask(control.as_ref().unwrap_or(&listen.admin), "/keys", None).await
+    let Some(path) = &listen.control else {
+        if listen.admin.tls.is_some() {
+            bail!(
+                "listen.admin serves TLS: ask `https://{}/keys`, or set `listen.control: unix:/PATH`",
+                listen.admin
+            );
+        }
+        return ask(&listen.admin.address, "/keys", None).await;
+    };
+    ask(&Address::Unix(path.clone(), SocketAccess::default()), "/keys", None).await
 }
 
 /// Asks the running process: a GET, or a POST of `body`.

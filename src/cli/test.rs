@@ -123,7 +123,7 @@ fn http() -> String {
 pub(super) fn run(args: &Test) -> Result<ExitCode> {
     let now = Clock::System.now();
     let issuer = Issuer::new(now)?;
-    let config = Config::load(&args.settings.config)?;
+    let config = Config::load_without_listening(&args.settings.config)?;
     let issuers: BTreeMap<String, (String, Option<String>)> = defaults(&config);
     let offline = Offline::new(config, &GivenKeys::Every(issuer.keys.clone()), now)?;
     let runtime = tokio::runtime::Builder::new_current_thread().build()?;

@@ -62,6 +62,7 @@ pub(super) fn check(loaded: Loaded, report: &mut Report) -> Option<Config> {
 fn check_together(scopes: &[raw::Scope], report: &mut Report) {
     let mut client_ids = BTreeMap::new();
     let mut hosts = BTreeMap::new();
+    let mut callers = BTreeMap::new();
     for (index, scope) in scopes.iter().enumerate() {
         if let Some(client_id) = &scope.client_id
             && let Some(first) = client_ids.insert(client_id, index)
@@ -74,6 +75,15 @@ fn check_together(scopes: &[raw::Scope], report: &mut Report) {
             if let Some(first) = hosts.insert(host.clone(), index) {
                 let message = format!("`{host}` is already a host of scopes[{first}]");
                 report.error(format!("scopes[{index}].match.hosts[{at}]"), message);
+            }
+        }
+        let named = scope.api.iter().filter_map(|api| api.allowed_uri_sans.as_ref());
+        for (at, name) in named.flatten().enumerate() {
+            if let Some(first) = callers.insert(name, index)
+                && first != index
+            {
+                let message = format!("`{name}` is already a caller of scopes[{first}]");
+                report.error(format!("scopes[{index}].api.allowedUriSans[{at}]"), message);
             }
         }
     }

@@ -4,7 +4,7 @@
 use serde_json::{Value, json};
 
 use super::check::DEFAULT_REUSE_BYTES;
-use super::{Listen, ScopeConfig, raw};
+use super::{Listen, ListenerSettings, ScopeConfig, raw};
 use crate::identity::{IdentitySettings, IssuerSettings, KeySourceSettings};
 use crate::token::Items;
 
@@ -14,9 +14,9 @@ pub(super) fn settings(written: &raw::Settings, listen: &Listen, scopes: &[Scope
     let overlay = json!({
         "version": 1,
         "listen": {
-            "grpc": listen.grpc.to_string(),
-            "http": listen.http.to_string(),
-            "admin": listen.admin.to_string(),
+            "grpc": listener(written.listen.grpc.as_ref(), &listen.grpc),
+            "http": listener(written.listen.http.as_ref(), &listen.http),
+            "admin": listener(written.listen.admin.as_ref(), &listen.admin),
             "control": listen.control.as_ref().map(|path| format!("unix:{}", path.display())),
         },
         "reuse": {
@@ -27,6 +27,15 @@ pub(super) fn settings(written: &raw::Settings, listen: &Listen, scopes: &[Scope
     });
     lay_over(&mut settings, overlay);
     settings
+}
+
+/// In the form that it is written in.
+fn listener(written: Option<&raw::ListenerForm>, listener: &ListenerSettings) -> Value {
+    let address = listener.to_string();
+    match written {
+        Some(raw::ListenerForm::Listener(_)) => json!({ "address": address }),
+        Some(raw::ListenerForm::Address(_)) | None => address.into(),
+    }
 }
 
 fn scope(scope: &ScopeConfig) -> Value {

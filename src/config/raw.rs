@@ -11,7 +11,7 @@ use crate::keys::Algorithm;
 pub use self::schema::schema;
 
 pub(super) use self::forms::{ListenerForm, OneOrMany, SinkForm};
-use self::forms::{ScopesForm, present};
+use self::forms::{NameOrNumber, ScopesForm, name_or_number, present};
 pub(super) use self::identity::{
     ApiKeys, CertificateSource, Identity, Introspection, Issuer, Peer, PeerSubject, Place, Require,
 };
@@ -80,19 +80,24 @@ raw! {
         pub(super) tls: Option<ListenerTls>,
         /// The Unix socket's permissions, octal: "0660".
         pub(super) mode: Option<String>,
+        /// The Unix socket's group, by name or number: with mode "0660" its members may connect. Placet's
+        /// user must be one.
+        #[serde(deserialize_with = "name_or_number")]
+        #[schemars(with = "Option<NameOrNumber>")]
+        pub(super) group: Option<String>,
     }
 }
 
 raw! {
-    /// TLS of a listener.
+    /// TLS of a listener, over TCP. What the files hold is taken over whenever it changes.
     pub(super) struct ListenerTls {
-        /// The certificate chain, PEM.
+        /// The certificate chain, PEM, the listener's own first.
         pub(super) certificate_file: Option<String>,
         /// Its private key, PEM.
         pub(super) key_file: Option<String>,
         /// Require client certificates issued by these authorities, PEM.
         pub(super) client_ca_file: Option<String>,
-        /// The URI names a client certificate may have.
+        /// The SPIFFE IDs of clients, in full: a certificate must have exactly one URI name, one of these.
         pub(super) allowed_uri_sans: Option<Vec<String>>,
     }
 }
@@ -308,7 +313,7 @@ raw! {
 
 raw! {
     /// What a scope answers beside its proxy's checks. Callers present its client ID and a secret as
-    /// HTTP Basic credentials.
+    /// HTTP Basic credentials, or a client certificate.
     pub(super) struct Api {
         /// Questions in the words of AuthZEN: `/access/v1/evaluation` and the rest. Default: false.
         pub(super) authzen: Option<bool>,
@@ -319,6 +324,9 @@ raw! {
         /// authzen: the https address that callers reach it at, without a `/` at the end; published in
         /// its metadata. Default: no metadata.
         pub(super) public_url: Option<String>,
+        /// The SPIFFE IDs of callers that are known by their client certificate, in full; each is of one
+        /// scope only. With these, secrets count only if one of the next three is set. Default: none.
+        pub(super) allowed_uri_sans: Option<Vec<String>>,
         /// The store that holds the SHA-256 of the callers' secrets. Default: the default store.
         pub(super) secret_store: Option<String>,
         /// Where in the store. Default: the store's defaultPath.

@@ -7,6 +7,8 @@ use std::fmt::Display;
 pub(super) struct Report {
     pub(super) errors: Vec<String>,
     pub(super) warnings: Vec<String>,
+    /// What is wrong with what this machine has for the listeners: an error for who binds them.
+    pub(super) for_listeners: Vec<String>,
 }
 
 impl Report {
@@ -16,6 +18,10 @@ impl Report {
 
     pub(super) fn warning(&mut self, path: impl Display, message: impl Display) {
         self.warnings.push(format!("{path}: {message}"));
+    }
+
+    pub(super) fn for_listeners(&mut self, path: impl Display, message: impl Display) {
+        self.for_listeners.push(format!("{path}: {message}"));
     }
 
     /// The value, or an error under `path`.

@@ -2,7 +2,7 @@
 //!
 //! Any process may reach this listener, so the proxy says who it is: `x-placet-caller`, which Envoy
 //! sets itself and in place of a client's own (`headers_to_add`), holds the Basic credentials of a scope,
-//! and that scope decides. Method, host and target are those of the call. Nothing else is believed:
+//! or its client certificate names one of a scope's callers; and that scope decides. Method, host and target are those of the call. Nothing else is believed:
 //! no `x-forwarded-*`, no header that names a peer; the scheme is a setting. To Envoy a 5xx is no
 //! answer, and would pass with `failure_mode_allow`: so what is a 503 over gRPC is a 403 here.
 
@@ -22,9 +22,10 @@ use http_body_util::{BodyExt, Limited};
 
 use super::decode::{self, BadRequest};
 use super::{CheckService, DEFAULT_DEADLINE};
+use crate::api::workload;
 use crate::authorizer::{Decision, Denial, Grant, Reason};
 use crate::request::{Headers, Host, Request};
-use crate::scope::{CallerError, SCOPE_EXTENSION, Scopes};
+use crate::scope::{CallerError, Presented, SCOPE_EXTENSION, Scopes};
 
 /// Who asks.
 const CALLER: &str = "x-placet-caller";
@@ -66,7 +67,7 @@ async fn check(State(service): State<CheckService>, call: Call) -> Response<Body
     let (parts, body) = call.into_parts();
     let deadline = time_left(&parts.headers).unwrap_or(DEFAULT_DEADLINE).min(DEFAULT_DEADLINE);
     let decoding = async {
-        let (client_id, scheme) = caller(&scopes, &parts.headers)?;
+        let (client_id, scheme) = caller(&scopes, &parts)?;
         let body = Limited::new(body, MAX_BODY_BYTES).collect().await;
         let body = body.map_err(|error| {
             let detail =
@@ -79,10 +80,10 @@ async fn check(State(service): State<CheckService>, call: Call) -> Response<Body
     answer(service.0.decide_over_http(decoding, deadline).await)
 }
 
-/// The scope whose credentials the one caller header holds, and the scheme of its requests.
-fn caller(scopes: &Scopes, headers: &HeaderMap) -> Result<(String, &'static str), Denial> {
-    let mut values = headers.get_all(CALLER).iter();
-    let credentials = values.next().filter(|_| values.next().is_none());
+/// The scope that the caller may ask, and the scheme of its requests.
+fn caller(scopes: &Scopes, call: &Parts) -> Result<(String, &'static str), Denial> {
+    let values = call.headers.get_all(CALLER).iter().map(HeaderValue::as_bytes);
+    let presented = Presented::new(values, workload(&call.extensions));
     let refused = |error: CallerError| {
         let reason = match error {
             CallerError::Missing | CallerError::Refused => Reason::NoScope,
@@ -90,7 +91,7 @@ fn caller(scopes: &Scopes, headers: &HeaderMap) -> Result<(String, &'static str)
         };
         Denial::new(reason, error)
     };
-    let (scope, api) = scopes.of_caller(credentials.map(HeaderValue::as_bytes)).map_err(refused)?;
+    let (scope, api) = scopes.of_caller(presented).map_err(refused)?;
     if api.check {
         Ok((scope.client_id.clone(), api.scheme))
     } else {

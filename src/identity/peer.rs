@@ -184,6 +184,11 @@ impl<'a> SpiffeId<'a> {
     }
 }
 
+/// Whether `text` is the SPIFFE ID of a workload, in that form.
+pub fn is_spiffe_id(text: &str) -> bool {
+    SpiffeId::parse(text).is_some()
+}
+
 /// Whether `name` is a trust domain: lower-case letters, digits, `.`, `-`, `_`; 255 bytes at most.
 pub(super) fn is_trust_domain(name: &str) -> bool {
     let allowed = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || b"._-".contains(&b);

@@ -3,8 +3,11 @@
 //! Off unless the settings switch it on. A caller presents the scope's client ID and a secret, as HTTP
 //! Basic credentials (RFC 7617); the store holds only the secrets' SHA-256, one a line, so that a new
 //! secret can be let in before the old one is taken out. Secrets are random, so a plain digest keeps
-//! them; they are compared in constant time.
+//! them; they are compared in constant time. Or it is known by the SPIFFE ID of the certificate that its
+//! connection was made with, which is of one scope; no header says that. Credentials that do not hold are
+//! never passed over for a certificate.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use aws_lc_rs::constant_time::verify_slices_are_equal;
@@ -14,6 +17,7 @@ use base64::engine::general_purpose::STANDARD;
 
 use super::{Scope, Scopes};
 use crate::secrets::Kept;
+use crate::tls::UriSan;
 
 /// What a scope answers beside its proxy's checks, and to whom.
 #[derive(Clone, Debug)]
@@ -24,8 +28,10 @@ pub struct Api {
     pub check: bool,
     /// The scheme of the requests that such a proxy asks about: `http` or `https`.
     pub scheme: &'static str,
-    /// Whom.
-    pub callers: Kept<CallerSecrets>,
+    /// Who presents one of these; `None`: nobody is known by a secret.
+    pub secrets: Option<Kept<CallerSecrets>>,
+    /// Who shows a certificate with one of these names.
+    pub workloads: BTreeSet<UriSan>,
     /// Where they find it.
     pub public_url: Option<PublicUrl>,
 }
@@ -86,11 +92,28 @@ impl PublicUrl {
 #[derive(Debug)]
 pub struct CallerSecrets(Vec<[u8; 32]>);
 
+/// What a caller presents.
+#[derive(Clone, Copy, Debug)]
+pub struct Presented<'a> {
+    credentials: Option<&'a [u8]>,
+    workload: Option<&'a UriSan>,
+}
+
+impl<'a> Presented<'a> {
+    /// The values of the header that holds Basic credentials, and whom the connection's certificate names.
+    pub fn new(mut values: impl Iterator<Item = &'a [u8]>, workload: Option<&'a UriSan>) -> Self {
+        let first = values.next();
+        // Of two, neither holds.
+        let credentials = first.map(|first| if values.next().is_some() { b"" } else { first });
+        Self { credentials, workload }
+    }
+}
+
 /// Why a caller is sent away.
 #[derive(Clone, Copy, Debug, Eq, PartialEq, thiserror::Error)]
 pub enum CallerError {
     /// No credentials, or not of the form they must have.
-    #[error("the caller presents no Basic credentials")]
+    #[error("the caller presents no Basic credentials, and no client certificate")]
     Missing,
     /// They hold for no scope that may be asked.
     #[error("the caller's credentials are not those of a scope that may be asked")]
@@ -135,16 +158,31 @@ impl CallerSecrets {
 }
 
 impl Scopes {
-    /// The scope whose caller presents `credentials`, the value of an `authorization` header.
-    pub fn of_caller(
-        &self,
-        credentials: Option<&[u8]>,
-    ) -> Result<(&Arc<Scope>, &Api), CallerError> {
-        let (client_id, secret) = credentials.and_then(basic).ok_or(CallerError::Missing)?;
+    /// The scope that a caller may ask.
+    ///
+    /// # Errors
+    /// [`CallerError`], if what it presents does not hold, or not yet.
+    pub fn of_caller(&self, presented: Presented<'_>) -> Result<(&Arc<Scope>, &Api), CallerError> {
+        match (presented.credentials, presented.workload) {
+            (Some(credentials), _) => self.of_secret(credentials),
+            (None, Some(workload)) => self.of_workload(workload),
+            (None, None) => Err(CallerError::Missing),
+        }
+    }
+
+    fn of_secret(&self, credentials: &[u8]) -> Result<(&Arc<Scope>, &Api), CallerError> {
+        let (client_id, secret) = basic(credentials).ok_or(CallerError::Missing)?;
         let scope = self.with_client_id(&client_id).ok_or(CallerError::Refused)?;
         let api = scope.api.as_ref().ok_or(CallerError::Refused)?;
-        let secrets = api.callers.current().ok_or(CallerError::NotLoaded)?;
+        let secrets = api.secrets.as_ref().ok_or(CallerError::Refused)?;
+        let secrets = secrets.current().ok_or(CallerError::NotLoaded)?;
         if secrets.admit(&secret) { Ok((scope, api)) } else { Err(CallerError::Refused) }
+    }
+
+    fn of_workload(&self, workload: &UriSan) -> Result<(&Arc<Scope>, &Api), CallerError> {
+        let scope = self.with_workload(workload).ok_or(CallerError::Refused)?;
+        let api = scope.api.as_ref().filter(|api| api.workloads.contains(workload));
+        Ok((scope, api.ok_or(CallerError::Refused)?))
     }
 }
 
@@ -178,7 +216,18 @@ mod tests {
 
     fn api(text: &str) -> Api {
         let callers = Kept::fixed(CallerSecrets::parse(text.as_bytes()).unwrap());
-        Api { authzen: true, check: true, scheme: "http", callers, public_url: None }
+        Api {
+            authzen: true,
+            check: true,
+            scheme: "http",
+            secrets: Some(callers),
+            workloads: [id("orders-client")].into(),
+            public_url: None,
+        }
+    }
+
+    fn id(name: &str) -> UriSan {
+        UriSan::parse(&format!("spiffe://example.org/{name}")).unwrap()
     }
 
     fn scopes() -> Scopes {
@@ -195,7 +244,42 @@ mod tests {
     }
 
     fn asked(credentials: &str) -> Result<String, CallerError> {
-        scopes().of_caller(Some(credentials.as_bytes())).map(|(scope, _)| scope.client_id.clone())
+        presented(&[credentials], None)
+    }
+
+    fn presented(credentials: &[&str], workload: Option<&str>) -> Result<String, CallerError> {
+        let workload = workload.map(id);
+        let values = credentials.iter().map(|value| value.as_bytes());
+        let scopes = scopes();
+        let found = scopes.of_caller(Presented::new(values, workload.as_ref()));
+        found.map(|(scope, _)| scope.client_id.clone())
+    }
+
+    #[test]
+    fn a_certificate_counts_where_no_credentials_are_presented() {
+        let (good, wrong) = (basic_of("orders:secret"), basic_of("orders:wrong"));
+        let known = Some("orders-client");
+        for (credentials, workload, expected) in [
+            (&[][..], known, Ok("orders".to_owned())),
+            (&[], Some("orders-client/x"), Err(CallerError::Refused)),
+            (&[], None, Err(CallerError::Missing)),
+            (&[good.as_str()], Some("stranger"), Ok("orders".to_owned())),
+            (&[wrong.as_str()], known, Err(CallerError::Refused)),
+            (&[good.as_str(), good.as_str()], known, Err(CallerError::Missing)),
+            (&[""], known, Err(CallerError::Missing)),
+        ] {
+            assert_eq!(presented(credentials, workload), expected, "{credentials:?} {workload:?}");
+        }
+    }
+
+    #[test]
+    fn without_secrets_none_holds() {
+        let api = Api { secrets: None, ..api(DIGEST) };
+        let scope = Arc::new(Scope { api: Some(api), ..fixture::scope("orders") });
+        let scopes = Scopes::new(vec![Selectable { scope, hosts: Vec::new(), default: true }]);
+        let credentials = basic_of("orders:secret");
+        let asked = Presented::new([credentials.as_bytes()].into_iter(), None);
+        assert_eq!(scopes.of_caller(asked).map(drop), Err(CallerError::Refused));
     }
 
     fn basic_of(pair: &str) -> String {
@@ -225,7 +309,7 @@ mod tests {
         ] {
             assert_eq!(asked(&missing), Err(CallerError::Missing), "{missing}");
         }
-        assert_eq!(scopes().of_caller(None).map(drop), Err(CallerError::Missing));
+        assert_eq!(presented(&[], None), Err(CallerError::Missing));
     }
 
     #[test]

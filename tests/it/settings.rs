@@ -1,6 +1,7 @@
 //! Settings: the contract's example, the JSON Schema and the parser in step; every error at once.
 
 mod identity;
+mod listen;
 
 use std::path::{Path, PathBuf};
 
@@ -215,7 +216,7 @@ fn each_single_fault_names_its_setting() {
                 t["listen"]["grpc"] =
                     serde_json::json!({"address": "127.0.0.1:1", "tls": {"keyFile": "k"}})
             },
-            "listen.grpc.tls: TLS on listeners is not in this version",
+            "listen.grpc.tls.certificateFile: is required",
         ),
         (|t| t["decisionLog"]["sink"] = "syslog".into(), "decisionLog.sink: `syslog` is no sink"),
         (|t| t["startupGrace"] = 30.into(), "startupGrace: invalid type"),

@@ -25,7 +25,7 @@ const INNER: [&str; 15] = [
 const PROTOCOLS: [&str; 6] = ["tonic", "axum", "hyper", "kube", "sqlx", "envoy_types"];
 
 /// From the top down; a room may use the rooms after it, and those on its own line.
-const ORDER: [&[&str]; 11] = [
+const ORDER: [&[&str]; 12] = [
     &["main"],
     &["cli"],
     &["app"],
@@ -35,6 +35,7 @@ const ORDER: [&[&str]; 11] = [
     &["scope"],
     &["shadow", "reuse"],
     &["authorizer"],
+    &["tls"],
     &["entitlement", "search", "token", "policy", "identity", "route"],
     &[
         "keys", "secrets", "path", "request", "remote", "json", "metrics", "clock", "proto",

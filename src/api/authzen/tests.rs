@@ -1,9 +1,12 @@
 use axum::body::Body;
+use axum::extract::ConnectInfo;
+use http::HeaderMap;
 use serde_json::json;
 
 use super::*;
-use crate::api::fixture::{basic, desk, scope};
+use crate::api::fixture::{WORKLOAD, basic, desk, scope};
 use crate::scope::Api;
+use crate::tls::TlsPeer;
 
 /// What ends in an even digit may be read; a forbid fails on writing.
 const POLICY: &str = r#"
@@ -153,6 +156,33 @@ async fn who_can_not_be_told_is_sent_away() {
     let mut twice = request(good);
     twice.headers_mut().append("authorization", basic("orders:secret").parse().unwrap());
     assert_eq!(send(orders(), Endpoint::Evaluation, twice).await.0, 401);
+}
+
+#[tokio::test]
+async fn a_caller_may_show_a_certificate_instead() {
+    let other = format!("{WORKLOAD}/x");
+    for (peer, authorization, expected) in [
+        (Some(WORKLOAD), None, 200),
+        (Some(WORKLOAD), Some(basic("orders:wrong")), 401),
+        (Some(WORKLOAD), Some("Bearer x".to_owned()), 401),
+        (Some(other.as_str()), None, 401),
+        (Some(other.as_str()), Some(basic("orders:secret")), 200),
+        (None, None, 401),
+    ] {
+        let mut request = request(asked("read", "2").to_string());
+        request.headers_mut().remove("authorization");
+        if let Some(authorization) = &authorization {
+            request.headers_mut().insert("authorization", authorization.parse().unwrap());
+        }
+        for claimed in ["x-forwarded-client-cert", "client-cert", "x-spiffe-id"] {
+            request.headers_mut().insert(claimed, format!("URI={WORKLOAD}").parse().unwrap());
+        }
+        if let Some(peer) = peer {
+            request.extensions_mut().insert(ConnectInfo(TlsPeer::named(peer)));
+        }
+        let status = send(orders(), Endpoint::Evaluation, request).await.0;
+        assert_eq!(status, expected, "{peer:?} {authorization:?}");
+    }
 }
 
 #[tokio::test]

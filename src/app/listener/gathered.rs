@@ -16,7 +16,7 @@ use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt, BufReader, ReadBuf};
 use tokio::sync::Notify;
 
 /// What may wait to be sent, in bytes.
-const HIGH_WATER: usize = 256 * 1024;
+pub(super) const HIGH_WATER: usize = 256 * 1024;
 
 /// How much is read at once, in bytes.
 const READ_BUFFER: usize = 64 * 1024;

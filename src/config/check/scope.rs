@@ -8,10 +8,11 @@ use std::collections::BTreeSet;
 use std::path::Path;
 use std::sync::Arc;
 
+use super::listen::uri_sans;
 use crate::authorizer::DryRun;
 use crate::config::raw::{self, PathAllowance};
 use crate::config::report::Report;
-use crate::config::{Address, ApiConfig, Listen, ScopeConfig};
+use crate::config::{ApiConfig, Listen, ListenerSettings, ScopeConfig};
 use crate::entitlement::Catalogue;
 use crate::identity::{IdentitySettings, Require};
 use crate::path::Allowances;
@@ -20,6 +21,7 @@ use crate::request::Host;
 use crate::route::{Pattern, Route, Routes};
 use crate::scope::{DecisionHeader, DenyResponse, Explain, PublicUrl};
 use crate::secrets::{KeyLocation, SecretStore, SecretStores};
+use crate::tls::UriSan;
 use crate::token::{ClaimSettings, Items};
 
 const DEFAULT_CLAIM: &str = "entitlements";
@@ -31,6 +33,7 @@ pub(super) struct Shared<'a> {
     stores: Option<&'a SecretStores>,
     /// Whether a caller of the gRPC listener can be told from any local process.
     is_grpc_private: bool,
+    listen: Option<&'a Listen>,
     own_issuers: BTreeSet<String>,
     decision_claims: BTreeSet<String>,
     /// Whether decisions are used again.
@@ -41,13 +44,14 @@ impl<'a> Shared<'a> {
     pub(super) fn new(
         settings: &raw::Settings,
         stores: Option<&'a SecretStores>,
-        listen: Option<&Listen>,
+        listen: Option<&'a Listen>,
     ) -> Self {
         let scopes = settings.scopes.iter();
         Self {
             stores,
             reuse: settings.reuse.enabled.unwrap_or(true),
-            is_grpc_private: listen.is_none_or(|l| matches!(l.grpc, Address::Unix(..))),
+            is_grpc_private: listen.is_none_or(|listen| listen.grpc.names_its_clients()),
+            listen,
             own_issuers: scopes
                 .clone()
                 .map(|scope| {
@@ -364,10 +368,37 @@ fn api(
             "belongs to authzen: set it, or remove this",
         );
     }
-    let name = raw.key_name.clone().or_else(|| client_id.map(|id| format!("{id}.callers")))?;
-    let place = (raw.secret_store.as_deref(), raw.path_to_key.clone(), name);
-    let (store, location) = kept(&format!("{path}.api"), place, shared, report)?;
-    Some(Some(ApiConfig { authzen, check, scheme, public_url, store, location }))
+    let workloads = workloads(&format!("{path}.api.allowedUriSans"), raw, shared, report);
+    let names_secrets =
+        raw.key_name.is_some() || raw.path_to_key.is_some() || raw.secret_store.is_some();
+    let secrets = if raw.allowed_uri_sans.is_some() && !names_secrets {
+        None
+    } else {
+        let name = raw.key_name.clone().or_else(|| client_id.map(|id| format!("{id}.callers")))?;
+        let place = (raw.secret_store.as_deref(), raw.path_to_key.clone(), name);
+        Some(kept(&format!("{path}.api"), place, shared, report)?)
+    };
+    Some(Some(ApiConfig { authzen, check, scheme, public_url, workloads: workloads?, secrets }))
+}
+
+/// The callers that are known by their certificate, which some listener must ask for.
+fn workloads(
+    path: &str,
+    raw: &raw::Api,
+    shared: &Shared<'_>,
+    report: &mut Report,
+) -> Option<BTreeSet<UriSan>> {
+    let Some(texts) = &raw.allowed_uri_sans else { return Some(BTreeSet::new()) };
+    let is_asked_by = |listener: fn(&Listen) -> &ListenerSettings| {
+        shared.listen.is_none_or(|listen| listener(listen).asks_for_certificates())
+    };
+    let by_http = is_asked_by(|listen| &listen.http);
+    let by_grpc = raw.check != Some(true) && is_asked_by(|listen| &listen.grpc);
+    if !by_http && !by_grpc {
+        let what = "no caller shows a certificate: give listen.http tls with clientCaFile";
+        report.error(path, what);
+    }
+    uri_sans(path, texts, report)
 }
 
 /// A value in a secret store that is no signing key: its store, path and name, as they are written.

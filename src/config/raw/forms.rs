@@ -36,6 +36,38 @@ pub(in crate::config) enum SinkForm {
     File(SinkFile),
 }
 
+/// The schema of what [`name_or_number`] reads.
+#[derive(JsonSchema)]
+#[serde(untagged)]
+#[expect(dead_code, reason = "only its schema is used")]
+pub(super) enum NameOrNumber {
+    Name(String),
+    Number(u32),
+}
+
+/// A text, or a whole number as a text.
+pub(super) fn name_or_number<'de, D: Deserializer<'de>>(
+    deserializer: D,
+) -> Result<Option<String>, D::Error> {
+    struct Form;
+    impl<'de> Visitor<'de> for Form {
+        type Value = Option<String>;
+        fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+            f.write_str("a name or a number")
+        }
+        fn visit_str<E: de::Error>(self, text: &str) -> Result<Self::Value, E> {
+            Ok(Some(text.to_owned()))
+        }
+        fn visit_u64<E: de::Error>(self, number: u64) -> Result<Self::Value, E> {
+            Ok(Some(number.to_string()))
+        }
+        fn visit_unit<E: de::Error>(self) -> Result<Self::Value, E> {
+            Ok(None)
+        }
+    }
+    deserializer.deserialize_any(Form)
+}
+
 /// The schema of `scopes`: the loader has replaced a directory by its files' scopes before serde
 /// sees it.
 pub(super) struct ScopesForm;

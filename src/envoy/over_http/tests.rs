@@ -1,6 +1,7 @@
 use std::sync::Arc;
 
 use arc_swap::ArcSwap;
+use axum::extract::ConnectInfo;
 use base64::prelude::{BASE64_STANDARD, BASE64_URL_SAFE_NO_PAD, Engine as _};
 use proptest::prelude::*;
 use tower::ServiceExt as _;
@@ -14,13 +15,23 @@ use crate::metrics::Metrics;
 use crate::request::Body as Sent;
 use crate::scope::{Api, CallerSecrets, DecisionHeader, DenyResponse, Scope, Selectable};
 use crate::secrets::Kept;
+use crate::tls::{TlsPeer, UriSan};
 
 /// The digest of `secret`.
 const DIGEST: &str = "sha256:2bb80d537b1da3e38bd30361aa855686bde0eacd7162fef6a25fe97bf527a25b";
 
 fn scope(client_id: &str, check: bool) -> Scope {
-    let callers = Kept::fixed(CallerSecrets::parse(DIGEST.as_bytes()).unwrap());
-    let api = Some(Api { authzen: true, check, scheme: "https", callers, public_url: None });
+    let secrets = Some(Kept::fixed(CallerSecrets::parse(DIGEST.as_bytes()).unwrap()));
+    let workloads = [UriSan::parse(&format!("spiffe://example.org/{client_id}-envoy")).unwrap()];
+    let api = Api {
+        authzen: true,
+        check,
+        scheme: "https",
+        secrets,
+        workloads: workloads.into(),
+        public_url: None,
+    };
+    let api = Some(api);
     Scope { api, ..fixture::scope(client_id) }
 }
 
@@ -71,6 +82,27 @@ async fn an_allow_carries_a_token_of_the_api_and_removes_its_twins() {
     assert!(removed.split(',').any(|name| name == "x_placet_decision"), "{removed}");
     assert!(removed.split(',').any(|name| name == "cookie"), "{removed}");
     assert!(!removed.split(',').any(|name| name == "x-placet-decision"), "{removed}");
+}
+
+#[tokio::test]
+async fn a_proxy_may_show_a_certificate_instead() {
+    let (routes, _) = routes(vec![scope("orders", true), scope("billing", false)]);
+    let wrong = Some(credentials("orders:wrong"));
+    for (peer, caller, expected) in [
+        ("orders-envoy", None, 200),
+        ("orders-envoy", wrong, 403),
+        ("billing-envoy", None, 403),
+        ("stranger", None, 403),
+    ] {
+        let mut call = call("GET", "/check/accounts/1");
+        call.headers_mut().remove(CALLER);
+        if let Some(caller) = caller {
+            call.headers_mut().insert(CALLER, caller.parse().unwrap());
+        }
+        let connected = TlsPeer::named(&format!("spiffe://example.org/{peer}"));
+        call.extensions_mut().insert(ConnectInfo(connected));
+        assert_eq!(ask(&routes, call).await.0, expected, "{peer}");
+    }
 }
 
 #[tokio::test]

@@ -1,5 +1,7 @@
 """Placet's gRPC port without Envoy between: CheckRequests, right and wrong, as bytes or messages."""
 
+from pathlib import Path
+
 import grpc
 from envoy.service.auth.v3 import external_auth_pb2
 from google.protobuf import json_format
@@ -13,10 +15,17 @@ def channel(placet):
     return grpc.insecure_channel(target, [("grpc.max_send_message_length", -1), ("grpc.default_authority", "placet")])
 
 
-def call(placet, request, method=METHOD, seconds=5, **options):
+def tls_channel(placet, authority, name=None):
+    """A channel of its own over TLS, which trusts the authority, and shows its identity if one is named."""
+    certificate, key = map(lambda path: Path(path).read_bytes(), authority.pair(name)) if name else (None, None)
+    credentials = grpc.ssl_channel_credentials(authority.file.read_bytes(), key, certificate)
+    return grpc.secure_channel(f"dns:///{placet.grpc}", credentials, [("grpc.ssl_target_name_override", "placet.example")])
+
+
+def call(placet, request, method=METHOD, seconds=5, over=channel, **options):
     """The CheckResponse to a message or to raw bytes; raises grpc.RpcError as grpcio does."""
     data = request if isinstance(request, bytes) else request.SerializeToString()
-    with channel(placet) as open_channel:
+    with over(placet) as open_channel:
         answer = open_channel.unary_unary(method, request_serializer=bytes, response_deserializer=bytes)
         return external_auth_pb2.CheckResponse.FromString(answer(data, timeout=seconds, **options))
 

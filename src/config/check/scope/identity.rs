@@ -39,7 +39,7 @@ pub(super) fn check(
     if raw.peer.is_some() && !shared.is_grpc_private {
         report.error(
             format_args!("{path}.peer"),
-            "any local process could claim to be a peer: set listen.grpc to a Unix socket",
+            "any local process could claim to be a peer: set listen.grpc to a Unix socket, or to TLS with clientCaFile and allowedUriSans",
         );
     }
     let peer = raw.peer.as_ref().map(|raw| peer(&format!("{path}.peer"), raw, report));
