@@ -1,12 +1,19 @@
 //! Collects what is wrong, so that all of it is said at once.
 
 use std::fmt::Display;
+use std::path::{Path, PathBuf};
+
+use crate::files::Look;
 
 /// Errors and warnings, each with the path of the setting it is about.
 #[derive(Debug, Default)]
 pub(super) struct Report {
     pub(super) errors: Vec<String>,
     pub(super) warnings: Vec<String>,
+    /// What was read, or is read once by what the settings make.
+    pub(super) files: Look,
+    /// Those of the files that are no settings.
+    pub(super) named: Vec<PathBuf>,
 }
 
 impl Report {
@@ -16,6 +23,17 @@ impl Report {
 
     pub(super) fn warning(&mut self, path: impl Display, message: impl Display) {
         self.warnings.push(format!("{path}: {message}"));
+    }
+
+    /// Notes that the settings at `file` are about to be read.
+    pub(super) fn reads(&mut self, file: &Path) {
+        self.files.note(file);
+    }
+
+    /// Notes that what the settings name as `file` is about to be read.
+    pub(super) fn reads_named(&mut self, file: &Path) {
+        self.reads(file);
+        self.named.push(file.to_owned());
     }
 
     /// The value, or an error under `path`.
