@@ -4,22 +4,25 @@
 //! force. A server or task that ends by itself ends the process, loudly: a restart beats half a
 //! process.
 
+mod denying;
 mod generation;
 mod grpc;
+mod keeper;
 mod listener;
 mod offline;
 mod shadowing;
+mod systemd;
+mod watch;
 
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use anyhow::{Context, Result, anyhow, bail};
-use arc_swap::ArcSwap;
+use anyhow::{Context, Result, anyhow};
+use arc_swap::{ArcSwap, ArcSwapOption};
 use axum::Router;
 use axum::serve::ListenerExt as _;
-use serde_json::Value;
-use tokio::sync::watch;
+use tokio::sync::watch as state;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 use tonic::service::Routes;
@@ -27,6 +30,7 @@ use tonic_health::ServingStatus;
 use tonic_health::server::HealthReporter;
 
 use crate::api;
+use crate::api::admin::{Failure, InForce};
 use crate::api::desk::Desk;
 use crate::api::pdp::PdpService;
 use crate::audit::{LogWriter, Recorder};
@@ -34,25 +38,27 @@ use crate::clock::Clock;
 use crate::config::{Config, Listen};
 use crate::envoy::{self, CheckService, Front};
 use crate::metrics::Metrics;
+use crate::policy::Confirmed;
 use crate::proto;
 use crate::readiness::Needs;
 use crate::scope::Scopes;
 use crate::tls::TlsPeer;
-use generation::Generation;
+use generation::{Generation, World};
+use keeper::Keeper;
 use listener::{ControlListener, Listener, TlsWatch};
+use watch::Watch;
 
 pub use offline::{GivenKeys, Offline};
-
-/// How long requests in progress may take after the process was told to end.
-const DRAIN: Duration = Duration::from_secs(10);
 
 /// What is in force, for readers; [`App`] is the one writer.
 #[derive(Clone, Debug)]
 struct Live {
     scopes: Arc<ArcSwap<Scopes>>,
     needs: Arc<ArcSwap<Vec<Needs>>>,
-    settings: Arc<ArcSwap<Value>>,
-    ready: watch::Sender<bool>,
+    in_force: Arc<ArcSwap<InForce>>,
+    /// What was wrong with the settings that were to follow.
+    failure: Arc<ArcSwapOption<Failure>>,
+    ready: state::Sender<bool>,
     metrics: Metrics,
 }
 
@@ -60,13 +66,23 @@ struct Live {
 #[derive(Debug)]
 pub struct App {
     path: PathBuf,
-    clock: Clock,
     live: Live,
+    world: World,
     generation: Generation,
+    watch: Watch,
     listeners: Listeners,
-    recorder: Recorder,
     log: LogWriter,
     reuse_max_bytes: u64,
+    ending: Ending,
+}
+
+/// How the process ends.
+#[derive(Clone, Copy, Debug)]
+struct Ending {
+    /// How long it serves on, as not ready.
+    drain_after: Duration,
+    /// How long requests in progress may then take.
+    grace: Duration,
 }
 
 #[derive(Debug)]
@@ -90,15 +106,21 @@ impl App {
         let (recorder, log) = Recorder::open(&config.decision_log, metrics.clone())
             .context("the decision log can't be opened")?;
         let reuse_max_bytes = config.reuse_max_bytes;
-        let generation = Generation::start(config, clock, &[], &recorder, &metrics)?;
+        let ending = Ending { drain_after: config.drain_after, grace: config.shutdown_grace };
+        let watch = Watch::new(config.reload, config.files.clone());
+        let confirmed = Confirmed::new(clock.now());
+        let world = World { clock, recorder, metrics, confirmed };
+        let generation = Generation::start(config, None, &world)?;
+        world.metrics.in_force(&generation.in_force.revision, clock.now());
         let live = Live {
             scopes: Arc::new(ArcSwap::new(Arc::clone(&generation.scopes))),
             needs: Arc::new(ArcSwap::from_pointee(generation.needs.clone())),
-            settings: Arc::new(ArcSwap::from_pointee(generation.settings.clone())),
-            ready: watch::channel(false).0,
-            metrics,
+            in_force: Arc::new(ArcSwap::from_pointee(generation.in_force.clone())),
+            failure: Arc::default(),
+            ready: state::channel(false).0,
+            metrics: world.metrics.clone(),
         };
-        Ok(Self { path, clock, live, generation, listeners, recorder, log, reuse_max_bytes })
+        Ok(Self { path, live, world, generation, watch, listeners, log, reuse_max_bytes, ending })
     }
 
     /// Serves until `shutdown`, then drains. `reload` yields once for each time the settings are to
@@ -108,61 +130,121 @@ impl App {
         shutdown: CancellationToken,
         reload: tokio::sync::mpsc::Receiver<()>,
     ) -> Result<()> {
-        let Self { path, clock, live, generation, listeners, recorder, log, reuse_max_bytes } =
+        let Self { path, live, world, generation, watch, listeners, log, reuse_max_bytes, ending } =
             self;
         let (health, health_service) = tonic_health::server::health_reporter();
-        health.set_service_status("", ServingStatus::NotServing).await;
+        tell_health(&health, false).await;
+        let (recorder, clock) = (world.recorder.clone(), world.clock);
         let desk = Desk::new(Arc::clone(&live.scopes), recorder.clone(), clock);
-        let check =
-            CheckService::new(Arc::clone(&live.scopes), recorder.clone(), clock, reuse_max_bytes);
-        let shown = api::admin::Shown {
-            ready: live.ready.subscribe(),
-            needs: Arc::clone(&live.needs),
-            settings: Arc::clone(&live.settings),
-            metrics: live.metrics.clone(),
-        };
-        let check_over_http = check.clone();
-        let mut tasks = JoinSet::new();
+        let check = CheckService::new(Arc::clone(&live.scopes), recorder, clock, reuse_max_bytes);
         let others = Routes::new(health_service)
             .add_service(reflection().build_v1()?)
             .add_service(reflection().build_v1alpha()?)
             .add_service(PdpService::new(desk.clone()));
-        let front = Front::new(check, others);
-        let Listeners { addresses, grpc: grpc_listener, http, admin, control, certificates } =
-            listeners;
-        for watch in certificates {
-            tasks.spawn(watch.run(shutdown.clone()));
-        }
-        tracing::info!(grpc = %addresses.grpc, http = %addresses.http, admin = %addresses.admin, "listening");
-        let stop = shutdown.clone();
-        tasks.spawn(async move {
-            grpc::serve(front, grpc_listener.incoming(), stop.cancelled_owned()).await;
-            Ok(())
-        });
         let public = api::jwks::router(Arc::clone(&live.scopes))
             .merge(api::authzen::router(desk))
-            .merge(envoy::over_http::router(check_over_http));
-        spawn_http(&mut tasks, http, public, &shutdown);
-        spawn_http(&mut tasks, admin, api::admin::router(shown), &shutdown);
-        if let Some(control) = control {
-            let routes = api::keys::control(Arc::clone(&live.needs));
-            let signal = shutdown.clone().cancelled_owned();
-            tasks.spawn(async move {
-                let served = axum::serve(control, routes).with_graceful_shutdown(signal).await;
-                served.context("the control socket failed")
-            });
-        }
+            .merge(envoy::over_http::router(check.clone()));
+        let served = Served { grpc: Front::new(check, others), public, shown: live.shown(clock) };
+        let addresses = listeners.addresses.clone();
+        // Cancelled when the listeners are to close, which may be a while after `shutdown`.
+        let closing = CancellationToken::new();
+        let mut tasks = JoinSet::new();
+        served.spawn(&mut tasks, listeners, Arc::clone(&live.needs), &closing);
+        let stopping =
+            Stopping { health: health.clone(), ready: live.ready.clone(), closing, ending };
         tasks.spawn(report_health(live.ready.subscribe(), health, shutdown.clone()));
-        let keeper = Keeper { path, clock, live, addresses, recorder };
-        tasks.spawn(keeper.run(generation, reload, shutdown.clone()));
-        let outcome = supervise(tasks, &shutdown).await;
+        let keeper = Keeper { path, live, addresses, world, watch };
+        let closed = stopping.closing.clone();
+        tasks.spawn(keeper.run(generation, reload, shutdown.clone(), closed));
+        let outcome = supervise(tasks, &shutdown, stopping).await;
         log.finish();
         outcome
     }
 }
 
+/// What is served where.
+struct Served {
+    grpc: Front,
+    public: Router,
+    shown: api::admin::Shown,
+}
+
+impl Served {
+    /// Serves on `listeners` until `closing`.
+    fn spawn(
+        self,
+        tasks: &mut JoinSet<Result<()>>,
+        listeners: Listeners,
+        needs: Arc<ArcSwap<Vec<Needs>>>,
+        closing: &CancellationToken,
+    ) {
+        let Listeners { addresses, grpc, http, admin, control, certificates } = listeners;
+        tracing::info!(grpc = %addresses.grpc, http = %addresses.http, admin = %addresses.admin, "listening");
+        let signal = closing.clone().cancelled_owned();
+        let front = self.grpc;
+        tasks.spawn(async move {
+            grpc::serve(front, grpc.incoming(), signal).await;
+            Ok(())
+        });
+        for watch in certificates {
+            tasks.spawn(watch.run(closing.clone()));
+        }
+        spawn_http(tasks, http, self.public, closing);
+        spawn_http(tasks, admin, api::admin::router(self.shown), closing);
+        if let Some(control) = control {
+            let routes = api::keys::control(needs);
+            let signal = closing.clone().cancelled_owned();
+            tasks.spawn(async move {
+                let served = axum::serve(control, routes).with_graceful_shutdown(signal).await;
+                served.context("the control socket failed")
+            });
+        }
+    }
+}
+
+impl Live {
+    fn shown(&self, clock: Clock) -> api::admin::Shown {
+        api::admin::Shown {
+            ready: self.ready.subscribe(),
+            needs: Arc::clone(&self.needs),
+            in_force: Arc::clone(&self.in_force),
+            failure: Arc::clone(&self.failure),
+            metrics: self.metrics.clone(),
+            clock,
+        }
+    }
+}
+
+/// The way to the end: first it is said that nothing more should come, then, after a while, the listeners
+/// close, and what is in progress is finished.
+struct Stopping {
+    health: HealthReporter,
+    ready: state::Sender<bool>,
+    closing: CancellationToken,
+    ending: Ending,
+}
+
+impl Stopping {
+    async fn begin(&self) {
+        systemd::stopping();
+        self.ready.send_replace(false);
+        tell_health(&self.health, false).await;
+        let Ending { drain_after, .. } = self.ending;
+        if !drain_after.is_zero() {
+            tracing::info!("not ready any more; serving on for {drain_after:?}");
+            tokio::time::sleep(drain_after).await;
+        }
+        tracing::info!("draining");
+        self.closing.cancel();
+    }
+}
+
 /// Waits for the end: of `shutdown` and the drain, or of a task that should not have ended.
-async fn supervise(mut tasks: JoinSet<Result<()>>, shutdown: &CancellationToken) -> Result<()> {
+async fn supervise(
+    mut tasks: JoinSet<Result<()>>,
+    shutdown: &CancellationToken,
+    stopping: Stopping,
+) -> Result<()> {
     let first = tokio::select! {
         () = shutdown.cancelled() => None,
         ended = tasks.join_next() => ended,
@@ -174,105 +256,35 @@ async fn supervise(mut tasks: JoinSet<Result<()>>, shutdown: &CancellationToken)
         ended.context("a task panicked")??;
         return Err(anyhow!("a task ended by itself"));
     }
-    tracing::info!("draining");
-    let drained = tokio::time::timeout(DRAIN, async {
+    stopping.begin().await;
+    let grace = stopping.ending.grace;
+    let drained = tokio::time::timeout(grace, async {
         while let Some(ended) = tasks.join_next().await {
             ended.context("a task panicked")??;
         }
         Ok(())
     });
     drained.await.unwrap_or_else(|_| {
-        tracing::warn!("requests in progress were cut off after {DRAIN:?}");
+        tracing::warn!("requests in progress were cut off after {grace:?}");
         Ok(())
     })
 }
 
-/// Keeps what is in force: waits for readiness, and reads the settings again when told.
-#[derive(Debug)]
-struct Keeper {
-    path: PathBuf,
-    clock: Clock,
-    live: Live,
-    addresses: Listen,
-    recorder: Recorder,
-}
-
-impl Keeper {
-    async fn run(
-        self,
-        mut generation: Generation,
-        mut reload: tokio::sync::mpsc::Receiver<()>,
-        shutdown: CancellationToken,
-    ) -> Result<()> {
-        loop {
-            tokio::select! {
-                () = shutdown.cancelled() => return Ok(()),
-                () = generation.serviceable(), if !*self.live.ready.borrow() => {
-                    tracing::info!("ready");
-                    self.live.ready.send_replace(true);
-                }
-                Some(()) = reload.recv() => {
-                    match self.next(&generation).await {
-                        Ok(next) => generation = next,
-                        Err(error) => {
-                            self.live.metrics.reload_failed();
-                            for line in format!("{error:#}").lines() {
-                                tracing::error!("the settings stay as they were: {line}");
-                            }
-                        }
-                    }
-                }
-            }
-        }
-    }
-
-    /// Loads the settings again and puts them in force once they are as complete as the last ones.
-    async fn next(&self, current: &Generation) -> Result<Generation> {
-        let path = self.path.clone();
-        let loading = tokio::task::spawn_blocking(move || Config::load_without_listening(&path));
-        let config = loading.await??;
-        config.warnings.iter().for_each(|warning| tracing::warn!("{warning}"));
-        if config.listen != self.addresses {
-            tracing::warn!("listen: a change of listeners takes a restart");
-        }
-        let has_peers = config.scopes.iter().any(|scope| scope.identity.peer.is_some());
-        if has_peers && !self.addresses.grpc.names_its_clients() {
-            bail!("identity.peer needs the gRPC listener that the new settings name: restart");
-        }
-        let next = Generation::start(
-            config,
-            self.clock,
-            &current.needs,
-            &self.recorder,
-            &self.live.metrics,
-        )?;
-        if current.is_complete() {
-            let grace = next.startup_grace;
-            tokio::time::timeout(grace, next.complete()).await.map_err(|_| {
-                let missing: Vec<_> = next.needs.iter().flat_map(Needs::missing).collect();
-                anyhow!("after {grace:?} still without {}", missing.join(", "))
-            })?;
-        }
-        self.live.scopes.store(Arc::clone(&next.scopes));
-        self.live.needs.store(Arc::new(next.needs.clone()));
-        self.live.settings.store(Arc::new(next.settings.clone()));
-        tracing::info!("the settings were read again and are in force");
-        Ok(next)
+async fn tell_health(health: &HealthReporter, is_serving: bool) {
+    let status = if is_serving { ServingStatus::Serving } else { ServingStatus::NotServing };
+    for service in ["", "envoy.service.auth.v3.Authorization"] {
+        health.set_service_status(service, status).await;
     }
 }
 
 async fn report_health(
-    mut ready: watch::Receiver<bool>,
+    mut ready: state::Receiver<bool>,
     health: HealthReporter,
     shutdown: CancellationToken,
 ) -> Result<()> {
-    let services = ["", "envoy.service.auth.v3.Authorization"];
     loop {
         let is_serving = *ready.borrow_and_update() && !shutdown.is_cancelled();
-        let status = if is_serving { ServingStatus::Serving } else { ServingStatus::NotServing };
-        for service in services {
-            health.set_service_status(service, status).await;
-        }
+        tell_health(&health, is_serving).await;
         if shutdown.is_cancelled() {
             return Ok(());
         }
@@ -288,9 +300,9 @@ fn spawn_http(
     tasks: &mut JoinSet<Result<()>>,
     listener: Listener,
     router: Router,
-    shutdown: &CancellationToken,
+    closing: &CancellationToken,
 ) {
-    let signal = shutdown.clone().cancelled_owned();
+    let signal = closing.clone().cancelled_owned();
     tasks.spawn(async move {
         let served = match listener {
             Listener::Tcp(listener) => {

@@ -13,6 +13,7 @@ use std::sync::Arc;
 pub use evaluate::{Evaluation, Permission, Statement};
 
 use crate::clock::Timestamp;
+use crate::deny_list::DenyList;
 use crate::entitlement::{Catalogue, Lookup, Unlisted};
 use crate::identity::{Identity, Principal, Refusal as CredentialRefusal};
 use crate::keys::SignError;
@@ -22,6 +23,7 @@ use crate::policy::{
 };
 use crate::request::Request;
 use crate::route::{Resolved, Routes, Target};
+use crate::secrets::Kept;
 use crate::token::{Binding, Channel, DecisionId, Items, Listed, MintError, Minter, Token};
 
 /// Everything that decides for one scope.
@@ -33,6 +35,8 @@ pub struct Authorizer {
     pub routes: Routes,
     /// Credential to principal.
     pub identity: Identity,
+    /// Principals who are refused whatever the policies say.
+    pub deny_list: Option<Kept<DenyList>>,
     /// Question to permit.
     pub policy: Policy,
     /// The candidates for `items: entitlements`; `None` when a token lists its decision only.
@@ -66,6 +70,8 @@ impl Authorizer {
         }
         let principal = self.identity.authenticate(request, now).await?;
         facts.principal = Some(Arc::clone(&principal));
+        let deny_list = self.deny_list();
+        refuse_listed(deny_list.as_deref(), &principal, now)?;
         let Resolved::Target(target) = resolved else {
             return Err(Denial::new(Reason::NoRoute, "no route matches the method and path"));
         };
@@ -77,6 +83,7 @@ impl Authorizer {
             Denial::from(refusal)
         })?;
         facts.opinion = Some(Opinion::from(&permit));
+        refuse_named(deny_list.as_deref(), &permit, now)?;
         let targets = self.items(&permit, &question, &mut facts.entitlements).await?;
         let items = Listed { targets: &targets, assets: &self.policy };
         let authority = request.host.authority(&request.scheme);
@@ -84,6 +91,11 @@ impl Authorizer {
         let binding = Binding { method: &request.method, uri: &uri };
         let token = self.minter.mint(&permit, &items, Some(&binding), channel, now, &id).await?;
         Ok(Grant::Signed { permit: Box::new(permit), token })
+    }
+
+    /// The deny list in force.
+    pub fn deny_list(&self) -> Option<Arc<DenyList>> {
+        self.deny_list.as_ref()?.current()
     }
 
     /// What the token lists: the request's own target, and where asked for all that is held.
@@ -107,6 +119,27 @@ impl Authorizer {
             return Err(Denial::new(Reason::PolicyError, what));
         }
         Ok(items)
+    }
+}
+
+/// Refuses a principal on the deny list.
+fn refuse_listed(
+    list: Option<&DenyList>,
+    principal: &Principal,
+    now: Timestamp,
+) -> Result<(), Denial> {
+    match list.and_then(|list| list.refusing(principal, now)) {
+        Some(listed) => Err(Denial::new(Reason::DenyListed, listed)),
+        None => Ok(()),
+    }
+}
+
+/// Refuses a subject on the deny list that the policies, and not the credential, named.
+fn refuse_named(list: Option<&DenyList>, permit: &Permit, now: Timestamp) -> Result<(), Denial> {
+    let named = permit.additions().subject.as_deref();
+    match list.zip(named).and_then(|(list, subject)| list.refusing_subject(subject, now)) {
+        Some(listed) => Err(Denial::new(Reason::DenyListed, listed)),
+        None => Ok(()),
     }
 }
 
@@ -256,6 +289,8 @@ pub enum Reason {
     NoPermit,
     /// A policy forbids it.
     Forbidden,
+    /// The caller is on the deny list.
+    DenyListed,
     /// The path is ambiguous.
     BadPath,
     /// The request can't be understood.
@@ -266,6 +301,8 @@ pub enum Reason {
     KeyUnavailable,
     /// The policies could not be evaluated.
     PolicyError,
+    /// The policies were not confirmed for longer than they may be.
+    PolicyStale,
     /// There was no time left to decide.
     Deadline,
     /// Too many requests at once.
@@ -284,11 +321,13 @@ impl Reason {
             Self::NoRoute => "no_route",
             Self::NoPermit => "no_permit",
             Self::Forbidden => "forbidden",
+            Self::DenyListed => "deny_listed",
             Self::BadPath => "bad_path",
             Self::BadRequest => "bad_request",
             Self::BadBody => "bad_body",
             Self::KeyUnavailable => "key_unavailable",
             Self::PolicyError => "policy_error",
+            Self::PolicyStale => "policy_stale",
             Self::Deadline => "deadline",
             Self::Overload => "overload",
             Self::Internal => "internal",
@@ -299,10 +338,13 @@ impl Reason {
     pub const fn status(self) -> u16 {
         match self {
             Self::NoCredentials | Self::BadToken => 401,
-            Self::NoScope | Self::NoRoute | Self::NoPermit | Self::Forbidden => 403,
+            Self::NoScope | Self::NoRoute | Self::NoPermit | Self::Forbidden | Self::DenyListed => {
+                403
+            }
             Self::BadPath | Self::BadRequest | Self::BadBody => 400,
             Self::KeyUnavailable
             | Self::PolicyError
+            | Self::PolicyStale
             | Self::Deadline
             | Self::Overload
             | Self::Internal => 503,
@@ -329,6 +371,7 @@ impl From<Refusal> for Denial {
             RefusalKind::NoPermit => Reason::NoPermit,
             RefusalKind::Forbidden => Reason::Forbidden,
             RefusalKind::Fault(_) => Reason::PolicyError,
+            RefusalKind::Stale(_) => Reason::PolicyStale,
             RefusalKind::BadBody(_) => Reason::BadBody,
         };
         Self { custom: refusal.custom, ..Self::new(reason, refusal.kind) }

@@ -12,6 +12,7 @@ mod report;
 
 use std::collections::BTreeSet;
 use std::fmt;
+use std::fs::File;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -19,7 +20,9 @@ use std::time::Duration;
 
 use crate::audit::Sink;
 use crate::authorizer::DryRun;
+use crate::deny_list::DenyList;
 use crate::entitlement::Catalogue;
+use crate::files::{Look, Stamp};
 use crate::identity::IdentitySettings;
 use crate::keys::{Backend, KeySettings, KeySource};
 use crate::path::Allowances;
@@ -46,12 +49,36 @@ pub struct Config {
     pub reuse_max_bytes: u64,
     /// How long start-up waits for every scope.
     pub startup_grace: Duration,
+    /// After the order to end, how long requests are served on.
+    pub drain_after: Duration,
+    /// How long requests in progress may take at the end.
+    pub shutdown_grace: Duration,
+    /// How often to look whether a file has changed; none: never.
+    pub reload: Option<Duration>,
+    /// Callers who are refused whatever the policies say.
+    pub deny_list: Option<DenyListFile>,
     /// Whether readiness always needs every scope.
     pub ready_needs_all: bool,
     /// What is allowed and worth a second look.
     pub warnings: Vec<String>,
     /// The settings in force, without credentials: for `/config`.
     pub effective: serde_json::Value,
+    /// The files that all this was read from, as they were then.
+    pub files: Look,
+    /// Changes whenever the settings do, or what is in the files that they name. No credential has a
+    /// part in it.
+    pub revision: String,
+}
+
+/// A deny list, and its file.
+#[derive(Debug)]
+pub struct DenyListFile {
+    /// The file.
+    pub path: PathBuf,
+    /// What it was when it was about to be read.
+    pub stamp: Stamp,
+    /// What it said; none where somebody keeps it up to date already.
+    pub list: Option<DenyList>,
 }
 
 /// Where to listen.
@@ -140,6 +167,8 @@ pub struct ScopeConfig {
     pub identity: IdentitySettings,
     /// Who may do what.
     pub policy: Policy,
+    /// How long its policies may go unconfirmed.
+    pub max_policy_age: Option<Duration>,
     /// The policies that are only compared.
     pub shadow: Option<Policy>,
     /// What fetches its policies, where they are in a bundle elsewhere.
@@ -216,45 +245,98 @@ impl Config {
 
     /// Reads and checks the settings at `path`, and everything they name but keys.
     pub fn load(path: &Path) -> Result<Self, ConfigErrors> {
-        Self::read(path, |report| report.errors.append(&mut report.for_listeners))
+        Self::read(path, None, Report::for_a_listener)
     }
 
-    /// [`Self::load`] for who will not bind the listeners: a process that listens already and keeps its last
-    /// good certificate files, or a command that only decides, perhaps on a machine that has none of them.
-    /// What is wrong with what only listeners need is a warning.
+    /// [`Self::load`] for who will not bind the listeners: a command that only decides, perhaps on a machine
+    /// that has none of their files. What is wrong with what only listeners need is a warning.
     pub fn load_without_listening(path: &Path) -> Result<Self, ConfigErrors> {
-        Self::read(path, |report| report.warnings.append(&mut report.for_listeners))
+        Self::read(path, None, Report::for_nobody_listening)
     }
 
-    fn read(path: &Path, settle: fn(&mut Report)) -> Result<Self, ConfigErrors> {
-        let mut report = Report::default();
-        let config =
-            load::load(path, &mut report).and_then(|loaded| check::check(loaded, &mut report));
-        settle(&mut report);
-        match config {
-            Some(config) if report.errors.is_empty() => {
-                Ok(Self { warnings: report.warnings, ..config })
+    /// [`Self::load_without_listening`] for a process that listens already, until no file was changed
+    /// meanwhile: what is half old and half new is nothing that anybody wrote. A deny list at
+    /// `kept_deny_list` is kept up to date already, and not read.
+    pub fn reload(path: &Path, kept_deny_list: Option<&Path>) -> Result<Self, ConfigErrors> {
+        let mut files = Look::default();
+        for _ in 0..MAX_READINGS {
+            let read = Self::read(path, kept_deny_list, Report::for_nobody_listening);
+            files = match &read {
+                Ok(config) => config.files.clone(),
+                Err(errors) => errors.files.clone(),
+            };
+            if files.again() == files {
+                return read;
             }
-            _ => Err(ConfigErrors(report.errors)),
+        }
+        let text = "the settings, or what they name, change while they are read: write a file beside and rename it";
+        Err(ConfigErrors { lines: vec![text.to_owned()], files })
+    }
+
+    fn read(
+        path: &Path,
+        kept_deny_list: Option<&Path>,
+        settle: fn(&mut Report),
+    ) -> Result<Self, ConfigErrors> {
+        let mut report = Report::default();
+        let config = load::load(path, &mut report)
+            .and_then(|loaded| check::check(loaded, kept_deny_list, &mut report));
+        settle(&mut report);
+        let Report { errors, warnings, files, named, .. } = report;
+        match config {
+            Some(config) if errors.is_empty() => {
+                let revision = revision(&config.effective, named);
+                Ok(Self { warnings, files, revision, ..config })
+            }
+            _ => Err(ConfigErrors { lines: errors, files }),
         }
     }
 }
 
+/// More attempts at a moving target help nobody.
+const MAX_READINGS: usize = 4;
+
+/// Of the settings as they are shown, and the contents of the files in `named`. Directories are in the
+/// settings already, by the revisions of their policies.
+fn revision(effective: &serde_json::Value, mut named: Vec<PathBuf>) -> String {
+    let mut hasher = blake3::Hasher::new();
+    hasher.update(effective.to_string().as_bytes());
+    named.sort_unstable();
+    named.dedup();
+    for file in named {
+        let mut content = blake3::Hasher::new();
+        // One that can't be read is said elsewhere, or is read only when it is needed.
+        let read = File::open(&file).and_then(|file| content.update_reader(file).map(drop));
+        if read.is_ok() {
+            hasher.update(content.finalize().as_bytes());
+        }
+    }
+    hasher.finalize().to_hex().chars().take(16).collect()
+}
+
 /// Everything that is wrong with the settings, one line each.
 #[derive(Debug)]
-pub struct ConfigErrors(Vec<String>);
+pub struct ConfigErrors {
+    lines: Vec<String>,
+    files: Look,
+}
 
 impl std::error::Error for ConfigErrors {}
 
 impl ConfigErrors {
     /// The errors.
     pub fn iter(&self) -> impl Iterator<Item = &str> {
-        self.0.iter().map(String::as_str)
+        self.lines.iter().map(String::as_str)
+    }
+
+    /// The files that were read, as they were then: when one changes it may be another story.
+    pub fn files(&self) -> &Look {
+        &self.files
     }
 }
 
 impl fmt::Display for ConfigErrors {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.0.join("\n"))
+        f.write_str(&self.lines.join("\n"))
     }
 }

@@ -190,10 +190,12 @@ impl Inner {
         let named = view.extensions.iter().rev().find(|(key, _)| *key == SCOPE_EXTENSION);
         let host = if named.is_some() { Host::default() } else { Host::parse(view.host).ok()? };
         let (scope, _) = scopes.choose_by(named.map(|(_, value)| *value), host.name()).ok()?;
-        // What is compared is compared for every request.
-        let reuse = scope.reuse.as_ref().filter(|_| scope.shadow.is_none())?;
+        // What is compared is compared for every request, and what is stale decides nothing.
+        let now = self.clock.now();
+        let is_stale = scope.authorizer.policy.is_stale(now);
+        let reuse = scope.reuse.as_ref().filter(|_| scope.shadow.is_none() && !is_stale)?;
         let key = reuse.key(&scope.authorizer, &view.asked())?;
-        let mut answer = self.known.get(&key, self.clock.now());
+        let mut answer = self.known.get(&key, now);
         if answer.is_none() {
             seen.making = self.known.wait(key).await;
             answer = self.known.get(&key, self.clock.now());

@@ -157,6 +157,7 @@ pub(crate) fn authorizer() -> Authorizer {
         paths: Allowances::default(),
         routes: routes(),
         identity: identity(true),
+        deny_list: None,
         policy: policy(POLICY, "[]"),
         catalogue: None,
         minter: Minter::new(claim_settings(), Keys::fixed(KeyRing::single(Arc::clone(&KEY)))),

@@ -12,6 +12,7 @@
 //! off the request path, one writer each, readers take a snapshot:
 //!   secrets ──▶ keys ──watch──▶ token::Minter, api::jwks
 //!   settings, policies ──▶ config ──swap──▶ scope::Scopes
+//!   the deny list ──watch──▶ authorizer
 //!   issuers ──▶ identity::jwks ──watch──▶ identity
 //!   what was answered ──queue──▶ shadow ──▶ audit
 //! ```
@@ -26,9 +27,11 @@ pub mod authorizer;
 pub mod cli;
 pub mod clock;
 pub mod config;
+pub mod deny_list;
 pub mod doctor;
 pub mod entitlement;
 pub mod envoy;
+pub mod files;
 #[cfg(test)]
 mod fixture;
 pub mod identity;

@@ -14,6 +14,8 @@ use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::registry::Registry;
 
+use crate::clock::Timestamp;
+
 /// Upper bounds of the duration histogram, in seconds: 25 µs to 1 s.
 const DURATION_BUCKETS: [f64; 12] =
     [25e-6, 50e-6, 100e-6, 250e-6, 500e-6, 1e-3, 2.5e-3, 5e-3, 10e-3, 50e-3, 250e-3, 1.0];
@@ -31,7 +33,14 @@ struct Inner {
     cache_misses: Family<CacheLabel, Counter>,
     decisions_known: Counter,
     decisions_unknown: Counter,
+    reloads: Counter,
     reload_failures: Counter,
+    reload_succeeded: Gauge<i64, AtomicI64>,
+    settings_since: Gauge<f64, AtomicU64>,
+    settings: Family<RevisionLabel, Gauge<i64, AtomicI64>>,
+    deny_list_entries: Gauge<i64, AtomicI64>,
+    deny_list_since: Gauge<f64, AtomicU64>,
+    deny_list_failures: Counter,
     log_dropped: Counter,
     key_age: Family<ScopeLabel, Gauge<i64, AtomicI64>>,
     key_left: Family<ScopeLabel, Gauge<i64, AtomicI64>>,
@@ -74,6 +83,11 @@ struct ScopeLabel {
 }
 
 #[derive(Clone, Debug, EncodeLabelSet, Eq, Hash, PartialEq)]
+struct RevisionLabel {
+    revision: String,
+}
+
+#[derive(Clone, Debug, EncodeLabelSet, Eq, Hash, PartialEq)]
 struct CacheLabel {
     cache: &'static str,
 }
@@ -91,7 +105,14 @@ impl Metrics {
             check_duration: Histogram::new(DURATION_BUCKETS),
             cache_hits,
             cache_misses,
+            reloads: Counter::default(),
             reload_failures: Counter::<u64, AtomicU64>::default(),
+            reload_succeeded: Gauge::default(),
+            settings_since: Gauge::default(),
+            settings: Family::default(),
+            deny_list_entries: Gauge::default(),
+            deny_list_since: Gauge::default(),
+            deny_list_failures: Counter::default(),
             log_dropped: Counter::default(),
             key_age: Family::default(),
             key_left: Family::default(),
@@ -151,6 +172,41 @@ impl Metrics {
         self.0.shadow_dropped.get_or_create(&ScopeLabel { scope: scope.to_owned() }).inc();
     }
 
+    /// Notes which settings are in force, since `now`.
+    pub fn in_force(&self, revision: &str, now: Timestamp) {
+        self.0.settings.clear();
+        self.0.settings.get_or_create(&RevisionLabel { revision: revision.to_owned() }).set(1);
+        self.0.settings_since.set(unix_seconds(now));
+        self.0.reload_succeeded.set(1);
+    }
+
+    /// Counts settings that were taken over at `now`.
+    pub fn reloaded(&self, revision: &str, now: Timestamp) {
+        self.0.reloads.inc();
+        self.in_force(revision, now);
+    }
+
+    /// Notes that the settings in force are not the last ones written.
+    pub fn settings_refused(&self) {
+        self.0.reload_succeeded.set(0);
+    }
+
+    /// Notes a deny list with `entries`, in force since `now`.
+    pub fn deny_list(&self, entries: usize, now: Timestamp) {
+        self.0.deny_list_entries.set(i64::try_from(entries).unwrap_or(i64::MAX));
+        self.0.deny_list_since.set(unix_seconds(now));
+    }
+
+    /// Notes that there is no deny list.
+    pub fn no_deny_list(&self) {
+        self.deny_list(0, Timestamp::from_millis(0));
+    }
+
+    /// Counts a deny list that was not taken over.
+    pub fn deny_list_failed(&self) {
+        self.0.deny_list_failures.inc();
+    }
+
     /// Counts settings or policies that were not taken over.
     pub fn reload_failed(&self) {
         self.0.reload_failures.inc();
@@ -205,6 +261,11 @@ impl Metrics {
     }
 }
 
+#[expect(clippy::cast_precision_loss, reason = "exact for the next quarter of a million years")]
+fn unix_seconds(time: Timestamp) -> f64 {
+    time.millis() as f64 / 1000.0
+}
+
 fn set_seconds(
     family: &Family<ScopeLabel, Gauge<i64, AtomicI64>>,
     scope: &str,
@@ -221,7 +282,53 @@ impl Default for Metrics {
 }
 
 impl Inner {
+    /// What tells of settings, policies and the deny list.
+    fn register_settings(&mut self) {
+        let registry = &mut self.registry;
+        registry.register(
+            "reloads",
+            "Settings and policies that were read again and put in force",
+            self.reloads.clone(),
+        );
+        registry.register(
+            "last_reload_successful",
+            "Whether the settings as they were last written are in force",
+            self.reload_succeeded.clone(),
+        );
+        registry.register(
+            "settings_timestamp_seconds",
+            "Since when the settings are in force, in Unix time",
+            self.settings_since.clone(),
+        );
+        registry.register(
+            "settings_info",
+            "The revision of the settings in force, with all they name",
+            self.settings.clone(),
+        );
+        registry.register(
+            "deny_list_entries",
+            "Entries of the deny list in force",
+            self.deny_list_entries.clone(),
+        );
+        registry.register(
+            "deny_list_timestamp_seconds",
+            "Since when the deny list is in force, in Unix time",
+            self.deny_list_since.clone(),
+        );
+        registry.register(
+            "deny_list_failures",
+            "Deny lists that could not be read; the last good one stayed in force",
+            self.deny_list_failures.clone(),
+        );
+        registry.register(
+            "reload_failures",
+            "Settings or policies that did not load; the last good ones stayed in force",
+            self.reload_failures.clone(),
+        );
+    }
+
     fn registered(mut self) -> Self {
+        self.register_settings();
         let registry = &mut self.registry;
         registry.register(
             "decisions",
@@ -242,11 +349,6 @@ impl Inner {
             "cache_misses",
             "Looks into a cache that found nothing, or nothing that still counts",
             self.cache_misses.clone(),
-        );
-        registry.register(
-            "reload_failures",
-            "Settings or policies that did not load; the last good ones stayed in force",
-            self.reload_failures.clone(),
         );
         registry.register(
             "decision_log_dropped",

@@ -6,6 +6,7 @@
 //!
 //! An engine reads a [`Question`] and gives a `Verdict`; what follows from it is the same for all.
 
+mod age;
 mod authzen;
 pub mod bundle;
 mod cedar;
@@ -16,10 +17,13 @@ mod verdict;
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
+use std::time::Duration;
 
 use aws_lc_rs::digest;
 use serde_json::{Map, Value};
 
+use age::AgeLimit;
+pub use age::Confirmed;
 pub use authzen::{Authzen, AuthzenError, AuthzenSettings, Credentials};
 pub use bundle::{Bundle, BundleSettings, BundleTask, Verification};
 pub use cedar::{Cedar, CedarError, CedarSources};
@@ -80,6 +84,7 @@ pub struct Stated {
 #[derive(Debug)]
 pub struct Policy {
     source: Source,
+    age_limit: Option<AgeLimit>,
 }
 
 #[derive(Debug)]
@@ -92,12 +97,12 @@ enum Engine {
 impl Policy {
     /// A policy decided by Cedar.
     pub fn cedar(engine: Cedar) -> Self {
-        Self { source: Source::Loaded(Engine::Cedar(Box::new(engine))) }
+        Self::loaded(Engine::Cedar(Box::new(engine)))
     }
 
     /// A policy decided by Rego.
     pub fn rego(engine: Rego) -> Self {
-        Self { source: Source::Loaded(Engine::Rego(Box::new(engine))) }
+        Self::loaded(Engine::Rego(Box::new(engine)))
     }
 
     /// Whether the policies themselves say what a principal holds, so that there is nothing to ask
@@ -108,7 +113,7 @@ impl Policy {
 
     /// A policy that a remote decision point keeps.
     pub fn authzen(engine: Authzen) -> Self {
-        Self { source: Source::Loaded(Engine::Authzen(Box::new(engine))) }
+        Self::loaded(Engine::Authzen(Box::new(engine)))
     }
 
     /// A policy that `settings` say where to fetch, and the task that does. `build` makes the policies
@@ -120,7 +125,37 @@ impl Policy {
     ) -> (Self, BundleTask) {
         let (keeper, engine) = Kept::channel();
         let task = BundleTask::new(settings, build, keeper);
-        (Self { source: Source::Fetched { name, engine } }, task)
+        (Self { source: Source::Fetched { name, engine }, age_limit: None }, task)
+    }
+
+    fn loaded(engine: Engine) -> Self {
+        Self { source: Source::Loaded(engine), age_limit: None }
+    }
+
+    /// The same, deciding nothing while it was `confirmed` longer ago than `max`.
+    #[must_use]
+    pub fn no_older_than(self, max: Duration, confirmed: Confirmed) -> Self {
+        Self { age_limit: Some(AgeLimit { max, confirmed }), ..self }
+    }
+
+    /// Whether it was confirmed so long ago that it decides nothing at `now`.
+    pub fn is_stale(&self, now: Timestamp) -> bool {
+        self.age_limit.as_ref().is_some_and(|limit| limit.is_over(now))
+    }
+
+    fn fresh(&self, now: Timestamp) -> Result<(), Refusal> {
+        match &self.age_limit {
+            Some(limit) if limit.is_over(now) => {
+                let since = limit.confirmed.last().rfc3339();
+                let kind = RefusalKind::Stale(format!(
+                    "the policies were last confirmed at {since}, longer ago than `maxPolicyAge`: see /readyz"
+                ));
+                let revision = self.revision();
+                let grounds = Box::new(Grounds { revision, ..Grounds::default() });
+                Err(Refusal { kind, grounds, custom: None })
+            }
+            _ => Ok(()),
+        }
     }
 
     /// What is to be fetched, if anything is.
@@ -180,6 +215,7 @@ impl Policy {
 
     /// Decides; a yes is a [`Permit`]. It awaits a remote engine, and nothing else.
     pub async fn decide(&self, question: &Question<'_>) -> Result<Permit, Refusal> {
+        self.fresh(question.now)?;
         let Some(engine) = self.source.snapshot() else {
             let fault =
                 Fault::Engine("no bundle of policies is loaded yet: see /readyz".to_owned());
@@ -219,6 +255,7 @@ impl Policy {
     /// Makes ready to decide on many targets for the principal and circumstances of `question`; its
     /// own target is but one of them. Only policies that know what there is can be asked.
     pub fn inquire<'a>(&'a self, question: &Question<'a>) -> Result<Inquiry<'a>, Refusal> {
+        self.fresh(question.now)?;
         let cedar = self.as_cedar().ok_or_else(|| self.unsearchable())?;
         let asking = cedar.ask(question).map_err(|error| cedar.fault(&error).refusal())?;
         Ok(Inquiry { principal: question.principal, asking })

@@ -1,7 +1,7 @@
 //! When a decision may be used again: for the same question, while the same things are in force.
 //!
 //! A decision and its token follow from the request, as far as the scope reads it, and from what is in
-//! force: the policies, the issuers' keys, the API keys, the signing key. A [`Key`] is a digest of the
+//! force: the policies, the deny list, the issuers' keys, the API keys, the signing key. A [`Key`] is a digest of the
 //! first under a number of the second, which is never used twice, so that what was decided before a
 //! change is not found after it. What a scope reads is known from its settings and its policies. Where
 //! it can't be known, or where a policy reads the clock or a body, there is no key, and every request is
@@ -18,6 +18,7 @@ use prost::encoding::encode_varint;
 
 use crate::authorizer::Authorizer;
 use crate::clock::Timestamp;
+use crate::deny_list::DenyList;
 use crate::identity::KnownBy;
 use crate::keys::KeyRing;
 use crate::policy::InForce;
@@ -46,6 +47,7 @@ struct Epoch {
     /// `None` where decisions are not used again.
     reads: Option<Reads>,
     ring: Option<Arc<KeyRing>>,
+    deny_list: Option<Arc<DenyList>>,
     credentials: KnownBy,
     policies: InForce,
 }
@@ -89,17 +91,15 @@ impl Epoch {
             number: EPOCHS.fetch_add(1, Ordering::Relaxed),
             reads,
             ring: authorizer.minter.ring(),
+            deny_list: authorizer.deny_list(),
             credentials: authorizer.identity.known_by(),
             policies,
         }
     }
 
     fn goes_on(&self, authorizer: &Authorizer) -> bool {
-        let is_same_ring = match (&self.ring, authorizer.minter.ring()) {
-            (Some(ring), Some(now)) => Arc::ptr_eq(ring, &now),
-            (ring, now) => ring.is_none() && now.is_none(),
-        };
-        is_same_ring
+        is_same(&self.ring, &authorizer.minter.ring())
+            && is_same(&self.deny_list, &authorizer.deny_list())
             && authorizer.identity.is_known_by(&self.credentials)
             && authorizer.policy.is_in_force(&self.policies)
     }
@@ -138,6 +138,13 @@ impl Epoch {
             values.for_each(&mut add);
         }
         Some(Key(*blake3::keyed_hash(secret, &text).as_bytes()))
+    }
+}
+
+fn is_same<T>(then: &Option<Arc<T>>, now: &Option<Arc<T>>) -> bool {
+    match (then, now) {
+        (Some(then), Some(now)) => Arc::ptr_eq(then, now),
+        (then, now) => then.is_none() && now.is_none(),
     }
 }
 

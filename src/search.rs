@@ -80,11 +80,12 @@ pub enum SearchError {
 }
 
 impl Search {
-    /// Finds up to `limit` candidates that are permitted.
+    /// Finds up to `limit` candidates that are permitted, of principals that are not denied anyway.
     pub(crate) async fn run(
         &self,
         policy: &Policy,
         routes: &Routes,
+        is_denied: &(dyn Fn(&Principal) -> bool + Sync),
         from: Option<&Cursor>,
         limit: usize,
         now: Timestamp,
@@ -105,12 +106,17 @@ impl Search {
             context: Context::Stated(&self.stated),
             now,
         };
-        let Ok(inquiry) = policy.inquire(&question) else {
-            return Ok(Found { ids: Vec::new(), next: None });
-        };
+        let nothing = Found { ids: Vec::new(), next: None };
+        if self.open != Open::Subject && is_denied(&principal) {
+            return Ok(nothing);
+        }
+        let Ok(inquiry) = policy.inquire(&question) else { return Ok(nothing) };
         let permits = |candidate: &str| match self.open {
             Open::Subject => {
                 let named = Arc::new(self.principal.clone().named(candidate));
+                if is_denied(&named) {
+                    return Ok(false);
+                }
                 let question = Question { principal: &named, ..question };
                 policy.inquire(&question).and_then(|inquiry| inquiry.permits(&self.target))
             }
@@ -121,7 +127,7 @@ impl Search {
                 inquiry.permits(&Target { action: candidate.to_owned(), ..self.target.clone() })
             }
         };
-        let mut found = Found { ids: Vec::new(), next: None };
+        let mut found = nothing;
         for (decided, (position, candidate)) in
             candidates.iter().enumerate().skip(start).enumerate()
         {

@@ -4,23 +4,26 @@
 //! dropping a generation ends its tasks.
 
 use std::collections::BTreeSet;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
-use serde_json::Value;
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 use tokio_util::sync::{CancellationToken, DropGuard};
 
+use crate::api::admin::InForce;
 use crate::audit::Recorder;
 use crate::authorizer::Authorizer;
 use crate::clock::Clock;
 use crate::config::{ApiConfig, Config, ScopeConfig};
+use crate::deny_list::DenyList;
 use crate::identity::jwks;
 use crate::identity::{ApiKeys, Identity, Introspector, KeySourceSettings, Proof};
 use crate::keys::{KeyTask, Keys};
 use crate::metrics::Metrics;
+use crate::policy::{Confirmed, Policy};
 use crate::readiness::{Needs, all_complete, any_complete};
 use crate::reuse::Reuse;
 use crate::scope::{Api, CallerSecrets, Scope, Scopes, Selectable};
@@ -28,15 +31,27 @@ use crate::secrets::{KeepTask, Kept};
 use crate::shadow::Shadow;
 use crate::token::Minter;
 
+use super::denying::Denying;
 use super::shadowing::ShadowTask;
+
+/// What every generation is built in.
+#[derive(Clone, Debug)]
+pub(super) struct World {
+    pub(super) clock: Clock,
+    pub(super) recorder: Recorder,
+    pub(super) metrics: Metrics,
+    /// When the files in force were last found to be what they were.
+    pub(super) confirmed: Confirmed,
+}
 
 /// A set of scopes and the tasks that keep their keys.
 #[derive(Debug)]
 pub(super) struct Generation {
     pub(super) scopes: Arc<Scopes>,
     pub(super) needs: Vec<Needs>,
-    pub(super) settings: Value,
+    pub(super) in_force: InForce,
     pub(super) startup_grace: Duration,
+    denying: Option<Arc<Denying>>,
     ready_needs_all: bool,
     started: Instant,
     _tasks: JoinSet<()>,
@@ -44,22 +59,23 @@ pub(super) struct Generation {
 }
 
 impl Generation {
-    /// Compiles `config` and starts to load its keys; `earlier` is what the generation before it
-    /// needed, whose keys are not forgotten.
-    pub(super) fn start(
-        config: Config,
-        clock: Clock,
-        earlier: &[Needs],
-        recorder: &Recorder,
-        metrics: &Metrics,
-    ) -> Result<Self> {
+    /// Compiles `config` and starts to load its keys; what the generation before it, `earlier`, knows of
+    /// keys and the deny list is not forgotten.
+    pub(super) fn start(config: Config, earlier: Option<&Self>, world: &World) -> Result<Self> {
         let end = CancellationToken::new();
         let mut tasks = JoinSet::new();
         let own_issuers = config.own_issuers();
+        let denying = config.deny_list.map(|file| {
+            let earlier = earlier.and_then(|earlier| earlier.denying.as_ref());
+            Denying::start(file, earlier, world.clock, &world.metrics)
+        });
+        let deny_list = denying.as_ref().map(|denying| denying.list());
+        let earlier = earlier.map_or(&[][..], |earlier| &earlier.needs);
         let mut scopes = Vec::new();
         let mut needs = Vec::new();
         for scope in config.scopes {
-            let mut starting = Starting { tasks: &mut tasks, end: &end, clock, recorder, metrics };
+            let deny_list = deny_list.clone();
+            let mut starting = Starting { tasks: &mut tasks, end: &end, world, deny_list };
             let (selectable, need) = build(scope, &own_issuers, earlier, &mut starting)?;
             scopes.push(selectable);
             needs.push(need);
@@ -67,13 +83,24 @@ impl Generation {
         Ok(Self {
             scopes: Arc::new(Scopes::new(scopes)),
             needs,
-            settings: config.effective,
+            in_force: InForce {
+                settings: config.effective,
+                revision: config.revision,
+                since: world.clock.now(),
+                deny_list,
+            },
+            denying,
             startup_grace: config.startup_grace,
             ready_needs_all: config.ready_needs_all,
             started: Instant::now(),
             _tasks: tasks,
             _end: end.drop_guard(),
         })
+    }
+
+    /// The file of the deny list that is kept up to date.
+    pub(super) fn deny_list_path(&self) -> Option<PathBuf> {
+        self.denying.as_ref().map(|denying| denying.path().to_owned())
     }
 
     /// Whether every scope is complete.
@@ -107,9 +134,8 @@ impl Generation {
 struct Starting<'a> {
     tasks: &'a mut JoinSet<()>,
     end: &'a CancellationToken,
-    clock: Clock,
-    recorder: &'a Recorder,
-    metrics: &'a Metrics,
+    world: &'a World,
+    deny_list: Option<Kept<DenyList>>,
 }
 
 /// Starts the tasks of one scope, and compiles it.
@@ -119,7 +145,8 @@ fn build(
     earlier: &[Needs],
     starting: &mut Starting<'_>,
 ) -> Result<(Selectable, Needs)> {
-    let Starting { tasks, end, clock, recorder, metrics } = starting;
+    let Starting { tasks, end, world, deny_list } = starting;
+    let World { clock, recorder, metrics, confirmed } = world;
     let earlier = earlier.iter().find(|needs| needs.client_id == config.client_id);
     let (key_task, keys) =
         KeyTask::new(config.key_source(), *clock, earlier.map(|needs| &needs.keys));
@@ -131,7 +158,10 @@ fn build(
             proofs.push(Proof::Word(Arc::new(introspector)));
             continue;
         }
-        let (keys, task) = jwks::start(issuer, jwks::Pace::default())?;
+        let known = earlier.and_then(|needs| {
+            needs.issuers.iter().find(|(name, _)| *name == issuer.issuer).map(|(_, keys)| keys)
+        });
+        let (keys, task) = jwks::start(issuer, jwks::Pace::default(), known)?;
         tasks.spawn(task.run(end.child_token()));
         issuers.push((issuer.issuer.clone(), keys.clone()));
         proofs.push(Proof::Keys(keys));
@@ -142,8 +172,14 @@ fn build(
         tasks.spawn(task.run(end.child_token()));
         api_keys
     });
+    let mut confirmed = confirmed.clone();
     if let Some(bundle) = config.bundle.take() {
+        confirmed = Confirmed::new(clock.now());
+        let bundle = bundle.confirming(confirmed.clone(), *clock);
         tasks.spawn(bundle.run(metrics.clone(), end.child_token()));
+    }
+    if let Some(max) = config.max_policy_age {
+        config.policy = config.policy.no_older_than(max, confirmed);
     }
     let needs = Needs {
         client_id: config.client_id.clone(),
@@ -162,15 +198,20 @@ fn build(
         Api { authzen, check, scheme, secrets, workloads, public_url }
     });
     let shadow = config.shadow.take().map(|policy| {
-        let (shadow, waiting) = Shadow::queued(policy);
-        let client_id = config.client_id.clone();
-        let (recorder, clock) = (recorder.clone(), *clock);
-        let task = ShadowTask { client_id, shadow: shadow.clone(), waiting, recorder, clock };
+        let (shadow, task) = shadowed(policy, config.client_id.clone(), world);
         tasks.spawn(task.run(end.child_token()));
         shadow
     });
-    let credentials = Credentials { proofs, api_keys };
+    let credentials = Credentials { proofs, api_keys, deny_list: deny_list.clone() };
     Ok((compile(config, own_issuers, keys, credentials, api, shadow)?, needs))
+}
+
+/// Policies that are asked beside a scope's own, and the task that asks them.
+fn shadowed(policy: Policy, client_id: String, world: &World) -> (Shadow, ShadowTask) {
+    let (shadow, waiting) = Shadow::queued(policy);
+    let (recorder, clock) = (world.recorder.clone(), world.clock);
+    let task = ShadowTask { client_id, shadow: shadow.clone(), waiting, recorder, clock };
+    (shadow, task)
 }
 
 /// What a scope knows incoming credentials by.
@@ -178,6 +219,8 @@ pub(super) struct Credentials {
     /// Of each issuer.
     pub(super) proofs: Vec<Proof>,
     pub(super) api_keys: Option<Kept<ApiKeys>>,
+    /// Who is refused although a credential holds.
+    pub(super) deny_list: Option<Kept<DenyList>>,
 }
 
 /// Puts one scope together from its settings and the keys it will read.
@@ -189,7 +232,7 @@ pub(super) fn compile(
     api: Option<Api>,
     shadow: Option<Shadow>,
 ) -> Result<Selectable> {
-    let Credentials { proofs, api_keys } = credentials;
+    let Credentials { proofs, api_keys, deny_list } = credentials;
     let identity = Identity::new(config.identity, proofs, api_keys, Arc::clone(own_issuers))
         .with_context(|| format!("scope `{}`", config.client_id))?;
     let identity = if config.reuse { identity.remembering() } else { identity };
@@ -198,6 +241,7 @@ pub(super) fn compile(
             paths: config.paths,
             routes: config.routes,
             identity,
+            deny_list,
             policy: config.policy,
             catalogue: config.catalogue,
             minter: Minter::new(config.claims, keys),

@@ -40,6 +40,7 @@ impl Offline {
     /// Compiles `config`, with the keys that are `given`.
     pub fn new(config: Config, given: &GivenKeys, now: Timestamp) -> Result<Self> {
         let own_issuers = config.own_issuers();
+        let deny_list = config.deny_list.and_then(|file| file.list).map(Kept::fixed);
         let mut scopes = Vec::new();
         for mut scope in config.scopes {
             let key = SigningKey::throw_away(&scope.key, now)?;
@@ -48,7 +49,7 @@ impl Offline {
             let proofs = identity.issuers.iter().map(|issuer| proof_of(issuer, given));
             let proofs = proofs.collect::<Result<_>>()?;
             let api_keys = identity.api_keys.as_ref().map(|_| Kept::absent());
-            let credentials = Credentials { proofs, api_keys };
+            let credentials = Credentials { proofs, api_keys, deny_list: deny_list.clone() };
             let shadow = scope.shadow.take().map(Shadow::inline);
             scopes.push(compile(scope, &own_issuers, ring, credentials, None, shadow)?);
         }

@@ -50,16 +50,17 @@ struct Waiting {
 #[derive(Debug)]
 pub(super) struct Full;
 
-/// Writes what is still waiting when dropped, once every [`Recorder`](super::Recorder) is gone.
+/// Writes what is still waiting, once every [`Recorder`](super::Recorder) is gone or it is told to finish.
 #[derive(Debug)]
-pub struct LogWriter(Option<thread::JoinHandle<()>>);
+pub struct LogWriter(Option<(Arc<Queue>, thread::JoinHandle<()>)>);
 
 impl LogWriter {
-    /// Waits until every waiting line is written.
+    /// Waits until every waiting line is written, and takes no more: a request that was cut off may
+    /// hold its recorder for as long as its client likes.
     pub fn finish(mut self) {
-        if let Some(thread) = self.0.take()
-            && thread.join().is_err()
-        {
+        let Some((queue, thread)) = self.0.take() else { return };
+        queue.close();
+        if thread.join().is_err() {
             tracing::error!("the decision log's writer panicked");
         }
     }
@@ -79,10 +80,11 @@ pub(super) fn open(sink: &Sink) -> io::Result<(Option<Lines>, LogWriter)> {
 fn start(output: Box<dyn Write + Send>) -> io::Result<(Lines, LogWriter)> {
     let queue = Arc::new(Queue::default());
     let lines = Lines(Arc::new(Inlet(Arc::clone(&queue))));
+    let written = Arc::clone(&queue);
     let writer = thread::Builder::new()
         .name("decision-log".to_owned())
-        .spawn(move || write_all(output, &queue))?;
-    Ok((lines, LogWriter(Some(writer))))
+        .spawn(move || write_all(output, &written))?;
+    Ok((lines, LogWriter(Some((queue, writer)))))
 }
 
 impl Lines {
@@ -105,12 +107,16 @@ impl Lines {
 
 impl Drop for Inlet {
     fn drop(&mut self) {
-        self.0.lock().is_closed = true;
-        self.0.changed.notify_one();
+        self.0.close();
     }
 }
 
 impl Queue {
+    fn close(&self) {
+        self.lock().is_closed = true;
+        self.changed.notify_one();
+    }
+
     fn lock(&self) -> MutexGuard<'_, Waiting> {
         self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
     }

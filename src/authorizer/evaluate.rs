@@ -7,7 +7,7 @@
 
 use std::sync::Arc;
 
-use super::{Authorizer, Denial, Facts};
+use super::{Authorizer, Denial, Facts, refuse_listed, refuse_named};
 use crate::clock::Timestamp;
 use crate::identity::Principal;
 use crate::policy::{Context, Opinion, Permit, Question, Stated};
@@ -73,7 +73,10 @@ impl Authorizer {
         limit: usize,
         now: Timestamp,
     ) -> Result<Found, SearchError> {
-        search.run(&self.policy, &self.routes, from, limit, now).await
+        let list = self.deny_list();
+        let is_denied =
+            |principal: &Principal| refuse_listed(list.as_deref(), principal, now).is_err();
+        search.run(&self.policy, &self.routes, &is_denied, from, limit, now).await
     }
 
     async fn permission(
@@ -85,12 +88,15 @@ impl Authorizer {
     ) -> Result<Permission, Denial> {
         let id = facts.id.insert(DecisionId::random()?).clone();
         let Statement { principal, target, stated } = statement;
+        let deny_list = self.deny_list();
+        refuse_listed(deny_list.as_deref(), principal, now)?;
         let question = Question { principal, target, context: Context::Stated(stated), now };
         let permit = self.policy.decide(&question).await.map_err(|refusal| {
             facts.opinion = Some(Opinion::from(&refusal));
             Denial::from(refusal)
         })?;
         facts.opinion = Some(Opinion::from(&permit));
+        refuse_named(deny_list.as_deref(), &permit, now)?;
         let token = if signed {
             let targets = self.items(&permit, &question, &mut facts.entitlements).await?;
             let items = Listed { targets: &targets, assets: &self.policy };

@@ -2,6 +2,7 @@
 
 use std::num::NonZero;
 use std::path::PathBuf;
+use std::time::Duration;
 
 use anyhow::{Context, Result};
 use tokio::runtime::{Builder, Runtime};
@@ -12,10 +13,13 @@ use tokio_util::sync::CancellationToken;
 use crate::app::App;
 use crate::clock::Clock;
 
+/// How long work beside the requests may take when all else has ended.
+const LAST_WORK: Duration = Duration::from_secs(1);
+
 pub(super) fn run(config: PathBuf) -> Result<()> {
     log_panics();
     let runtime = runtime()?;
-    runtime.block_on(async {
+    let outcome = runtime.block_on(async {
         let shutdown = CancellationToken::new();
         let (reload_sender, reload) = mpsc::channel(1);
         let app = App::build(config, Clock::System).await?;
@@ -26,8 +30,8 @@ pub(super) fn run(config: PathBuf) -> Result<()> {
         let signals = tokio::spawn(async move {
             loop {
                 tokio::select! {
-                    _ = terminate.recv() => return stop.cancel(),
-                    _ = interrupt.recv() => return stop.cancel(),
+                    _ = terminate.recv() => stop.cancel(),
+                    _ = interrupt.recv() => stop.cancel(),
                     // A second SIGHUP while one waits asks for nothing more.
                     _ = hang_up.recv() => drop(reload_sender.try_send(())),
                 }
@@ -36,7 +40,10 @@ pub(super) fn run(config: PathBuf) -> Result<()> {
         let outcome = app.run(shutdown, reload).await;
         signals.abort();
         outcome
-    })
+    });
+    // A look at a file system that does not answer must not hold up the end.
+    runtime.shutdown_timeout(LAST_WORK);
+    outcome
 }
 
 /// One thread where there is one core, or the share of one: more would only hand requests to each other.

@@ -7,26 +7,37 @@ mod stores;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Display;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use super::load::Loaded;
 use super::report::Report;
-use super::{Config, ScopeConfig, effective, raw};
+use super::{Config, DenyListFile, ScopeConfig, effective, raw};
 use crate::audit::Sink;
+use crate::deny_list::DenyList;
+use crate::files::{Look, Stamp};
 
 /// What kept answers may take where the settings don't say.
 pub(super) const DEFAULT_REUSE_BYTES: u64 = 8 * 1024 * 1024;
 
-/// The checked settings; `None`, or any error in `report`, means they can't be used.
-pub(super) fn check(loaded: Loaded, report: &mut Report) -> Option<Config> {
+/// Looking at files more often is of no use.
+const SHORTEST_LOOK: Duration = Duration::from_millis(50);
+
+/// The checked settings; `None`, or any error in `report`, means they can't be used. A deny list at
+/// `kept_deny_list` is kept up to date already, and not read.
+pub(super) fn check(
+    loaded: Loaded,
+    kept_deny_list: Option<&Path>,
+    report: &mut Report,
+) -> Option<Config> {
     let settings = &loaded.settings;
     if settings.version.is_some_and(|version| version != 1) {
         report.error("version", "is not 1, the only version there is");
     }
     let listen = listen::check(&settings.listen, &loaded.base, report);
     let stores = stores::check(&settings.secret_stores, &loaded.base, report);
-    let shared = scope::Shared::new(settings, stores.as_ref(), listen.as_ref());
+    let reload = reload(&settings.reload, report);
+    let shared = scope::Shared::new(settings, stores.as_ref(), listen.as_ref(), reload.flatten());
     if settings.scopes.is_empty() {
         report.error("scopes", "is empty: add a scope for each protected application");
     }
@@ -43,6 +54,11 @@ pub(super) fn check(loaded: Loaded, report: &mut Report) -> Option<Config> {
     let decision_log = sink(settings.decision_log.sink.as_ref(), &loaded, report);
     let startup_grace =
         duration("startupGrace", settings.startup_grace.as_deref(), secs(30), report);
+    let drain_after = settings.drain_after.as_deref();
+    let drain_after = duration("drainAfter", drain_after, Duration::ZERO, report);
+    let shutdown_grace = settings.shutdown_grace.as_deref();
+    let shutdown_grace = duration("shutdownGrace", shutdown_grace, secs(10), report);
+    let deny_list = deny_list(settings.deny_list.as_ref(), &loaded.base, kept_deny_list, report);
     let listen = listen?;
     let scopes: Vec<ScopeConfig> = scopes.into_iter().collect::<Option<_>>()?;
     let effective = effective::settings(settings, &listen, &scopes);
@@ -52,9 +68,15 @@ pub(super) fn check(loaded: Loaded, report: &mut Report) -> Option<Config> {
         decision_log: decision_log?,
         reuse_max_bytes: settings.reuse.max_bytes.unwrap_or(DEFAULT_REUSE_BYTES),
         startup_grace: startup_grace?,
+        drain_after: drain_after?,
+        shutdown_grace: shutdown_grace?,
+        reload: reload?,
+        deny_list: deny_list?,
         ready_needs_all: settings.readiness == Some(raw::ReadinessRule::All),
         warnings: Vec::new(),
         effective,
+        files: Look::default(),
+        revision: String::new(),
     })
 }
 
@@ -179,6 +201,41 @@ fn refuse_foreign(path: &str, fields: &[(&str, bool)], owner: &str, report: &mut
     }
 }
 
-fn joined(base: &std::path::Path, path: &str) -> PathBuf {
+fn joined(base: &Path, path: &str) -> PathBuf {
     base.join(path)
+}
+
+/// [`joined`], of a file that is read once: what is made of it is made anew when it changes.
+fn read_once(base: &Path, path: &str, report: &mut Report) -> PathBuf {
+    let file = joined(base, path);
+    report.reads_named(&file);
+    file
+}
+
+/// How often to look at files; `None` where they are not watched. The outer `None` is an error.
+fn reload(raw: &raw::Reload, report: &mut Report) -> Option<Option<Duration>> {
+    let interval = duration("reload.interval", raw.interval.as_deref(), secs(1), report)?;
+    if interval < SHORTEST_LOOK {
+        report.error("reload.interval", "is less than 50ms");
+        return None;
+    }
+    Some(raw.watch.unwrap_or(true).then_some(interval))
+}
+
+/// The deny list, read unless it is the one at `kept`. The outer `None` is an error.
+fn deny_list(
+    raw: Option<&raw::DenyList>,
+    base: &Path,
+    kept: Option<&Path>,
+    report: &mut Report,
+) -> Option<Option<DenyListFile>> {
+    let Some(raw) = raw else { return Some(None) };
+    let path = joined(base, report.required("denyList.file", raw.file.as_deref())?);
+    let stamp = Stamp::of(&path);
+    if kept == Some(path.as_path()) {
+        return Some(Some(DenyListFile { path, stamp, list: None }));
+    }
+    let read = DenyList::read(&path).map_err(|error| format!("`{}`: {error}", path.display()));
+    let list = Some(report.keep("denyList.file", read)?);
+    Some(Some(DenyListFile { path, stamp, list }))
 }

@@ -23,6 +23,10 @@ pub(super) fn settings(written: &raw::Settings, listen: &Listen, scopes: &[Scope
             "enabled": written.reuse.enabled.unwrap_or(true),
             "maxBytes": written.reuse.max_bytes.unwrap_or(DEFAULT_REUSE_BYTES),
         },
+        "reload": {
+            "watch": written.reload.watch.unwrap_or(true),
+            "interval": written.reload.interval.as_deref().unwrap_or("1s"),
+        },
         "scopes": scopes.iter().map(scope).collect::<Vec<_>>(),
     });
     lay_over(&mut settings, overlay);

@@ -42,6 +42,7 @@ impl Loaded {
 }
 
 fn read_yaml(path: &Path, report: &mut Report) -> Option<Value> {
+    report.reads(path);
     let text = match std::fs::read_to_string(path) {
         Ok(text) => text,
         Err(error) => {
@@ -77,6 +78,7 @@ fn expand_scopes(tree: &mut Value, base: &Path, report: &mut Report) -> Vec<Path
             return Vec::new();
         }
     };
+    report.reads(&directory);
     let files = match yaml_files(&directory) {
         Ok(files) => files,
         Err(error) => {

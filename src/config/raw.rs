@@ -53,6 +53,35 @@ raw! {
         pub(super) startup_grace: Option<String>,
         /// `all`: ready only while every scope is complete. `any`: once one is, after the grace.
         pub(super) readiness: Option<ReadinessRule>,
+        /// Whether changed files are taken over by themselves.
+        pub(super) reload: Reload,
+        /// Callers who are refused at once, whatever the policies say.
+        pub(super) deny_list: Option<DenyList>,
+        /// After SIGTERM, go on serving for this long, as not ready. Default: 0s. A change takes a
+        /// restart.
+        pub(super) drain_after: Option<String>,
+        /// How long requests in progress may take at the end. Default: 10s. A change takes a restart.
+        pub(super) shutdown_grace: Option<String>,
+    }
+}
+
+raw! {
+    /// Whether changed files are taken over by themselves: settings, policies and what they name. SIGHUP
+    /// does it in any case.
+    pub(super) struct Reload {
+        /// Default: true.
+        pub(super) watch: Option<bool>,
+        /// How often to look. A change counts once two looks agree. Default: 1s.
+        pub(super) interval: Option<String>,
+    }
+}
+
+raw! {
+    /// Callers who are refused at once, whatever the policies say.
+    pub(super) struct DenyList {
+        /// A file, YAML or JSON, with `subjects`, `jtis` and `clientIds`. Required. It counts within a
+        /// second of being written.
+        pub(super) file: Option<String>,
     }
 }
 

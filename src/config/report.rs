@@ -1,6 +1,9 @@
 //! Collects what is wrong, so that all of it is said at once.
 
 use std::fmt::Display;
+use std::path::{Path, PathBuf};
+
+use crate::files::Look;
 
 /// Errors and warnings, each with the path of the setting it is about.
 #[derive(Debug, Default)]
@@ -9,6 +12,10 @@ pub(super) struct Report {
     pub(super) warnings: Vec<String>,
     /// What is wrong with what this machine has for the listeners: an error for who binds them.
     pub(super) for_listeners: Vec<String>,
+    /// What was read, or is read once by what the settings make.
+    pub(super) files: Look,
+    /// Those of the files that are no settings.
+    pub(super) named: Vec<PathBuf>,
 }
 
 impl Report {
@@ -22,6 +29,27 @@ impl Report {
 
     pub(super) fn for_listeners(&mut self, path: impl Display, message: impl Display) {
         self.for_listeners.push(format!("{path}: {message}"));
+    }
+
+    /// What listeners need is needed.
+    pub(super) fn for_a_listener(&mut self) {
+        self.errors.append(&mut self.for_listeners);
+    }
+
+    /// What listeners need is not needed now.
+    pub(super) fn for_nobody_listening(&mut self) {
+        self.warnings.append(&mut self.for_listeners);
+    }
+
+    /// Notes that the settings at `file` are about to be read.
+    pub(super) fn reads(&mut self, file: &Path) {
+        self.files.note(file);
+    }
+
+    /// Notes that what the settings name as `file` is about to be read.
+    pub(super) fn reads_named(&mut self, file: &Path) {
+        self.reads(file);
+        self.named.push(file.to_owned());
     }
 
     /// The value, or an error under `path`.

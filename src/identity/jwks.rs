@@ -9,6 +9,7 @@
 mod fetch;
 
 use std::fmt;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -20,25 +21,29 @@ use tracing::{info, warn};
 pub use self::fetch::FetchError;
 use self::fetch::{Fetched, Source};
 use super::key_set::{KeySet, KeySetError};
-use super::settings::{IdentityError, IssuerSettings};
+use super::settings::{IdentityError, IssuerSettings, KeySourceSettings};
 use crate::remote::{KeyUrlFault, chain, jittered};
 
 /// Makes the two ends of an issuer's keys: one to read them, and the task that keeps them fresh,
-/// which does nothing until it is [run](JwksTask::run).
+/// which does nothing until it is [run](JwksTask::run). The keys that `known` has of the same place are kept
+/// until they are read anew.
 ///
 /// # Errors
 /// When the address of the keys is not acceptable.
 pub fn start(
     settings: &IssuerSettings,
     pace: Pace,
+    known: Option<&IssuerKeys>,
 ) -> Result<(IssuerKeys, JwksTask), IdentityError> {
     let source = Source::new(settings).map_err(|(url, fault)| {
         let issuer = settings.issuer.clone();
         IdentityError::KeyUrl { issuer, url, fault }
     })?;
-    let (sender, receiver) = watch::channel(State::default());
+    let place = Some(Arc::new(Place::of(settings)));
+    let known = known.filter(|known| known.place == place).and_then(IssuerKeys::current);
+    let (sender, receiver) = watch::channel(State { keys: known, error: None });
     let nudges = Arc::new(Notify::new());
-    let keys = IssuerKeys { state: receiver, nudges: Arc::clone(&nudges) };
+    let keys = IssuerKeys { state: receiver, nudges: Arc::clone(&nudges), place };
     let issuer = settings.issuer.clone();
     let task =
         JwksTask { issuer, source, pace, state: sender, nudges, last: Vec::new(), failures: 0 };
@@ -50,18 +55,20 @@ pub fn start(
 pub struct IssuerKeys {
     state: watch::Receiver<State>,
     nudges: Arc<Notify>,
+    /// Where they are read.
+    place: Option<Arc<Place>>,
 }
 
 impl IssuerKeys {
     /// Keys that never change: for a decision made offline.
     pub fn fixed(keys: KeySet) -> Self {
         let state = State { keys: Some(Arc::new(keys)), error: None };
-        Self { state: watch::channel(state).1, nudges: Arc::default() }
+        Self { state: watch::channel(state).1, nudges: Arc::default(), place: None }
     }
 
     /// Keys that never come: for an issuer that can't be asked offline.
     pub fn absent() -> Self {
-        Self { state: watch::channel(State::default()).1, nudges: Arc::default() }
+        Self { state: watch::channel(State::default()).1, nudges: Arc::default(), place: None }
     }
 
     /// Whether there are keys at all.
@@ -94,6 +101,33 @@ impl IssuerKeys {
 impl fmt::Debug for IssuerKeys {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("IssuerKeys").field("ready", &self.ready()).finish_non_exhaustive()
+    }
+}
+
+/// Where keys are read, and who vouches for it.
+#[derive(Debug, Eq, PartialEq)]
+struct Place {
+    issuer: String,
+    url: Option<String>,
+    file: Option<PathBuf>,
+    authorities: Option<PathBuf>,
+    insecure_http: bool,
+}
+
+impl Place {
+    fn of(settings: &IssuerSettings) -> Self {
+        let (url, file) = match &settings.keys {
+            KeySourceSettings::Url(url) => (Some(url.clone()), None),
+            KeySourceSettings::File(file) => (None, Some(file.clone())),
+            KeySourceSettings::Discovery | KeySourceSettings::Introspection(_) => (None, None),
+        };
+        Self {
+            issuer: settings.issuer.clone(),
+            url,
+            file,
+            authorities: settings.ca_file.clone(),
+            insecure_http: settings.insecure_http,
+        }
     }
 }
 
@@ -237,7 +271,32 @@ mod tests {
     const MINUTE: Duration = Duration::from_secs(60);
 
     fn ends() -> (IssuerKeys, JwksTask) {
-        start(&fixture::issuer(fixture::ISSUER), Pace::default()).unwrap()
+        start(&fixture::issuer(fixture::ISSUER), Pace::default(), None).unwrap()
+    }
+
+    #[test]
+    fn keys_are_kept_over_a_reload_while_they_are_read_at_the_same_place() {
+        let settings = fixture::issuer(fixture::ISSUER);
+        let (known, task) = start(&settings, Pace::default(), None).unwrap();
+        let set = fixture::key_set(&[fixture::P256.jwk("p256")]);
+        task.state.send_modify(|state| state.keys = Some(Arc::new(set)));
+        let is_kept = |settings: &IssuerSettings| {
+            start(settings, Pace::default(), Some(&known)).unwrap().0.ready()
+        };
+        assert!(is_kept(&settings));
+        let with = |change: fn(&mut IssuerSettings)| {
+            let mut settings = settings.clone();
+            change(&mut settings);
+            settings
+        };
+        for other in [
+            with(|it| it.keys = KeySourceSettings::Url("https://other.example/jwks".to_owned())),
+            with(|it| it.keys = KeySourceSettings::File("keys.json".into())),
+            with(|it| it.ca_file = Some("ca.pem".into())),
+            with(|it| it.insecure_http = !it.insecure_http),
+        ] {
+            assert!(!is_kept(&other), "{other:?}");
+        }
     }
 
     #[tokio::test(start_paused = true)]
@@ -346,7 +405,7 @@ mod tests {
     async fn failures_are_retried_ever_later() {
         let mut settings = fixture::issuer(fixture::ISSUER);
         settings.keys = super::super::KeySourceSettings::File("/nowhere/keys.json".into());
-        let (keys, mut task) = start(&settings, Pace::default()).unwrap();
+        let (keys, mut task) = start(&settings, Pace::default(), None).unwrap();
         let mut expected = Duration::from_secs(1);
         for _ in 0..40 {
             let pause = task.look().await;

@@ -615,7 +615,7 @@ fn a_place_present_twice_is_bad_whatever_it_holds() {
 
 #[test]
 fn keys_that_never_came_are_our_fault() {
-    let (keys, _task) = jwks::start(&settings().issuers[0], jwks::Pace::default()).unwrap();
+    let (keys, _task) = jwks::start(&settings().issuers[0], jwks::Pace::default(), None).unwrap();
     let identity = Identity::new(settings(), vec![Proof::Keys(keys)], None, Arc::default())
         .unwrap()
         .remembering();

@@ -458,3 +458,27 @@ fn what_is_below_the_principal_is_below_its_groups() {
         assert!(policy.decide_now(&bob.question()).is_err(), "{text}");
     }
 }
+
+#[test]
+fn policies_that_nobody_confirms_decide_only_for_so_long() {
+    let asked = Asked::new(fixture::user("alice"));
+    let confirmed = Confirmed::new(NOW);
+    let max = Duration::from_secs(60);
+    let permits = || fixture::policy("permit(principal, action, resource);", "[]");
+    let policy = permits().no_older_than(max, confirmed.clone());
+    let at = |seconds| {
+        let question =
+            Question { now: NOW.after(Duration::from_secs(seconds)), ..asked.question() };
+        assert!(permits().decide_now(&question).is_ok());
+        let decided = policy.decide_now(&question);
+        assert_eq!(policy.is_stale(question.now), decided.is_err());
+        assert_eq!(policy.inquire(&question).is_err(), decided.is_err());
+        decided
+    };
+    assert!(at(60).is_ok());
+    let refusal = at(61).unwrap_err();
+    assert!(matches!(refusal.kind, RefusalKind::Stale(_)), "{refusal:?}");
+    assert_eq!(refusal.grounds.revision, policy.revision());
+    confirmed.note(NOW.after(max));
+    assert!(at(61).is_ok() && at(120).is_ok() && at(121).is_err());
+}

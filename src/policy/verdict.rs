@@ -122,7 +122,7 @@ impl From<&Refusal> for Opinion {
         let (said, detail) = match &refusal.kind {
             RefusalKind::NoPermit => (Said::NoPermit, None),
             RefusalKind::Forbidden => (Said::Forbidden, None),
-            fault @ (RefusalKind::Fault(_) | RefusalKind::BadBody(_)) => {
+            fault @ (RefusalKind::Fault(_) | RefusalKind::Stale(_) | RefusalKind::BadBody(_)) => {
                 (Said::Fault, Some(fault.to_string()))
             }
         };
@@ -150,6 +150,8 @@ pub enum RefusalKind {
     Forbidden,
     /// It could not be decided; the text says why, for the log.
     Fault(String),
+    /// The policies were not confirmed for too long.
+    Stale(String),
     /// The policies look at the request's body, which can't be read as what it says it is.
     BadBody(String),
 }
@@ -159,7 +161,7 @@ impl fmt::Display for RefusalKind {
         match self {
             Self::NoPermit => f.write_str("no policy permits it"),
             Self::Forbidden => f.write_str("a policy forbids it"),
-            Self::Fault(text) => f.write_str(text),
+            Self::Fault(text) | Self::Stale(text) => f.write_str(text),
             Self::BadBody(text) => write!(f, "the body can't be read: {text}"),
         }
     }

@@ -2,6 +2,7 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::authorizer::Authorizer;
+use crate::deny_list::DenyList;
 use crate::fixture;
 use crate::identity::{ApiKeySettings, ApiKeys, Identity, IdentitySettings, Place, Require};
 use crate::policy::{Authzen, Policy};
@@ -173,6 +174,22 @@ fn with_other_keys_nothing_earlier_is_found() {
         let next = key(&reuse, &authorizer, &ASKED).unwrap();
         assert!(!known.contains(&next), "a look is another look, though it finds the same");
         assert_eq!(key(&reuse, &authorizer, &ASKED), Some(next));
+        known.push(next);
+    }
+}
+
+#[test]
+fn with_another_deny_list_nothing_earlier_is_found() {
+    let (keeper, kept) = Kept::channel();
+    let authorizer = Authorizer { deny_list: Some(kept), ..deciding("true") };
+    let reuse = Reuse::new().unwrap();
+    let mut known = vec![key(&reuse, &authorizer, &ASKED).unwrap()];
+    for list in ["{}", "subjects: [{subject: alice}]", "{}"] {
+        keeper.put(DenyList::parse(list.as_bytes()).unwrap());
+        let next = key(&reuse, &authorizer, &ASKED).unwrap();
+        assert!(!known.contains(&next), "{list}");
+        keeper.fail("it is malformed".to_owned());
+        assert_eq!(key(&reuse, &authorizer, &ASKED), Some(next), "the list stays as it was");
         known.push(next);
     }
 }

@@ -45,7 +45,7 @@ fn page(
     limit: usize,
 ) -> Result<Found, SearchError> {
     let routes = fixture::routes();
-    let mut run = Box::pin(search.run(policy, &routes, from, limit, NOW));
+    let mut run = Box::pin(search.run(policy, &routes, &|_| false, from, limit, NOW));
     loop {
         if let Some(found) = run.as_mut().now_or_never() {
             return found;

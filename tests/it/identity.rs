@@ -250,7 +250,7 @@ impl Subject {
             clock_skew: Duration::ZERO,
         };
         change(&mut settings);
-        let (keys, task) = jwks::start(&settings, pace).unwrap();
+        let (keys, task) = jwks::start(&settings, pace, None).unwrap();
         let shutdown = CancellationToken::new();
         let task = tokio::spawn(task.run(shutdown.clone()));
         let settings = IdentitySettings {

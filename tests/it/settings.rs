@@ -104,6 +104,100 @@ fn the_items_of_a_token_are_bounded_and_their_attributes_come_from_entities() {
 }
 
 #[test]
+fn what_is_watched_and_how_the_process_ends_can_be_set() {
+    let (_folder, path) = settings(|_| {});
+    let config = Config::load(&path).unwrap();
+    assert_eq!(config.reload.unwrap().as_secs(), 1);
+    assert_eq!((config.drain_after.as_secs(), config.shutdown_grace.as_secs()), (0, 10));
+    assert!(config.deny_list.is_none() && config.scopes[0].max_policy_age.is_none());
+    let found = |change: fn(&mut Value)| errors(&settings(change).1).join("; ");
+    for (change, expected) in [
+        (
+            (|tree| tree["reload"] = serde_json::json!({"interval": "49ms"})) as fn(&mut Value),
+            "reload.interval: is less than 50ms",
+        ),
+        (
+            |tree| tree["reload"] = serde_json::json!({"debounce": "1s"}),
+            "reload.debounce: unknown key",
+        ),
+        (|tree| tree["denyList"] = serde_json::json!({}), "denyList.file: is required"),
+        (|tree| tree["denyList"] = serde_json::json!({"file": "no.yaml"}), "denyList.file: `"),
+        (|tree| tree["drainAfter"] = "soon".into(), "drainAfter: `soon` is no duration"),
+        (|tree| tree["shutdownGrace"] = "5".into(), "shutdownGrace: `5` is no duration"),
+        (
+            |tree| tree["scopes"][0]["policy"]["maxPolicyAge"] = "2s".into(),
+            "scopes[0].policy.maxPolicyAge: is less than three times `reload.interval`",
+        ),
+        (
+            |tree| {
+                tree["scopes"][0]["policy"]["maxPolicyAge"] = "1h".into();
+                tree["reload"] = serde_json::json!({"watch": false});
+            },
+            "scopes[0].policy.maxPolicyAge: needs files to be watched",
+        ),
+        (
+            |tree| {
+                tree["scopes"][0]["policy"] = serde_json::json!({
+                    "maxPolicyAge": "2m",
+                    "bundle": {"url": "http://127.0.0.1:1/", "pollInterval": "1m"},
+                });
+            },
+            "scopes[0].policy.maxPolicyAge: is less than three times `bundle.pollInterval`",
+        ),
+        (
+            |tree| {
+                let url = "http://127.0.0.1:1/";
+                tree["scopes"][0]["policy"] =
+                    serde_json::json!({"engine": "authzen", "url": url, "maxPolicyAge": "1h"});
+            },
+            "scopes[0].policy.maxPolicyAge: does not belong to the engine authzen",
+        ),
+    ] {
+        let errors = found(change);
+        assert!(errors.contains(expected) && !errors.contains("; "), "{expected}: {errors}");
+    }
+}
+
+/// The revision is one of what counts, and the files tell that they have changed.
+#[test]
+fn a_revision_is_of_the_settings_and_what_they_name() {
+    let (folder, path) = settings(|_| {});
+    let first = Config::load(&path).unwrap();
+    assert_eq!(first.files.again(), first.files);
+    assert_eq!(Config::load(&path).unwrap().revision, first.revision);
+    let text = std::fs::read_to_string(&path).unwrap();
+    std::fs::write(&path, format!("{text}  # as before")).unwrap();
+    assert_ne!(first.files.again(), first.files);
+    assert_eq!(
+        Config::load(&path).unwrap().revision,
+        first.revision,
+        "a comment counts for nothing"
+    );
+    std::fs::write(folder.path().join("p.cedar"), "forbid(principal, action, resource);").unwrap();
+    let second = Config::reload(&path, None).unwrap();
+    assert_ne!(second.revision, first.revision);
+    std::fs::write(&path, text.replace("60", "61")).unwrap();
+    assert_ne!(Config::load(&path).unwrap().revision, second.revision);
+    // What is wrong comes with the files that it may be right to look at again.
+    std::fs::remove_file(folder.path().join("p.cedar")).unwrap();
+    let errors = Config::load(&path).unwrap_err();
+    assert_eq!(errors.files().again(), *errors.files());
+    std::fs::write(folder.path().join("p.cedar"), "").unwrap();
+    assert_ne!(errors.files().again(), *errors.files());
+}
+
+#[test]
+fn a_deny_list_that_somebody_keeps_is_not_read_again() {
+    let (folder, path) = settings(|tree| tree["denyList"] = serde_json::json!({"file": "d.yaml"}));
+    let list = folder.path().join("d.yaml");
+    std::fs::write(&list, "subjects: [{subject: a}]").unwrap();
+    assert_eq!(Config::load(&path).unwrap().deny_list.unwrap().list.unwrap().len(), 1);
+    std::fs::write(&list, "malformed").unwrap();
+    assert!(Config::reload(&path, Some(&list)).unwrap().deny_list.unwrap().list.is_none());
+    assert!(Config::reload(&path, Some(Path::new("elsewhere"))).is_err());
+}
+
+#[test]
 fn the_contract_s_example_has_no_unknown_key() {
     // What remains are files that are not here, an elided address, and what this version lacks.
     let expected = [

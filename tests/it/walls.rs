@@ -4,7 +4,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// Rooms that name no protocol, server or cluster.
-const INNER: [&str; 15] = [
+const INNER: [&str; 17] = [
     "json",
     "request",
     "path",
@@ -20,6 +20,8 @@ const INNER: [&str; 15] = [
     "token",
     "keys",
     "secrets",
+    "deny_list",
+    "files",
 ];
 
 const PROTOCOLS: [&str; 6] = ["tonic", "axum", "hyper", "kube", "sqlx", "envoy_types"];
@@ -35,11 +37,11 @@ const ORDER: [&[&str]; 12] = [
     &["scope"],
     &["shadow", "reuse"],
     &["authorizer"],
-    &["tls"],
+    &["tls", "deny_list"],
     &["entitlement", "search", "token", "policy", "identity", "route"],
     &[
         "keys", "secrets", "path", "request", "remote", "json", "metrics", "clock", "proto",
-        "fixture",
+        "fixture", "files",
     ],
 ];
 

@@ -198,3 +198,49 @@ fn some_subjects_can_not_be_stated() {
     let plain = Principal::stated("User", "a", map(json!({"groups": null}))).unwrap();
     assert!(plain.groups.is_empty());
 }
+
+/// An authorizer that permits everything to anyone but who is on the list.
+fn denying(list: &str) -> Authorizer {
+    let entities = r#"[
+        {"uid": {"type": "User", "id": "alice"}, "attrs": {}, "parents": []},
+        {"uid": {"type": "User", "id": "mallory"}, "attrs": {}, "parents": []},
+        {"uid": {"type": "Account", "id": "1"}, "attrs": {}, "parents": []}
+    ]"#;
+    let list = crate::deny_list::DenyList::parse(list.as_bytes()).unwrap();
+    Authorizer { deny_list: Some(crate::secrets::Kept::fixed(list)), ..with(READ, entities) }
+}
+
+#[tokio::test]
+async fn who_is_on_the_deny_list_is_denied_whatever_the_policies_say() {
+    let listed =
+        denying("subjects: [{subject: mallory, issuer: 'https://any.example', reason: r1}]");
+    let mallory = statement(("User", "mallory"), json!({}));
+    let denied = listed.evaluate(&mallory, true, NOW).await;
+    let denial = denied.outcome.unwrap_err();
+    assert_eq!(denial.reason(), Reason::DenyListed);
+    assert_eq!(denial.detail(), "the subject is on the deny list: r1");
+    assert_eq!(denied.facts.principal.unwrap().id, "mallory");
+    assert!(denied.facts.opinion.is_none(), "no policy was asked");
+    let alice = statement(("User", "alice"), json!({}));
+    assert!(listed.evaluate(&alice, true, NOW).await.outcome.is_ok());
+    assert!(denying("{}").evaluate(&mallory, true, NOW).await.outcome.is_ok());
+}
+
+#[tokio::test]
+async fn a_search_finds_nothing_for_who_is_on_the_deny_list() {
+    use crate::search::Open;
+    let listed = denying("subjects: [{subject: mallory}]");
+    for (open, subject, expected) in [
+        (Open::Subject, "", &["alice"][..]),
+        (Open::Asset, "alice", &["1"]),
+        (Open::Asset, "mallory", &[]),
+        (Open::Action, "alice", &["read"]),
+        (Open::Action, "mallory", &[]),
+    ] {
+        let Statement { principal, target, stated } = statement(("User", subject), json!({}));
+        let principal = Arc::unwrap_or_clone(principal);
+        let search = Search { open, principal, target, stated };
+        let found = listed.search(&search, None, 10, NOW).await.unwrap();
+        assert_eq!(found.ids, expected, "{open:?} {subject}");
+    }
+}

@@ -7,6 +7,7 @@ mod token;
 use std::collections::BTreeSet;
 use std::path::Path;
 use std::sync::Arc;
+use std::time::Duration;
 
 use super::listen::uri_sans;
 use crate::authorizer::DryRun;
@@ -38,6 +39,8 @@ pub(super) struct Shared<'a> {
     decision_claims: BTreeSet<String>,
     /// Whether decisions are used again.
     reuse: bool,
+    /// How often files are looked at; none: never.
+    looks: Option<Duration>,
 }
 
 impl<'a> Shared<'a> {
@@ -45,10 +48,12 @@ impl<'a> Shared<'a> {
         settings: &raw::Settings,
         stores: Option<&'a SecretStores>,
         listen: Option<&'a Listen>,
+        looks: Option<Duration>,
     ) -> Self {
         let scopes = settings.scopes.iter();
         Self {
             stores,
+            looks,
             reuse: settings.reuse.enabled.unwrap_or(true),
             is_grpc_private: listen.is_none_or(|listen| listen.grpc.names_its_clients()),
             listen,
@@ -89,6 +94,7 @@ pub(super) fn check(
         descriptors: None,
     };
     let policies = policy::check(path, raw, around, report);
+    let max_policy_age = policy::max_age(path, raw, shared.looks, report);
     let signing = token::signing(path, raw, client_id.as_deref(), shared, report);
     let claims = token::claims(path, raw, client_id.as_deref(), shared, report);
     let remove_headers = token::remove_headers(path, &raw.jwt_response, header.as_ref(), report);
@@ -109,6 +115,7 @@ pub(super) fn check(
         routes,
         identity: identity?,
         policy,
+        max_policy_age: max_policy_age?,
         shadow,
         bundle,
         reuse: shared.reuse,

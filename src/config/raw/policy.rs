@@ -52,6 +52,9 @@ raw! {
         pub(in crate::config) send_query: Option<Vec<String>>,
         /// cedar, rego: a bundle that is fetched, in place of files.
         pub(in crate::config) bundle: Option<PolicyBundle>,
+        /// cedar, rego: policies that were not confirmed for longer (their bundle looked for, or their
+        /// files) decide nothing. Default: any age.
+        pub(in crate::config) max_policy_age: Option<String>,
         /// A second policy set, evaluated and compared, never enforced.
         pub(in crate::config) shadow: Option<Shadow>,
     }

@@ -15,8 +15,9 @@ use reqwest::{StatusCode, Url};
 use tokio_util::sync::CancellationToken;
 
 use super::{Bundle, Verification};
+use crate::clock::Clock;
 use crate::metrics::Metrics;
-use crate::policy::{Engine, Policy};
+use crate::policy::{Confirmed, Engine, Policy};
 use crate::remote::{self, BodyError, ClientError, LazyClient, Shown, chain, jittered};
 use crate::secrets::Keeper;
 
@@ -53,6 +54,7 @@ pub struct BundleTask {
     client: LazyClient,
     build: Arc<Build>,
     keeper: Keeper<Engine>,
+    confirmed: Option<(Confirmed, Clock)>,
     /// Of the bundle that is in force.
     etag: Option<HeaderValue>,
 }
@@ -95,7 +97,13 @@ impl BundleTask {
         keeper: Keeper<Engine>,
     ) -> Self {
         let client = LazyClient::new(&settings.url, settings.ca_file.clone());
-        Self { settings, client, build: Arc::new(build), keeper, etag: None }
+        Self { settings, client, build: Arc::new(build), keeper, confirmed: None, etag: None }
+    }
+
+    /// The same, noting when a look found what is in force, or put it in force.
+    #[must_use]
+    pub fn confirming(self, confirmed: Confirmed, clock: Clock) -> Self {
+        Self { confirmed: Some((confirmed, clock)), ..self }
     }
 
     /// Looks at once and then at the interval, until `shutdown`.
@@ -105,6 +113,9 @@ impl BundleTask {
         loop {
             let pause = match self.look().await {
                 Ok(()) => {
+                    if let Some((confirmed, clock)) = &self.confirmed {
+                        confirmed.note(clock.now());
+                    }
                     retry = FIRST_RETRY.min(usual);
                     usual
                 }

@@ -105,6 +105,8 @@ class Placet(Process):
         files = [{"id": "files", "type": "file", "default": True, "details": {"directory": "keys"}}]
         # `PLACET_TEST_REUSE=off` tries everything without decisions that are used again.
         reuse = {"enabled": os.environ.get("PLACET_TEST_REUSE") != "off"}
+        # Tests say when the settings are read again; those that watch say so.
+        settings = {"reload": {"watch": False}, **settings}
         self.settings = {"version": 1, "listen": listen, "secretStores": stores or files, "scopes": scopes, "reuse": reuse, **settings}
         self.settings_file = self.write(self.settings)
         super().__init__("placet", [BINARY, "serve", "--config", self.settings_file], directory, {**os.environ, **(env or {})})

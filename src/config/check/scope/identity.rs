@@ -8,7 +8,7 @@ use ipnet::IpNet;
 
 use super::Shared;
 use crate::config::check::credential::credential;
-use crate::config::check::{duration, joined, refuse_foreign, secs, texts};
+use crate::config::check::{duration, joined, read_once, refuse_foreign, secs, texts};
 use crate::config::raw;
 use crate::config::report::Report;
 use crate::identity::{
@@ -163,7 +163,7 @@ fn issuer(
         audiences: audiences?,
         keys: keys?,
         insecure_http: raw.insecure_http.unwrap_or(false),
-        ca_file: raw.ca_file.as_deref().map(|file| joined(base, file)),
+        ca_file: raw.ca_file.as_deref().map(|file| read_once(base, file, report)),
         token_file: raw.token_file.as_deref().map(|file| joined(base, file)),
         algorithms: raw.algorithms.clone().unwrap_or_else(|| Algorithm::ALL.to_vec()),
         types: types(raw.types.as_deref()),
@@ -253,7 +253,7 @@ fn introspection(
     Some(IntrospectionSettings {
         url: url?,
         insecure_http: raw.insecure_http.unwrap_or(false),
-        ca_file: raw.ca_file.as_deref().map(|file| joined(base, file)),
+        ca_file: raw.ca_file.as_deref().map(|file| read_once(base, file, report)),
         client_id: client_id?,
         client_secret: client_secret?,
         cache_ttl: cache_ttl?,

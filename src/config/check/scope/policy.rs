@@ -6,8 +6,9 @@ mod bundle;
 use std::collections::BTreeSet;
 use std::path::Path;
 use std::sync::Arc;
+use std::time::Duration;
 
-use crate::config::check::{joined, refuse_foreign};
+use crate::config::check::{duration, read_once, refuse_foreign};
 use crate::config::raw;
 use crate::config::report::Report;
 use crate::identity::IdentitySettings;
@@ -50,7 +51,7 @@ pub(super) fn check(
     let path = format!("{path}.policy");
     let raw = report.required(&path, raw.policy.as_ref())?;
     let descriptors = raw.proto_descriptor.as_deref().map(|file| {
-        let read = descriptors(&joined(around.base, file));
+        let read = descriptors(&read_once(around.base, file, report));
         report.keep(format_args!("{path}.protoDescriptor"), read).map(Arc::new)
     });
     let descriptors = descriptors.map_or(Some(None), |descriptors| descriptors.map(Some));
@@ -68,6 +69,43 @@ pub(super) fn check(
     let (policy, bundle) = loaded?;
     descriptors.as_ref()?;
     Some(Policies { policy, shadow: shadow?, bundle })
+}
+
+/// How long policies may go unconfirmed, which is not to happen between two looks. The outer `None` is an
+/// error.
+pub(super) fn max_age(
+    path: &str,
+    raw: &raw::Scope,
+    looks: Option<Duration>,
+    report: &mut Report,
+) -> Option<Option<Duration>> {
+    let Some(raw) = &raw.policy else { return Some(None) };
+    let Some(text) = raw.max_policy_age.as_deref() else { return Some(None) };
+    let path = format!("{path}.policy.maxPolicyAge");
+    let max = duration(&path, Some(text), Duration::ZERO, report)?;
+    let (looks, what) = match &raw.bundle {
+        _ if raw.engine == Some(raw::Engine::Authzen) => {
+            report.error(path, "does not belong to the engine authzen: remove it");
+            return None;
+        }
+        Some(bundle) => (bundle_looks(bundle), "bundle.pollInterval"),
+        None => (looks, "reload.interval"),
+    };
+    match looks {
+        None => report.error(path, "needs files to be watched: remove `reload.watch: false`"),
+        Some(looks) if max < looks.saturating_mul(3) => {
+            report.error(path, format_args!("is less than three times `{what}`"));
+        }
+        Some(_) => return Some(Some(max)),
+    }
+    None
+}
+
+/// As its own check reads it, which says what is wrong with it.
+fn bundle_looks(bundle: &raw::PolicyBundle) -> Option<Duration> {
+    let text = bundle.poll_interval.as_deref();
+    duration("", text, bundle::POLL_INTERVAL, &mut Report::default())
+        .or(Some(bundle::POLL_INTERVAL))
 }
 
 fn descriptors(file: &Path) -> Result<Descriptors, String> {
@@ -141,7 +179,7 @@ fn fetched(
                 .map_err(joined_lines)
         })
     } else {
-        let sources = rego_sources(raw, around);
+        let sources = rego_sources(raw, around, report);
         Box::new(move |bundle| {
             let sources = RegoSources { bundle: Some(Arc::new(bundle)), ..sources.clone() };
             Rego::load(&sources).map(Policy::rego).map_err(joined_lines)
@@ -165,12 +203,12 @@ fn cedar_types<'a>(around: Surroundings<'a>) -> BTreeSet<&'a str> {
     types
 }
 
-fn rego_sources(raw: &raw::Policy, around: Surroundings<'_>) -> RegoSources {
+fn rego_sources(raw: &raw::Policy, around: Surroundings<'_>, report: &mut Report) -> RegoSources {
     let names = around.header.into_iter().flat_map(|header| {
         std::iter::once(header.name()).chain(header.twins().iter().map(String::as_str))
     });
-    let paths = |names: &Option<Vec<String>>| {
-        names.iter().flatten().map(|file| joined(around.base, file)).collect()
+    let mut paths = |names: &Option<Vec<String>>| {
+        names.iter().flatten().map(|file| read_once(around.base, file, report)).collect()
     };
     RegoSources {
         files: paths(&raw.files),
@@ -193,9 +231,9 @@ fn cedar(
     refuse_foreign(path, &foreign, "the engine cedar", report);
     let files = report.required(format_args!("{path}.files"), raw.files.as_ref())?;
     let sources = CedarSources {
-        policies: files.iter().map(|file| joined(around.base, file)).collect(),
-        schema: raw.schema.as_deref().map(|file| joined(around.base, file)),
-        entities: raw.entities.as_deref().map(|file| joined(around.base, file)),
+        policies: files.iter().map(|file| read_once(around.base, file, report)).collect(),
+        schema: raw.schema.as_deref().map(|file| read_once(around.base, file, report)),
+        entities: raw.entities.as_deref().map(|file| read_once(around.base, file, report)),
         bundle: None,
         descriptors: around.descriptors.cloned(),
     };
@@ -217,7 +255,7 @@ fn rego(
     let foreign = [of_cedar(raw), authzen::of(raw)].concat();
     refuse_foreign(path, &foreign, "the engine rego", report);
     report.required(format_args!("{path}.files"), raw.files.as_ref())?;
-    let sources = rego_sources(raw, around);
+    let sources = rego_sources(raw, around, report);
     match Rego::load(&sources) {
         Ok(engine) => {
             tracing::info!(query = sources.query, evaluator = %engine.evaluator(), "rego policies compiled");

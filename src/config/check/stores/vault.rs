@@ -4,7 +4,7 @@ use std::path::Path;
 
 use super::check_address;
 use crate::config::check::credential::{credential, resolve};
-use crate::config::check::{duration, joined, refuse_foreign, secs, texts};
+use crate::config::check::{duration, joined, read_once, refuse_foreign, secs, texts};
 use crate::config::raw::{self, AuthMethod};
 use crate::config::report::Report;
 use crate::secrets::{KvVersion, Source, VaultAuth, VaultSettings};
@@ -50,7 +50,7 @@ pub(super) fn settings(
         kv_version: kv_version?,
         default_path: details.default_path.clone(),
         auth: auth?,
-        ca_file: ca_file.map(|file| joined(base, file)),
+        ca_file: ca_file.map(|file| read_once(base, file, report)),
         timeout: timeout?,
         refresh_interval: refresh?,
         transit_mount: details.transit_mount.clone().unwrap_or_else(|| "transit".to_owned()),

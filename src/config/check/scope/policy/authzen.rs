@@ -4,7 +4,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use crate::config::check::stores::check_address;
-use crate::config::check::{duration, joined};
+use crate::config::check::{duration, joined, read_once};
 use crate::config::raw;
 use crate::config::report::Report;
 use crate::policy::{Authzen, AuthzenSettings, Credentials};
@@ -47,7 +47,7 @@ pub(super) fn check(
     let authorities = match &raw.ca_file {
         None => None,
         Some(file) => {
-            let file = joined(base, file);
+            let file = read_once(base, file, report);
             let read = std::fs::read(&file)
                 .map_err(|error| format!("can't read `{}`: {error}", file.display()));
             Some(report.keep(path_of("caFile"), read)?)

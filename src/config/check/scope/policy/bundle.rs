@@ -5,13 +5,16 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::Surroundings;
-use crate::config::check::{duration, joined, secs};
+use crate::config::check::{duration, joined, read_once, secs};
 use crate::config::raw;
 use crate::config::report::Report;
 use crate::identity::KeySet;
 use crate::keys::Algorithm;
 use crate::policy::{BundleSettings, Verification};
 use crate::remote::acceptable;
+
+/// How often to look where the settings don't say.
+pub(super) const POLL_INTERVAL: Duration = secs(60);
 
 /// Looking more often is a way to flood a server.
 const SHORTEST_INTERVAL: Duration = Duration::from_millis(100);
@@ -29,7 +32,7 @@ pub(super) fn check(
         report.keep(path_of("url"), address)
     });
     let interval = raw.poll_interval.as_deref();
-    let interval = duration(path_of("pollInterval"), interval, secs(60), report);
+    let interval = duration(path_of("pollInterval"), interval, POLL_INTERVAL, report);
     if interval.is_some_and(|interval| interval < SHORTEST_INTERVAL) {
         report.error(path_of("pollInterval"), "is less than 100ms");
     }
@@ -44,14 +47,9 @@ pub(super) fn check(
             None
         }
     };
-    let file = |name: &Option<String>| name.as_deref().map(|name| joined(around.base, name));
-    Some(BundleSettings {
-        url: url?,
-        token_file: file(&raw.token_file),
-        ca_file: file(&raw.ca_file),
-        poll_interval: interval?,
-        verification,
-    })
+    let ca_file = raw.ca_file.as_deref().map(|name| read_once(around.base, name, report));
+    let token_file = raw.token_file.as_deref().map(|name| joined(around.base, name));
+    Some(BundleSettings { url: url?, token_file, ca_file, poll_interval: interval?, verification })
 }
 
 fn verification(
@@ -61,7 +59,7 @@ fn verification(
     report: &mut Report,
 ) -> Option<Verification> {
     let key_file = report.required(format_args!("{path}.keyFile"), raw.key_file.as_deref())?;
-    let file = joined(base, key_file);
+    let file = read_once(base, key_file, report);
     let text = std::fs::read_to_string(&file)
         .map_err(|error| format!("can't read `{}`: {error}", file.display()));
     let text = report.keep(format_args!("{path}.keyFile"), text)?;
