@@ -146,7 +146,7 @@ fn build(
     starting: &mut Starting<'_>,
 ) -> Result<(Selectable, Needs)> {
     let Starting { tasks, end, world, deny_list } = starting;
-    let World { clock, metrics, confirmed } = world;
+    let World { clock, metrics, confirmed, .. } = world;
     let earlier = earlier.iter().find(|needs| needs.client_id == config.client_id);
     let (key_task, keys) =
         KeyTask::new(config.key_source(), *clock, earlier.map(|needs| &needs.keys));
