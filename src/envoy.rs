@@ -5,13 +5,13 @@
 //! own messages: whatever arrives at `Check`, be it undecodable, oversized, late or the cause of a
 //! panic, is answered with a denial *inside* a `CheckResponse`.
 
+mod answer_cache;
 pub mod decode;
 pub mod encode;
 mod explain;
 pub(crate) mod framing;
 mod front;
 pub mod json;
-mod known;
 pub mod over_http;
 mod view;
 
@@ -31,7 +31,7 @@ use tonic::body::Body;
 
 pub use self::front::Front;
 
-use self::known::{Answer, InTheMaking, Known, Terms};
+use self::answer_cache::{Answer, AnswerCache, InTheMaking, Terms};
 use self::view::View;
 use crate::audit::Recorder;
 use crate::authorizer::{Decision, Denial, Grant, Reason};
@@ -57,28 +57,28 @@ struct Inner {
     recorder: Recorder,
     clock: Clock,
     in_progress: Semaphore,
-    known: Known,
+    cache: AnswerCache,
 }
 
 /// What a check comes to.
 enum Checked {
     Decided(Box<Decision>),
     /// It was decided before.
-    Known(Arc<Answer>),
+    Cached(Arc<Answer>),
 }
 
 impl CheckService {
     /// A service that decides by whatever `scopes` holds when a request comes, and keeps answers of up to
-    /// `max_known_bytes` to give them again.
+    /// `max_cached_bytes` to give them again.
     pub fn new(
         scopes: Arc<ArcSwap<Scopes>>,
         recorder: Recorder,
         clock: Clock,
-        max_known_bytes: u64,
+        max_cached_bytes: u64,
     ) -> Self {
         let in_progress = Semaphore::new(MAX_IN_PROGRESS);
-        let known = Known::new(max_known_bytes);
-        Self(Arc::new(Inner { scopes, recorder, clock, in_progress, known }))
+        let cache = AnswerCache::new(max_cached_bytes);
+        Self(Arc::new(Inner { scopes, recorder, clock, in_progress, cache }))
     }
 
     /// Answers one call of the service.
@@ -103,7 +103,7 @@ impl Inner {
             self.in_time(deadline, checking).await
         };
         match checked {
-            Ok(Checked::Known(answer)) => answer.framed.clone(),
+            Ok(Checked::Cached(answer)) => answer.framed.clone(),
             Ok(Checked::Decided(decision)) => self.settle(*decision, seen),
             Err(denial) => self.settle(Decision::denied(denial), seen),
         }
@@ -155,11 +155,11 @@ impl Inner {
         let scopes = self.scopes.load_full();
         let view = View::of(&message);
         if let Some(view) = &view
-            && let Some(answer) = self.known(view, &scopes, seen).await
+            && let Some(answer) = self.cached(view, &scopes, seen).await
         {
-            return Ok(Checked::Known(answer));
+            return Ok(Checked::Cached(answer));
         }
-        // What is known is answered where the call was read; a decision takes a task of its own.
+        // What is in the cache is answered where the call was read; a decision takes a task of its own.
         tokio::task::yield_now().await;
         let read = view.map_or_else(|| decode::request(&message), |view| view.request());
         let request = Box::new(read.map_err(|error| bad(&error))?);
@@ -176,12 +176,12 @@ impl Inner {
     ) -> Result<Decision, Denial> {
         let request = seen.request.insert(request);
         let scope = seen.scope.insert(Arc::clone(scopes.select(request)?));
-        // Boxed, since what is known needs no room for all the steps.
+        // Boxed, since an answer from the cache needs no room for all the steps.
         Ok(Box::pin(scope.authorizer.authorize(request, channel, self.clock.now())).await)
     }
 
     /// The answer to the same question, if one may be given again; it is recorded.
-    async fn known(
+    async fn cached(
         &self,
         view: &View<'_>,
         scopes: &Scopes,
@@ -195,10 +195,10 @@ impl Inner {
         let is_stale = scope.authorizer.policy.is_stale(now);
         let reuse = scope.reuse.as_ref().filter(|_| scope.shadow.is_none() && !is_stale)?;
         let key = reuse.key(&scope.authorizer, &view.asked())?;
-        let mut answer = self.known.get(&key, now);
+        let mut answer = self.cache.get(&key, now);
         if answer.is_none() {
-            seen.making = self.known.wait(key).await;
-            answer = self.known.get(&key, self.clock.now());
+            seen.making = self.cache.wait(key).await;
+            answer = self.cache.get(&key, self.clock.now());
         }
         self.recorder.looked_for_decision(answer.is_some());
         let Some(answer) = answer else {
@@ -217,7 +217,7 @@ impl Inner {
         let (response, terms) = self.record(decision, &mut seen);
         let framed = framing::framed(&response);
         if let (Some(key), Some(terms)) = (key, terms) {
-            self.known.keep(key, Answer { framed: framed.clone(), terms });
+            self.cache.keep(key, Answer { framed: framed.clone(), terms });
         }
         framed
     }

@@ -22,7 +22,7 @@ mod place;
 mod principal;
 mod refusal;
 mod settings;
-mod verified;
+mod token_cache;
 
 pub mod jwks;
 

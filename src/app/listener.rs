@@ -1,6 +1,6 @@
 //! TCP, TLS and Unix socket listeners.
 
-mod gathered;
+mod coalesced;
 mod tls;
 
 use std::io;
@@ -19,7 +19,7 @@ use tokio_rustls::server::TlsStream;
 use tokio_stream::wrappers::{TcpListenerStream, UnixListenerStream};
 use tokio_util::either::Either;
 
-use self::gathered::Gathered;
+use self::coalesced::Coalesced;
 use self::tls::TlsListener;
 pub(super) use self::tls::TlsWatch;
 
@@ -175,30 +175,30 @@ async fn remove_stale(path: &Path) -> Result<()> {
 /// One connection.
 #[derive(Debug)]
 pub(super) struct Connection {
-    io: Either<Plain, Box<TlsStream<Gathered<tcp::OwnedReadHalf>>>>,
+    io: Either<Plain, Box<TlsStream<Coalesced<tcp::OwnedReadHalf>>>>,
     /// Nobody, without TLS.
     peer: TlsPeer,
 }
 
-type Plain = Gathered<Either<tcp::OwnedReadHalf, unix::OwnedReadHalf>>;
+type Plain = Coalesced<Either<tcp::OwnedReadHalf, unix::OwnedReadHalf>>;
 
 impl Connection {
     fn tcp(stream: TcpStream) -> io::Result<Self> {
         prepare(&stream)?;
         let (read, write) = stream.into_split();
-        Ok(Self::plain(Gathered::new(Either::Left(read), write)))
+        Ok(Self::plain(Coalesced::new(Either::Left(read), write)))
     }
 
     fn unix(stream: UnixStream) -> Self {
         let (read, write) = stream.into_split();
-        Self::plain(Gathered::new(Either::Right(read), write))
+        Self::plain(Coalesced::new(Either::Right(read), write))
     }
 
     fn plain(io: Plain) -> Self {
         Self { io: Either::Left(io), peer: TlsPeer::default() }
     }
 
-    fn tls(stream: TlsStream<Gathered<tcp::OwnedReadHalf>>, peer: TlsPeer) -> Self {
+    fn tls(stream: TlsStream<Coalesced<tcp::OwnedReadHalf>>, peer: TlsPeer) -> Self {
         Self { io: Either::Right(Box::new(stream)), peer }
     }
 

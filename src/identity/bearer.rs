@@ -22,7 +22,7 @@ use super::place::{Credential, Places, Reader};
 use super::principal::{Principal, PrincipalKind};
 use super::refusal::{BadToken, Excerpt, Refusal};
 use super::settings::{IdentitySettings, IssuerSettings, TokenType};
-use super::verified::{Digest, Verified};
+use super::token_cache::{Digest, TokenCache};
 use crate::clock::Timestamp;
 use crate::request::{Reads, Request};
 use crate::secrets::Kept;
@@ -46,7 +46,7 @@ pub(super) struct Bearer {
     own_issuers: Arc<BTreeSet<String>>,
     api_keys: Option<(ApiKeySettings, Kept<ApiKeys>)>,
     /// `None`: every token is verified.
-    verified: Option<Verified>,
+    verified: Option<TokenCache>,
 }
 
 #[derive(Debug)]
@@ -87,7 +87,7 @@ impl Bearer {
 
     /// Remembers the tokens it has verified.
     pub(super) fn remembering(self) -> Self {
-        Self { verified: Verified::new(), ..self }
+        Self { verified: TokenCache::new(), ..self }
     }
 
     /// Whose token or API key `request` carries; none when no configured place is present. `peers`
@@ -158,7 +158,7 @@ impl Bearer {
     async fn prove(
         &self,
         credential: &Credential<'_>,
-        remembered: Option<(&Verified, Digest)>,
+        remembered: Option<(&TokenCache, Digest)>,
         now: Timestamp,
     ) -> Result<Proven<'_>, Refusal> {
         let token = credential.text.as_ref();

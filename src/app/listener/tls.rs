@@ -26,7 +26,7 @@ use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::CancellationToken;
 
 use super::Connection;
-use super::gathered::Gathered;
+use super::coalesced::Coalesced;
 use crate::clock::{Clock, Timestamp};
 use crate::metrics::Metrics;
 use crate::tls::{Files, Served, TlsPeer, TlsSettings, why};
@@ -214,7 +214,7 @@ async fn shake_hands(
     super::prepare(&stream).map_err(|error| refused("closed", error.to_string()))?;
     let (read, write) = stream.into_split();
     // Below TLS, so that the records of many answers become one system call.
-    let shaking = acceptor.accept(Gathered::new(read, write));
+    let shaking = acceptor.accept(Coalesced::new(read, write));
     match tokio::time::timeout(HANDSHAKE, shaking).await {
         Ok(Ok(stream)) => {
             let peer = TlsPeer::of_verified(stream.get_ref().1.peer_certificates());

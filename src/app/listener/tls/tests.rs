@@ -3,7 +3,7 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio_rustls::{TlsConnector, client};
 
 use super::*;
-use crate::app::listener::gathered::HIGH_WATER;
+use crate::app::listener::coalesced::HIGH_WATER;
 use crate::fixture::NOW;
 use crate::tls::fixture::{Authority, client, days_from_now, settings, write};
 

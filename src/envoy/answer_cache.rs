@@ -38,7 +38,7 @@ pub(super) struct Terms {
 
 /// The answers that are kept, and those in the making.
 #[derive(Debug)]
-pub(super) struct Known {
+pub(super) struct AnswerCache {
     answers: Cache<Key, Arc<Answer>, Weight>,
     in_the_making: Making,
 }
@@ -55,7 +55,7 @@ impl Weighter<Key, Arc<Answer>> for Weight {
     }
 }
 
-impl Known {
+impl AnswerCache {
     /// Keeps answers of up to `max_bytes` in all.
     pub(super) fn new(max_bytes: u64) -> Self {
         // Room for more grows when it is needed.
@@ -130,46 +130,46 @@ mod tests {
 
     #[test]
     fn an_answer_is_given_within_its_span() {
-        let (known, key) = (Known::new(1 << 20), key());
-        assert!(known.get(&key, NOW).is_none());
-        known.keep(key, answer(10));
+        let (cache, key) = (AnswerCache::new(1 << 20), key());
+        assert!(cache.get(&key, NOW).is_none());
+        cache.keep(key, answer(10));
         for (millis, is_given) in [(0, true), (30_000, true), (30_001, false)] {
             let at = NOW.after(Duration::from_millis(millis));
-            assert_eq!(known.get(&key, at).is_some(), is_given, "{millis}");
+            assert_eq!(cache.get(&key, at).is_some(), is_given, "{millis}");
         }
         let before = Timestamp::from_millis(NOW.millis() - 1);
-        assert!(known.get(&key, before).is_none(), "the clock was set back");
+        assert!(cache.get(&key, before).is_none(), "the clock was set back");
     }
 
     #[test]
     fn what_is_kept_is_bounded_in_bytes() {
-        let known = Known::new(1 << 20);
+        let cache = AnswerCache::new(1 << 20);
         let keys: Vec<Key> = (0..4_000).map(|_| key()).collect();
-        keys.iter().for_each(|key| known.keep(*key, answer(1_000)));
-        let kept = keys.iter().filter(|key| known.get(key, NOW).is_some()).count();
+        keys.iter().for_each(|key| cache.keep(*key, answer(1_000)));
+        let kept = keys.iter().filter(|key| cache.get(key, NOW).is_some()).count();
         assert!((100..=1_048).contains(&kept), "{kept}");
     }
 
     #[test]
     fn any_bound_can_be_set() {
         for max_bytes in [0, 1, u64::MAX] {
-            let (known, key) = (Known::new(max_bytes), key());
-            known.keep(key, answer(10));
-            assert_eq!(known.get(&key, NOW).is_some(), max_bytes > 1_000, "{max_bytes}");
+            let (cache, key) = (AnswerCache::new(max_bytes), key());
+            cache.keep(key, answer(10));
+            assert_eq!(cache.get(&key, NOW).is_some(), max_bytes > 1_000, "{max_bytes}");
         }
     }
 
     #[tokio::test]
     async fn the_others_wait_for_the_first_and_then_go_on() {
-        let (known, key) = (Known::new(1 << 20), key());
-        let first = known.wait(key).await.unwrap();
-        let mut second = Box::pin(known.wait(key));
-        let mut third = Box::pin(known.wait(key));
+        let (cache, key) = (AnswerCache::new(1 << 20), key());
+        let first = cache.wait(key).await.unwrap();
+        let mut second = Box::pin(cache.wait(key));
+        let mut third = Box::pin(cache.wait(key));
         assert!((&mut second).now_or_never().is_none());
         assert!((&mut third).now_or_never().is_none());
         drop(first);
         assert!(second.await.is_none());
         assert!(third.await.is_none());
-        assert!(known.wait(key).await.is_some(), "nothing is left of it");
+        assert!(cache.wait(key).await.is_some(), "nothing is left of it");
     }
 }

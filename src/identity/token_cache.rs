@@ -29,7 +29,7 @@ const OVERHEAD: usize = 512;
 const WRONG_FOR: Duration = Duration::from_secs(2);
 
 /// The tokens that are known.
-pub(super) struct Verified {
+pub(super) struct TokenCache {
     secret: [u8; 32],
     tokens: Cache<Digest, Arc<Known>, Weight>,
 }
@@ -54,7 +54,7 @@ impl Weighter<Digest, Arc<Known>> for Weight {
     }
 }
 
-impl Verified {
+impl TokenCache {
     /// Knows none yet; `None` if the system has no randomness.
     pub(super) fn new() -> Option<Self> {
         let mut secret = [0; 32];
@@ -105,9 +105,9 @@ impl Verified {
     }
 }
 
-impl fmt::Debug for Verified {
+impl fmt::Debug for TokenCache {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Verified").field("tokens", &self.tokens.len()).finish_non_exhaustive()
+        f.debug_struct("TokenCache").field("tokens", &self.tokens.len()).finish_non_exhaustive()
     }
 }
 
@@ -125,7 +125,7 @@ mod tests {
 
     #[test]
     fn what_is_known_of_a_token_is_of_its_time_and_its_keys() {
-        let verified = Verified::new().unwrap();
+        let verified = TokenCache::new().unwrap();
         let set = Arc::new(key_set(&[P256.jwk("a")]));
         let read_again = Arc::new(key_set(&[P256.jwk("a")]));
         let found = |digest, set: &Arc<KeySet>, now| {
@@ -151,7 +151,7 @@ mod tests {
 
     #[test]
     fn a_token_without_an_end_is_never_known() {
-        let verified = Verified::new().unwrap();
+        let verified = TokenCache::new().unwrap();
         let digest = verified.digest("endless", [0].into_iter());
         let set = Arc::new(key_set(&[P256.jwk("a")]));
         verified.keep(digest, set, Ok(Arc::new(user("alice"))), 100, NOW);
@@ -161,13 +161,13 @@ mod tests {
     /// One place's token says nothing of another's (Oathkeeper, CVE-2021-32701).
     #[test]
     fn a_digest_is_of_the_whole_token_and_of_who_reads_it() {
-        let verified = Verified::new().unwrap();
+        let verified = TokenCache::new().unwrap();
         let of = |token, readers: &[usize]| verified.digest(token, readers.iter().copied());
         assert!(of("a.b.c", &[0]) == of("a.b.c", &[0]));
         for other in [of("a.b.d", &[0]), of("a.b.c", &[1]), of("a.b.c", &[0, 1]), of("a.b.c", &[])]
         {
             assert!(of("a.b.c", &[0]) != other);
         }
-        assert!(of("a.b.c", &[0]) != Verified::new().unwrap().digest("a.b.c", [0].into_iter()));
+        assert!(of("a.b.c", &[0]) != TokenCache::new().unwrap().digest("a.b.c", [0].into_iter()));
     }
 }

@@ -1,4 +1,4 @@
-//! A connection whose writes are gathered: many small ones become one system call.
+//! A connection whose writes are coalesced: many small ones become one system call.
 //!
 //! HTTP/2 writes each answer as it is ready. Here a write only appends to a buffer, and a task of the
 //! connection's own writes the buffer after the connection's task has run, with all answers that were
@@ -26,7 +26,7 @@ const LINGER: Duration = Duration::from_secs(5);
 
 /// A connection that is read directly and written through its own task.
 #[derive(Debug)]
-pub(super) struct Gathered<R> {
+pub(super) struct Coalesced<R> {
     read: BufReader<R>,
     outbox: Arc<Outbox>,
 }
@@ -51,7 +51,7 @@ struct State {
     error: Option<io::Error>,
 }
 
-impl<R: AsyncRead> Gathered<R> {
+impl<R: AsyncRead> Coalesced<R> {
     /// Reads from `read`, and sends to `write` by a task of its own.
     pub(super) fn new(read: R, write: impl AsyncWrite + Send + Unpin + 'static) -> Self {
         let outbox = Arc::new(Outbox::default());
@@ -129,7 +129,7 @@ impl State {
     }
 }
 
-impl<R: AsyncRead + Unpin> AsyncRead for Gathered<R> {
+impl<R: AsyncRead + Unpin> AsyncRead for Coalesced<R> {
     fn poll_read(
         self: Pin<&mut Self>,
         context: &mut Context<'_>,
@@ -139,7 +139,7 @@ impl<R: AsyncRead + Unpin> AsyncRead for Gathered<R> {
     }
 }
 
-impl<R: Unpin> AsyncWrite for Gathered<R> {
+impl<R: Unpin> AsyncWrite for Coalesced<R> {
     fn poll_write(
         self: Pin<&mut Self>,
         context: &mut Context<'_>,
@@ -190,7 +190,7 @@ impl<R: Unpin> AsyncWrite for Gathered<R> {
     }
 }
 
-impl<R> Drop for Gathered<R> {
+impl<R> Drop for Coalesced<R> {
     fn drop(&mut self) {
         self.outbox.close(self.outbox.lock(), None);
     }
@@ -204,10 +204,10 @@ mod tests {
     use super::*;
 
     /// A connection, and the other end of it that takes `room` bytes before it is read.
-    fn connection(room: usize) -> (Gathered<impl AsyncRead + Unpin>, DuplexStream) {
+    fn connection(room: usize) -> (Coalesced<impl AsyncRead + Unpin>, DuplexStream) {
         let (ours, theirs) = duplex(room);
         let (read, write) = split(ours);
-        (Gathered::new(read, write), theirs)
+        (Coalesced::new(read, write), theirs)
     }
 
     #[tokio::test]
@@ -285,7 +285,7 @@ mod tests {
     #[tokio::test]
     async fn a_writer_that_waits_is_told_too() {
         let (ours, theirs) = duplex(10);
-        let mut ours = Gathered::new(empty(), ours);
+        let mut ours = Coalesced::new(empty(), ours);
         let writing = tokio::spawn(async move {
             loop {
                 if let Err(error) = ours.write_all(&[0; HIGH_WATER]).await {
