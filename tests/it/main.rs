@@ -10,6 +10,7 @@
 
 mod authzen;
 mod identity;
+mod monitoring;
 mod pdp;
 mod settings;
 mod vault;
