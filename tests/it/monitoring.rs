@@ -96,8 +96,9 @@ fn they_ask_for_metrics_and_labels_that_there_are() {
             known.extend(labels.iter().map(String::as_str));
         }
         let matched = label.captures_iter(expression).map(|found| found.get(1).unwrap().as_str());
-        let grouped =
-            by.captures_iter(expression).flat_map(|found| found.get(1).unwrap().as_str().split(','));
+        let grouped = by
+            .captures_iter(expression)
+            .flat_map(|found| found.get(1).unwrap().as_str().split(','));
         for label in matched.chain(grouped.map(str::trim)) {
             assert!(known.contains(label), "no label `{label}`, in {expression}");
         }
