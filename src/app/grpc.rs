@@ -25,6 +25,10 @@ use crate::envoy::Front;
 /// The time to the next try after a connection could not be accepted: that may be for want of descriptors.
 const PAUSE: Duration = Duration::from_millis(50);
 
+/// Calls in progress on one connection; one more is refused by HTTP/2, which Envoy takes for a failure. Before
+/// that, more checks than can be in progress are denied.
+const MAX_CALLS: u32 = 16_384;
+
 /// Serves the connections that come in until `stop`, and then what they have begun.
 pub(super) async fn serve(
     front: Front,
@@ -33,7 +37,7 @@ pub(super) async fn serve(
 ) {
     let front = Arc::new(front);
     let mut server = http2::Builder::new(AtOnce);
-    server.timer(TokioTimer::new()).auto_date_header(false);
+    server.timer(TokioTimer::new()).auto_date_header(false).max_concurrent_streams(MAX_CALLS);
     let connections = GracefulShutdown::new();
     {
         // Listening ends with this block, before what was begun is waited for.
