@@ -1,7 +1,7 @@
 //! What in a proxy's configuration lets a forged decision header pass, and which of its settings bite.
 //!
 //! Three steps. `document` makes trees of text. `envoy`, `istio` and `gateway` read from the trees
-//! what matters into one plain [`model`]: filter chains, how Placet is asked, about which requests,
+//! what matters into one plain `model`: filter chains, how Placet is asked, about which requests,
 //! what is done to the decision header, and who verifies. `checks` judge the model.
 //!
 //! A text that is neither YAML nor JSON, and texts of which nothing is a configuration, are errors.

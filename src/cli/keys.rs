@@ -59,7 +59,8 @@ enum Output {
 
 #[derive(Debug, clap::Args)]
 struct Order {
-    /// The key, by key id or thumbprint.
+    /// The key, by key id or thumbprint, which may begin with a hyphen.
+    #[arg(allow_hyphen_values = true)]
     key: String,
     #[command(flatten)]
     settings: Settings,
@@ -234,4 +235,28 @@ fn aligned<const N: usize>(rows: &[[String; N]]) -> String {
         cells.collect::<Vec<_>>().join("  ").trim_end().to_owned()
     };
     rows.iter().map(line).collect::<Vec<_>>().join("\n")
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser;
+
+    use super::*;
+
+    #[derive(Parser)]
+    struct Line {
+        #[command(flatten)]
+        keys: Keys,
+    }
+
+    #[test]
+    fn a_thumbprint_may_begin_with_a_hyphen() {
+        for key in ["-gLB-wzgZyOsqBis3w5YPKYK-_Bum1g8HGR7VCabcde", "--LB", "orders-1"] {
+            for line in [["withdraw", key, "--config", "a"], ["withdraw", "--config", "a", key]] {
+                let read = Line::try_parse_from(["keys"].iter().chain(&line)).unwrap();
+                let Command::Withdraw(order) = read.keys.command else { panic!("{line:?}") };
+                assert_eq!((order.key.as_str(), order.settings.config.to_str()), (key, Some("a")));
+            }
+        }
+    }
 }
