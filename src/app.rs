@@ -272,7 +272,7 @@ async fn supervise(
 
 async fn tell_health(health: &HealthReporter, is_serving: bool) {
     let status = if is_serving { ServingStatus::Serving } else { ServingStatus::NotServing };
-    for service in ["", "envoy.service.auth.v3.Authorization"] {
+    for service in ["", envoy::SERVICE] {
         health.set_service_status(service, status).await;
     }
 }

@@ -42,6 +42,13 @@ enum LogFormat {
     Text,
 }
 
+/// How a result is printed.
+#[derive(Clone, Copy, Debug, ValueEnum)]
+enum Output {
+    Text,
+    Json,
+}
+
 #[derive(Debug, Subcommand)]
 enum Command {
     /// Serve Envoy.

@@ -272,7 +272,7 @@ fn margin(deadline: Duration) -> Duration {
 }
 
 /// The service's full name.
-const SERVICE: &str = "envoy.service.auth.v3.Authorization";
+pub const SERVICE: &str = "envoy.service.auth.v3.Authorization";
 
 /// The serialised descriptors of the service, for gRPC reflection.
 pub const DESCRIPTORS: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/ext_authz.bin"));

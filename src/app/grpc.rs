@@ -11,7 +11,6 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
-use std::time::Duration;
 
 use futures_util::{Stream, StreamExt};
 use hyper::server::conn::http2;
@@ -19,11 +18,8 @@ use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::server::graceful::GracefulShutdown;
 
-use super::listener::Connection;
+use super::listener::{Connection, PAUSE, is_of_the_connection};
 use crate::envoy::Front;
-
-/// The time to the next try after a connection could not be accepted: that may be for want of descriptors.
-const PAUSE: Duration = Duration::from_millis(50);
 
 /// Calls in progress on one connection; one more is refused by HTTP/2, which Envoy takes for a failure. Before
 /// that, more checks than can be in progress are denied.
@@ -48,6 +44,7 @@ pub(super) async fn serve(
         } {
             let connection = match connection {
                 Ok(connection) => connection,
+                Err(error) if is_of_the_connection(&error) => continue,
                 Err(error) => {
                     tracing::warn!(%error, "a connection was not accepted");
                     tokio::time::sleep(PAUSE).await;
@@ -91,5 +88,34 @@ where
         if let Ok(Poll::Pending) = polled {
             tokio::spawn(future);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use futures_util::FutureExt as _;
+    use hyper::rt::Executor as _;
+    use tokio::sync::oneshot;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn what_is_ready_runs_at_once_and_what_waits_runs_on() {
+        let (ready, is_ready) = oneshot::channel();
+        AtOnce.execute(async { ready.send(()).unwrap() });
+        assert_eq!(is_ready.now_or_never().unwrap(), Ok(()));
+        let (go_on, waiting) = oneshot::channel::<()>();
+        let (done, is_done) = oneshot::channel();
+        AtOnce.execute(async {
+            waiting.await.unwrap();
+            done.send(()).unwrap();
+        });
+        go_on.send(()).unwrap();
+        assert_eq!(is_done.await, Ok(()));
+    }
+
+    #[tokio::test]
+    async fn a_panic_stays_where_it_is() {
+        AtOnce.execute(async { panic!("of one call") });
     }
 }

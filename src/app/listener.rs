@@ -32,6 +32,9 @@ use crate::tls::TlsPeer;
 /// often it is asked again, and how many times.
 const KEEPALIVE: (Duration, Duration, u32) = (Duration::from_secs(60), Duration::from_secs(10), 3);
 
+/// How long nothing is accepted after the system refused to, which may be for want of descriptors.
+pub(super) const PAUSE: Duration = Duration::from_millis(100);
+
 /// A bound listener.
 #[derive(Debug)]
 pub(super) enum Listener {
@@ -90,7 +93,10 @@ impl Listener {
     pub(super) fn incoming(self) -> Pin<Box<dyn Stream<Item = io::Result<Connection>> + Send>> {
         match self {
             Self::Tcp(listener) => {
-                Box::pin(TcpListenerStream::new(listener).map(|stream| Connection::tcp(stream?)))
+                Box::pin(TcpListenerStream::new(listener).filter_map(|accepted| async {
+                    // One that is gone before it is prepared is nothing to serve.
+                    accepted.map(|stream| Connection::tcp(stream).ok()).transpose()
+                }))
             }
             Self::Tls(listener) => Box::pin(stream::unfold(listener, |mut listener| async move {
                 Some((Ok(listener.connection().await), listener))
@@ -103,6 +109,12 @@ impl Listener {
             }
         }
     }
+}
+
+/// Whether accepting failed for the connection's own sake, and the next one may be better.
+pub(super) fn is_of_the_connection(error: &io::Error) -> bool {
+    use io::ErrorKind::{ConnectionAborted, ConnectionRefused, ConnectionReset, Interrupted};
+    matches!(error.kind(), ConnectionAborted | ConnectionRefused | ConnectionReset | Interrupted)
 }
 
 /// The control socket: mode 0600, and only for processes of our own user or of root.

@@ -6,9 +6,9 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
-use clap::{Args, ValueEnum};
+use clap::Args;
 
-use super::{Settings, print};
+use super::{Output, Settings, print};
 use crate::app::{GivenKeys, Offline};
 use crate::audit;
 use crate::clock::Clock;
@@ -36,12 +36,6 @@ pub(super) struct Check {
     /// What is printed: an explanation, or the decision record as one line of JSON.
     #[arg(long, value_enum, default_value_t = Output::Text)]
     output: Output,
-}
-
-#[derive(Clone, Copy, Debug, ValueEnum)]
-enum Output {
-    Text,
-    Json,
 }
 
 /// A denial is a result, not a failure: the exit code is 0 for both answers.

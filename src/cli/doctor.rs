@@ -4,10 +4,10 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use anyhow::{Context, Result};
-use clap::{Args, ValueEnum};
+use clap::Args;
 use serde_json::Value;
 
-use super::print;
+use super::{Output, print};
 use crate::config::Config;
 use crate::doctor::{Expected, ExpectedScope, Finding, Severity, Source, examine};
 
@@ -25,12 +25,6 @@ pub(super) struct Doctor {
     /// How findings are written.
     #[arg(long, value_enum, default_value_t = Output::Text)]
     output: Output,
-}
-
-#[derive(Clone, Copy, Debug, ValueEnum)]
-enum Output {
-    Text,
-    Json,
 }
 
 /// 0 and no word, 1 with findings, 2 if something can't be read.

@@ -9,10 +9,9 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, anyhow, bail};
-use clap::ValueEnum;
 use serde_json::{Value, json};
 
-use super::{Settings, print};
+use super::{Output, Settings, print};
 use crate::clock::Timestamp;
 use crate::config::{Address, Config, Listen, ScopeConfig, SocketAccess};
 use crate::keys::{self, Algorithm, Backend};
@@ -49,12 +48,6 @@ enum Command {
     Activate(Order),
     /// Take a key out of use and out of the JWKS at once, until the process ends.
     Withdraw(Order),
-}
-
-#[derive(Clone, Copy, Debug, ValueEnum)]
-enum Output {
-    Text,
-    Json,
 }
 
 #[derive(Debug, clap::Args)]

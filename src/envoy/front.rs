@@ -33,6 +33,8 @@ impl Front {
         if let Some((SERVICE, _)) = service {
             return self.check.answer(call).await;
         }
+        // These compute for a while, which nobody else on the connection should wait for.
+        tokio::task::yield_now().await;
         let Ok(response) = Box::pin(self.others.clone().call(call.map(Body::new))).await;
         response
     }

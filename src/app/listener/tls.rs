@@ -25,8 +25,8 @@ use tokio::time::Instant;
 use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::CancellationToken;
 
-use super::Connection;
 use super::coalesced::Coalesced;
+use super::{Connection, PAUSE, is_of_the_connection};
 use crate::clock::{Clock, Timestamp};
 use crate::metrics::Metrics;
 use crate::tls::{Files, Served, TlsPeer, TlsSettings, why};
@@ -36,9 +36,6 @@ const HANDSHAKE: Duration = Duration::from_secs(10);
 
 /// How many handshakes of a listener are in progress at once.
 const MAX_HANDSHAKES: usize = 256;
-
-/// How long nothing is accepted after the system refused to.
-const PAUSE: Duration = Duration::from_millis(100);
 
 /// How often the files are looked at.
 const LOOK: Duration = Duration::from_secs(1);
@@ -235,12 +232,6 @@ fn reason(error: &io::Error) -> &'static str {
         Some(_) => "protocol",
         None => "closed",
     }
-}
-
-/// Whether the next connection may be better.
-fn is_of_the_connection(error: &io::Error) -> bool {
-    use io::ErrorKind::{ConnectionAborted, ConnectionRefused, ConnectionReset, Interrupted};
-    matches!(error.kind(), ConnectionAborted | ConnectionRefused | ConnectionReset | Interrupted)
 }
 
 /// Lets some lines through in each window, and counts the others.
