@@ -298,7 +298,7 @@ impl Policy {
     pub fn list<'a>(
         &'a self,
         inventory: &'a Inventory,
-        question: &Question<'_>,
+        question: &Question<'a>,
     ) -> Result<Listing<'a>, Refusal> {
         let cedar = self.as_cedar().ok_or_else(|| self.unsearchable())?;
         match cedar.list(&inventory.0, question) {

@@ -33,7 +33,7 @@ pub use self::load::{CedarError, CedarSources};
 
 use self::context::Constructors;
 use self::entities::Store;
-use self::footprint::{Footprint, Reach};
+use self::footprint::{Footprint, Reach, Wants};
 use self::index::{Index, Residue};
 use self::load::{Loaded, entity_type, keep};
 use super::verdict::{Effect, Fault, Grounds, Verdict};
@@ -49,6 +49,8 @@ pub struct Cedar {
     rules: Vec<Rule>,
     index: Index,
     footprint: Footprint,
+    /// What conditions look at that look at no [`Reach::particulars`].
+    general: Wants,
     store: Store,
     names: Names,
     constructors: Constructors,
@@ -108,7 +110,18 @@ impl Cedar {
         let entities: &Entities = loaded.entities.as_ref();
         let store = Store::new(entities.clone(), &index, &footprint);
         let Loaded { actions, descriptors, revision, .. } = loaded;
-        Self { rules, index, footprint, store, names, constructors, actions, descriptors, revision }
+        Self {
+            general: footprint.wants.without_particulars(),
+            rules,
+            index,
+            footprint,
+            store,
+            names,
+            constructors,
+            actions,
+            descriptors,
+            revision,
+        }
     }
 
     pub(super) fn revision(&self) -> &str {
@@ -152,20 +165,19 @@ impl Cedar {
 
     /// Makes ready to decide on any number of targets for one request. An `Err` means the question
     /// itself can't be put.
-    pub(super) fn ask(&self, question: &Question<'_>) -> Result<Asking<'_>, EvaluationError> {
-        let wants = &self.footprint.wants;
+    pub(super) fn ask<'a>(
+        &'a self,
+        question: &Question<'a>,
+    ) -> Result<Asking<'a>, EvaluationError> {
         let principal = question.principal;
         let caller = self.names.uid(&principal.entity_type, &principal.id)?;
         let group = |name: &String| uid(&self.names.group, name);
         let caller = self.store.caller(
             caller,
             principal.groups.iter().map(group).collect(),
-            context::principal_attributes(question, wants),
             &self.index,
-            wants,
+            &self.footprint.wants,
         )?;
-        let descriptors = self.descriptors.as_deref();
-        let context = context::context(question, wants, &self.constructors, descriptors)?;
         let names = &self.footprint.names;
         let (action, asset) = match question.context {
             policy::Context::Http { .. } => (Vec::new(), Vec::new()),
@@ -174,7 +186,7 @@ impl Cedar {
                 context::stated_attributes(&stated.asset, names),
             ),
         };
-        Ok(Asking { engine: self, caller, context, action, asset })
+        Ok(Asking::new(self, *question, caller, action, asset))
     }
 
     pub(super) fn inventory(&self, pairs: &BTreeSet<(&str, &str)>) -> Inventory {
@@ -185,7 +197,7 @@ impl Cedar {
     pub(super) fn list<'a>(
         &'a self,
         inventory: &'a Inventory,
-        question: &Question<'_>,
+        question: &Question<'a>,
     ) -> Result<Listing<'a>, EvaluationError> {
         // What is stated of the question's action and asset says nothing of the others.
         let asking = Asking { action: Vec::new(), asset: Vec::new(), ..self.ask(question)? };

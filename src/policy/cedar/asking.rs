@@ -1,18 +1,21 @@
 //! One request put to the policies: which of them can apply, and what these say.
 
 use std::collections::HashMap;
+use std::sync::{Arc, OnceLock};
 
 use cedar_policy_core::ast::{
-    Context, Effect as PolicyEffect, EntityUID, EntityUIDEntry, Expr, Literal, Policy, Request,
-    Value, ValueKind,
+    Context, Effect as PolicyEffect, Entity, EntityUID, EntityUIDEntry, Expr, Literal, Policy,
+    Request, Value, ValueKind,
 };
 use cedar_policy_core::entities::Entities;
 use cedar_policy_core::evaluator::{EvaluationError as Failure, Evaluator};
 use cedar_policy_core::extensions::Extensions;
 
+use super::context::{context, principal_attributes};
 use super::entities::Caller;
-use super::index::Found;
+use super::guard::Guarded;
 use super::{Cedar, EvaluationError, Rule, uid};
+use crate::policy::Question;
 use crate::policy::verdict::{Effect, Fault, Grounds, Verdict};
 use crate::route::Target;
 
@@ -20,15 +23,51 @@ use crate::route::Target;
 #[derive(Debug)]
 pub(in crate::policy) struct Asking<'a> {
     pub(super) engine: &'a Cedar,
+    pub(super) question: Question<'a>,
     pub(super) caller: Caller,
-    pub(super) context: Context,
     /// What is stated of the action.
     pub(super) action: Vec<(String, Value)>,
     /// What is stated of the asset.
     pub(super) asset: Vec<(String, Value)>,
+    pub(super) general: OnceLock<Shown>,
+    pub(super) whole: OnceLock<Shown>,
+}
+
+/// What conditions see of the request.
+#[derive(Debug)]
+pub(super) struct Shown {
+    pub(super) caller: Arc<Entity>,
+    context: Context,
 }
 
 impl<'a> Asking<'a> {
+    pub(super) fn new(
+        engine: &'a Cedar,
+        question: Question<'a>,
+        caller: Caller,
+        action: Vec<(String, Value)>,
+        asset: Vec<(String, Value)>,
+    ) -> Self {
+        let (general, whole) = Default::default();
+        Self { engine, question, caller, action, asset, general, whole }
+    }
+
+    /// What conditions see of the request, of its particulars too if they look at any. Made once.
+    pub(super) fn shown(&self, particulars: bool) -> Result<&Shown, EvaluationError> {
+        let (shown, wants) = match (particulars, self.whole.get()) {
+            (_, Some(whole)) => return Ok(whole),
+            (true, None) => (&self.whole, &self.engine.footprint.wants),
+            (false, None) => (&self.general, &self.engine.general),
+        };
+        if let Some(shown) = shown.get() {
+            return Ok(shown);
+        }
+        let Cedar { store, constructors, descriptors, .. } = self.engine;
+        let context = context(&self.question, wants, constructors, descriptors.as_deref())?;
+        let caller = store.entity(&self.caller, principal_attributes(&self.question, wants));
+        Ok(shown.get_or_init(|| Shown { caller, context }))
+    }
+
     /// Decides on `target`.
     pub(in crate::policy) fn decide(&self, target: &Target) -> Verdict {
         match self.outcome(target) {
@@ -50,7 +89,7 @@ impl<'a> Asking<'a> {
         let resource = self.engine.names.uid(&target.asset_type, &target.asset_id)?;
         let (rules, opened) = self.candidates(&action, &resource)?;
         match opened.filter(|opened| opened.reach.covers(&rules)) {
-            Some(opened) => Ok(self.judge(&rules, &action, &resource, &opened.entities)),
+            Some(opened) => self.judge(&rules, &action, &resource, &opened),
             None => self.evaluate(&rules, &action, &resource),
         }
     }
@@ -67,38 +106,47 @@ impl<'a> Asking<'a> {
             &engine.store.keys(action, &self.caller, &engine.index),
             &engine.store.keys(resource, &self.caller, &engine.index),
         );
-        let plain = self.rules(&mut found.plain, resource);
-        if found.guarded.is_empty() {
-            return Ok((plain, None));
+        // Of those with a guard the ones whose value is there, or for which it can't be had.
+        let mut left = Vec::new();
+        for (number, guarded) in found.guarded {
+            let guard = engine.index.guard(number);
+            match guard.and_then(|guard| guard.look_at_request(&self.question)) {
+                Some(look) => guarded.add_to(&mut found.plain, &look),
+                None => left.push((number, guarded)),
+            }
+        }
+        let rules = self.rules(&mut found.plain, resource);
+        if left.is_empty() {
+            return Ok((rules, None));
         }
         // One look at the entities serves the guards, and mostly what is found by them.
-        let guards = found.guarded.iter().filter_map(|(guard, _)| engine.index.guard(*guard));
-        let mut reach = Reached::of(&plain);
+        let guards = left.iter().filter_map(|(guard, _)| engine.index.guard(*guard));
+        let mut reach = Reached { particulars: true, ..Reached::of(&rules) };
         reach.depth = guards.map(|guard| guard.depth).fold(reach.depth, usize::max);
         let entities = self.open(&reach, action, resource)?;
-        let mut numbers = self.admitted(found, action, resource, &entities);
-        Ok((self.rules(&mut numbers, resource), Some(Opened { entities, reach })))
+        let opened = Opened { entities, reach };
+        self.admit(left, action, resource, &opened, &mut found.plain)?;
+        Ok((self.rules(&mut found.plain, resource), Some(opened)))
     }
 
-    /// The numbers of the policies that are found, of those with a guard the ones whose value is
-    /// there, or for which it can't be had.
-    fn admitted(
+    /// Adds the numbers of those whose guard lets them go on.
+    fn admit(
         &self,
-        found: Found<'_>,
+        guarded: Vec<(usize, &Guarded)>,
         action: &EntityUID,
         resource: &EntityUID,
-        entities: &Entities,
-    ) -> Vec<usize> {
-        let request = self.request(action, resource);
-        let evaluator = Evaluator::new(request, entities, Extensions::all_available());
-        let mut numbers = found.plain;
+        opened: &Opened<'_>,
+        numbers: &mut Vec<usize>,
+    ) -> Result<(), EvaluationError> {
+        let request = self.request(action, resource, opened.reach.particulars)?;
+        let evaluator = Evaluator::new(request, &opened.entities, Extensions::all_available());
         let mut seen = HashMap::new();
-        for (number, guarded) in found.guarded {
+        for (number, guarded) in guarded {
             let Some(guard) = self.engine.index.guard(number) else { continue };
             let look = seen.entry(number).or_insert_with(|| guard.look(&evaluator));
-            guarded.add_to(&mut numbers, look);
+            guarded.add_to(numbers, look);
         }
-        numbers
+        Ok(())
     }
 
     /// The policies of these numbers whose heads hold, each once, in order.
@@ -119,7 +167,8 @@ impl<'a> Asking<'a> {
         let roots = [self.caller.uid(), action, resource];
         let roots = roots.into_iter().chain(reach.literals.iter().copied());
         let said = [(action, self.action.as_slice()), (resource, self.asset.as_slice())];
-        self.engine.store.slice(&self.caller, roots, &said, reach.depth)
+        let caller = &self.shown(reach.particulars)?.caller;
+        self.engine.store.slice(caller, roots, &said, reach.depth)
     }
 
     /// What `rules` say, whose heads hold.
@@ -129,8 +178,9 @@ impl<'a> Asking<'a> {
         action: &EntityUID,
         resource: &EntityUID,
     ) -> Result<Outcome<'a>, EvaluationError> {
-        let entities = self.open(&Reached::of(rules), action, resource)?;
-        Ok(self.judge(rules, action, resource, &entities))
+        let reach = Reached::of(rules);
+        let entities = self.open(&reach, action, resource)?;
+        self.judge(rules, action, resource, &Opened { entities, reach })
     }
 
     fn judge(
@@ -138,10 +188,10 @@ impl<'a> Asking<'a> {
         rules: &[&'a Rule],
         action: &EntityUID,
         resource: &EntityUID,
-        entities: &Entities,
-    ) -> Outcome<'a> {
-        let request = self.request(action, resource);
-        let evaluator = Evaluator::new(request, entities, Extensions::all_available());
+        opened: &Opened<'_>,
+    ) -> Result<Outcome<'a>, EvaluationError> {
+        let request = self.request(action, resource, opened.reach.particulars)?;
+        let evaluator = Evaluator::new(request, &opened.entities, Extensions::all_available());
         let mut outcome = Outcome::default();
         for rule in rules {
             match rule.holds(&evaluator) {
@@ -150,17 +200,20 @@ impl<'a> Asking<'a> {
                 Err(error) => outcome.errors.push((&rule.policy, error)),
             }
         }
-        outcome
+        Ok(outcome)
     }
 
-    pub(super) fn request(&self, action: &EntityUID, resource: &EntityUID) -> Request {
+    pub(super) fn request(
+        &self,
+        action: &EntityUID,
+        resource: &EntityUID,
+        particulars: bool,
+    ) -> Result<Request, EvaluationError> {
         let known = |uid: &EntityUID| EntityUIDEntry::known(uid.clone(), None);
-        Request::new_unchecked(
-            known(self.caller.uid()),
-            known(action),
-            known(resource),
-            Some(self.context.clone()),
-        )
+        let context = self.shown(particulars)?.context.clone();
+        let (principal, action, resource) =
+            (known(self.caller.uid()), known(action), known(resource));
+        Ok(Request::new_unchecked(principal, action, resource, Some(context)))
     }
 }
 
@@ -176,6 +229,7 @@ pub(super) struct Opened<'a> {
 struct Reached<'a> {
     literals: Vec<&'a EntityUID>,
     depth: usize,
+    particulars: bool,
 }
 
 impl<'a> Reached<'a> {
@@ -183,12 +237,14 @@ impl<'a> Reached<'a> {
         Self {
             literals: rules.iter().flat_map(|rule| &rule.reach.literals).collect(),
             depth: rules.iter().map(|rule| rule.reach.depth).max().unwrap_or_default(),
+            particulars: rules.iter().any(|rule| rule.reach.particulars),
         }
     }
 
     fn covers(&self, rules: &[&Rule]) -> bool {
         rules.iter().map(|rule| &rule.reach).all(|reach| {
             reach.depth <= self.depth
+                && reach.particulars <= self.particulars
                 && reach.literals.iter().all(|literal| self.literals.contains(&literal))
         })
     }

@@ -191,7 +191,8 @@ fn claims(claims: &Map<String, Json>, wanted: &Fields) -> Value {
     Value::record(claims.filter_map(|(name, json)| Some((name.as_str(), claim(json)?))), None)
 }
 
-fn claim(json: &Json) -> Option<Value> {
+/// A claim's value, if Cedar can hold it.
+pub(super) fn claim(json: &Json) -> Option<Value> {
     Some(match json {
         Json::Null => return None,
         Json::Bool(value) => (*value).into(),

@@ -59,12 +59,11 @@ impl Store {
         keys
     }
 
-    /// The principal `uid`, which is in `groups` and has `attributes`, beside what the file says.
+    /// The principal `uid`, which is in `groups`, beside what the file says.
     pub(super) fn caller(
         &self,
         uid: EntityUID,
         groups: Vec<EntityUID>,
-        attributes: Vec<(&'static str, Value)>,
         index: &Index,
         wants: &Wants,
     ) -> Result<Caller, EvaluationError> {
@@ -95,8 +94,18 @@ impl Store {
         keys.extend(&added);
         keys.sort_unstable();
         keys.dedup();
-        let entity = Arc::new(entity(uid, known, attributes, ancestors, parents));
-        Ok(Caller { entity, added, keys })
+        Ok(Caller { uid, parents, ancestors, added, keys })
+    }
+
+    /// `caller` with `attributes`, beside what the file says.
+    pub(super) fn entity(
+        &self,
+        caller: &Caller,
+        attributes: Vec<(&'static str, Value)>,
+    ) -> Arc<Entity> {
+        let (uid, known) = (caller.uid.clone(), self.known.get(&caller.uid));
+        let (ancestors, parents) = (caller.ancestors.clone(), caller.parents.clone());
+        Arc::new(entity(uid, known, attributes, ancestors, parents))
     }
 
     /// The keys that `uid` answers to when `caller` asks.
@@ -113,10 +122,10 @@ impl Store {
     }
 
     /// All entities that conditions of `depth` can open, beginning at `roots`; `said` are attributes of
-    /// some of them.
+    /// some of them. The `caller` is as [`Store::entity`] makes it.
     pub(super) fn slice<'s>(
         &'s self,
-        caller: &'s Caller,
+        caller: &Arc<Entity>,
         roots: impl IntoIterator<Item = &'s EntityUID>,
         said: &[(&EntityUID, &[(String, Value)])],
         depth: usize,
@@ -135,11 +144,12 @@ impl Store {
                     said.iter().find(|(of, _)| *of == uid).map(|(_, attributes)| *attributes);
                 if uid == caller.uid() {
                     // Not what is said of it as an asset: its attributes speak of who asks.
-                    taken.push(Arc::clone(&caller.entity));
+                    taken.push(Arc::clone(caller));
                 } else if let Some(attributes) = said.filter(|said| !said.is_empty()) {
-                    taken.push(caller.extend(&Arc::new(completed(uid, known, attributes))));
+                    let completed = Arc::new(completed(uid, known, attributes));
+                    taken.push(extended(&completed, caller));
                 } else if let Some(known) = known {
-                    taken.push(caller.extend(&known.entity));
+                    taken.push(extended(&known.entity, caller));
                 }
                 next.extend(known.iter().flat_map(|known| &known.links));
             }
@@ -156,10 +166,13 @@ impl Store {
     }
 }
 
-/// The principal of one request, as an entity.
+/// The principal of one request, and what it is within.
 #[derive(Debug)]
 pub(super) struct Caller {
-    entity: Arc<Entity>,
+    uid: EntityUID,
+    /// By its credential, as far as a condition asks.
+    parents: HashSet<EntityUID>,
+    ancestors: HashSet<EntityUID>,
     /// Keys of what it is within.
     added: Vec<Key>,
     keys: Vec<Key>,
@@ -167,22 +180,22 @@ pub(super) struct Caller {
 
 impl Caller {
     pub(super) fn uid(&self) -> &EntityUID {
-        self.entity.uid()
+        &self.uid
     }
 
     pub(super) fn keys(&self) -> &[Key] {
         &self.keys
     }
+}
 
-    /// `entity`; when it is within the caller, then also within all that the caller is within.
-    fn extend(&self, entity: &Arc<Entity>) -> Arc<Entity> {
-        if !entity.is_descendant_of(self.uid()) {
-            return Arc::clone(entity);
-        }
-        let mut entity = Entity::clone(entity);
-        self.entity.ancestors().for_each(|uid| entity.add_indirect_ancestor(uid.clone()));
-        Arc::new(entity)
+/// `entity`; when it is within the caller, then also within all that the caller is within.
+fn extended(entity: &Arc<Entity>, caller: &Entity) -> Arc<Entity> {
+    if !entity.is_descendant_of(caller.uid()) {
+        return Arc::clone(entity);
     }
+    let mut entity = Entity::clone(entity);
+    caller.ancestors().for_each(|uid| entity.add_indirect_ancestor(uid.clone()));
+    Arc::new(entity)
 }
 
 /// What the file says of `uid`, and of `attributes` those that it does not have.

@@ -74,6 +74,11 @@ pub(super) struct Wants {
 }
 
 impl Wants {
+    /// What is left for conditions that look at no [`Reach::particulars`].
+    pub(super) fn without_particulars(&self) -> Self {
+        Self { ip: false, claims: Fields::Unseen, ..self.clone() }
+    }
+
     /// The same, to tell requests apart by; `None` where that would tell every one apart.
     pub(super) fn reads(&self) -> Option<Reads> {
         let headers = match &self.headers {
@@ -139,6 +144,9 @@ pub(super) struct Reach {
     pub(super) action: bool,
     /// Whether it looks at anything of the request but who sends it.
     pub(super) circumstances: bool,
+    /// Whether it looks at the principal's claims or address, which are brought for those alone
+    /// that do.
+    pub(super) particulars: bool,
 }
 
 impl Reach {
@@ -174,11 +182,12 @@ impl Footprint {
                 // Whether there is one is told with which ranges it is within.
                 ExprKind::Var(Var::Context) if is_has(expr) && path == ["source", "ip"] => {
                     self.wants.ip = true;
-                    reach.circumstances = true;
+                    (reach.circumstances, reach.particulars) = (true, true);
                     continue;
                 }
                 ExprKind::Var(Var::Context) => {
                     self.wants.add_context(&path);
+                    reach.particulars |= matches!(&*path, [] | ["source"] | ["source", "ip", ..]);
                     reach.circumstances |= !matches!(&*path, ["source", "principal", ..]);
                     continue;
                 }
@@ -199,6 +208,7 @@ impl Footprint {
             }
             self.names.extend(path.iter().map(|name| (*name).to_owned()));
             self.wants.add_principal(&path);
+            reach.particulars |= path.contains(&"claims");
         }
         self.depth = self.depth.max(reach.depth);
         reach
@@ -232,7 +242,7 @@ impl Footprint {
             ExprKind::ExtensionFunctionApp { args, .. } => match source_in_range(expr) {
                 Some(range) => {
                     self.wants.ip = true;
-                    reach.circumstances = true;
+                    (reach.circumstances, reach.particulars) = (true, true);
                     self.wants.ranges.insert(range);
                 }
                 None => work.extend(args.iter().map(|arg| (arg, 0))),
@@ -266,7 +276,7 @@ fn source_in_range(expr: &Expr) -> Option<IpNet> {
 
 /// `root.a.b`, or a `has` of it: the root, `[a, b]`, and how many entities are opened from the root
 /// on, when `onward` are from the whole.
-fn attributes(expr: &Expr, onward: usize) -> (&Expr, Vec<&str>, usize) {
+pub(super) fn attributes(expr: &Expr, onward: usize) -> (&Expr, Vec<&str>, usize) {
     let (mut root, mut path, mut opened) = match expr.expr_kind() {
         ExprKind::HasAttr { expr, attr } => (&**expr, vec![attr.as_str()], 1),
         ExprKind::ExtHasAttr { expr, attrs } => {

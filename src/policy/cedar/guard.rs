@@ -2,15 +2,21 @@
 //!
 //! Policies that begin with `principal.claims.role == "r"` differ in what they compare the claim with:
 //! the value itself says which of them can go on, as an address does of those that begin with a range
-//! of addresses. Where it can't be had, each of them is evaluated and says so.
+//! of addresses. A claim and the address are read from the request itself, before anything is built
+//! for Cedar. Where the value can't be had, each of the policies is evaluated and says so.
 
 use std::collections::HashMap;
+use std::net::IpAddr;
 
-use cedar_policy_core::ast::{Expr, Literal, Value, ValueKind};
+use cedar_policy_core::ast::{Expr, ExprKind, Literal, Value, ValueKind, Var};
 use cedar_policy_core::evaluator::Evaluator;
+use ipnet::IpNet;
 
+use super::context::claim;
+use super::footprint::attributes;
 use super::leading::{Names, Wanted, depth, has_depth};
 use super::ranges::{Ranges, address};
+use crate::policy::{Context, Question};
 
 /// A value that policies begin by looking at.
 #[derive(Debug)]
@@ -19,12 +25,31 @@ pub(super) struct Guard {
     value: Expr,
     /// How many entities are opened for it.
     pub(super) depth: usize,
+    place: Option<Place>,
+}
+
+/// A value that needs no Cedar to be found, of two names: `source.ip`, `claims.NAME`.
+#[derive(Debug)]
+struct Place {
+    of: Of,
+    /// For each `has` before it: how many of the two names it is asked of, and how many are there
+    /// if it holds.
+    before: Vec<(usize, usize)>,
+}
+
+#[derive(Debug)]
+enum Of {
+    /// `context.source.ip`.
+    Context,
+    /// `principal.claims.NAME`.
+    Principal { claim: String },
 }
 
 /// What a guard finds.
 #[derive(Debug)]
 pub(super) enum Look {
     Value(Value),
+    Address(IpAddr),
     /// No policy that looks for the value can go on.
     Nothing,
     /// Every policy that looks for the value has to find out for itself.
@@ -38,7 +63,18 @@ impl Guard {
             before: names.before.iter().copied().cloned().collect(),
             value: names.value.clone(),
             depth: depths.flatten().max().unwrap_or_default(),
+            place: Place::of(names),
         }
+    }
+
+    /// Whether [`Guard::look_at_request`] finds it.
+    pub(super) fn is_of_request(&self) -> bool {
+        self.place.is_some()
+    }
+
+    /// Looks without Cedar, if that is possible.
+    pub(super) fn look_at_request(&self, question: &Question<'_>) -> Option<Look> {
+        self.place.as_ref().map(|place| place.look(question))
     }
 
     pub(super) fn look(&self, evaluator: &Evaluator<'_>) -> Look {
@@ -51,6 +87,51 @@ impl Guard {
             }
         }
         look(&self.value).map_or(Look::Broken, Look::Value)
+    }
+}
+
+impl Place {
+    fn of(names: &Names<'_>) -> Option<Self> {
+        let (root, path, _) = attributes(names.value, 0);
+        let of = match (root.expr_kind(), &*path) {
+            (ExprKind::Var(Var::Context), ["source", "ip"]) => Of::Context,
+            (ExprKind::Var(Var::Principal), ["claims", name]) => {
+                Of::Principal { claim: (*name).to_owned() }
+            }
+            _ => return None,
+        };
+        let before = names.before.iter().map(|has| {
+            let (asked, whole, _) = attributes(has, 0);
+            let new = match has.expr_kind() {
+                ExprKind::ExtHasAttr { attrs, .. } => attrs.len(),
+                _ => 1,
+            };
+            let is_on_the_way = asked == root && path.starts_with(&whole);
+            is_on_the_way.then(|| Some((whole.len().checked_sub(new)?, whole.len())))?
+        });
+        Some(Self { of, before: before.collect::<Option<_>>()? })
+    }
+
+    /// As Cedar would: `source` is there of a request alone, `claims` always.
+    fn look(&self, question: &Question<'_>) -> Look {
+        let (is_begun, value) = match &self.of {
+            Of::Context => match question.context {
+                Context::Http { request, .. } => (true, request.source.ip.map(Look::Address)),
+                Context::Stated(_) => (false, None),
+            },
+            Of::Principal { claim: name } => {
+                (true, question.principal.claims.get(name).and_then(claim).map(Look::Value))
+            }
+        };
+        let there = usize::from(is_begun) + usize::from(value.is_some());
+        for (of, whole) in &self.before {
+            match (there < *of, there < *whole) {
+                (true, _) => return Look::Broken,
+                (false, true) => return Look::Nothing,
+                (false, false) => {}
+            }
+        }
+        value.unwrap_or(Look::Broken)
     }
 }
 
@@ -79,6 +160,9 @@ impl Guarded {
     pub(super) fn add_to(&self, numbers: &mut Vec<usize>, look: &Look) {
         let value = match look {
             Look::Value(value) => value,
+            Look::Address(address) => {
+                return numbers.extend(self.ranges.around(IpNet::from(*address)));
+            }
             Look::Nothing => return,
             Look::Broken => return numbers.extend(self.all()),
         };

@@ -68,7 +68,8 @@ pub(super) struct Found<'i> {
     pub(super) guarded: Vec<(usize, &'i Guarded)>,
 }
 
-/// Evaluating as many policies costs no more than the look that could spare it. Tests always look.
+/// Evaluating as many policies costs no more than the look that could spare it, where Cedar has to
+/// look. Tests always look.
 const FEW: usize = if cfg!(test) { 0 } else { 3 };
 
 /// Policies, by number, under the keys of their heads.
@@ -145,7 +146,8 @@ impl Index {
                 for bucket in action.iter().filter_map(|key| by_action.get(key)) {
                     found.plain.extend(&bucket.plain);
                     for (guard, guarded) in &bucket.guarded {
-                        if guarded.all().nth(FEW).is_some() {
+                        let is_easy = self.guard(*guard).is_some_and(Guard::is_of_request);
+                        if is_easy || guarded.all().nth(FEW).is_some() {
                             found.guarded.push((*guard, guarded));
                         } else {
                             found.plain.extend(guarded.all());

@@ -154,7 +154,8 @@ impl<'a> Listing<'a> {
         let mut view = View { resource: &asset.uid, evaluator: None, judged: Vec::new() };
         if let Some(first) = group.actions.first().filter(|_| group.opens.is_some()) {
             // Only conditions that do not look at the action are put to it.
-            let request = self.asking.request(first.action, &asset.uid);
+            let request = self.asking.request(first.action, &asset.uid, true);
+            let request = request.map_err(|error| self.refusal(&error))?;
             view.evaluator = Some(Evaluator::new(request, entities, Extensions::all_available()));
         }
         for candidates in &group.actions {
@@ -291,8 +292,8 @@ impl<'a> Listing<'a> {
         let Some(depth) = depth else { return Ok(Entities::new()) };
         let literals = opening.clone().flat_map(|(_, group)| group.literals.iter().copied());
         let assets = opening.map(|(asset, _)| &asset.uid);
-        let caller = &self.asking.caller;
-        let roots = [caller.uid()].into_iter().chain(assets).chain(literals);
+        let roots = [self.asking.caller.uid()].into_iter().chain(assets).chain(literals);
+        let caller = &self.asking.shown(true)?.caller;
         self.asking.engine.store.slice(caller, roots, &[], depth)
     }
 

@@ -7,10 +7,13 @@ use cedar_policy::{
     Request as WholeRequest,
 };
 use cedar_policy_core::ast::Effect as PolicyEffect;
+use cedar_policy_core::evaluator::Evaluator;
+use cedar_policy_core::extensions::Extensions;
 use proptest::prelude::*;
 use serde_json::{Value as Json, json};
 
 use self::world::{Asked, World, asked, uid, world};
+use super::guard::Look;
 use super::*;
 use crate::fixture::{self, NOW};
 use crate::policy;
@@ -326,6 +329,86 @@ fn a_value_that_conditions_begin_with_is_looked_at_once() {
     };
     assert_eq!(evaluated("1"), ["policy15", "policy6"]);
     assert_eq!(evaluated("2").len(), 501);
+}
+
+fn text_of(look: &Look) -> String {
+    match look {
+        Look::Value(value) => value.to_string(),
+        Look::Address(address) => format!("ip(\"{address}\")"),
+        Look::Nothing | Look::Broken => format!("{look:?}"),
+    }
+}
+
+/// A guard that looks at the request itself finds what Cedar does.
+#[test]
+fn a_look_at_the_request_finds_what_cedar_finds() {
+    let values = [
+        (r#"principal.claims.level == "1""#, true),
+        (r#"principal.claims has level && principal.claims.level == "1""#, true),
+        (r#"principal has claims && principal.claims.level == "1""#, true),
+        (r#"principal has claims.level && principal.claims.level == "1""#, true),
+        (r#"context.source.ip.isInRange(ip("192.0.2.0/24"))"#, true),
+        (r#"context has source && context.source.ip.isInRange(ip("192.0.2.0/24"))"#, true),
+        (r#"context has source.ip && context.source.ip.isInRange(ip("192.0.2.0/24"))"#, true),
+        (r#"context.source has ip && context.source.ip.isInRange(ip("192.0.2.0/24"))"#, true),
+        // Cedar has to look.
+        (r#"principal.claims has other && principal.claims.level == "1""#, false),
+        (r#"resource.claims.level == "1""#, false),
+        (r#"principal.claims.level.deep == "1""#, false),
+        (r#"context.http.method == "GET""#, false),
+    ];
+    let text: String = values
+        .iter()
+        .map(|(condition, _)| {
+            format!("permit(principal, action, resource) when {{ {condition} }};")
+        })
+        .collect();
+    let world = World { policies: text.parse().unwrap(), entities: AllEntities::empty() };
+    let engine = compiled(&world);
+    let target = Target {
+        asset_type: "Account".to_owned(),
+        asset_id: "1".to_owned(),
+        action: "read".to_owned(),
+    };
+    let (path, mut with_address) = (fixture::path("/"), fixture::request("GET", "/"));
+    with_address.source.ip = Some("192.0.2.7".parse().unwrap());
+    let mut without = with_address.clone();
+    without.source.ip = None;
+    let stated = policy::Stated {
+        context: json!({"source": {"ip": "192.0.2.7"}, "http": {}}).as_object().unwrap().clone(),
+        ..policy::Stated::default()
+    };
+    let contexts = [
+        policy::Context::Http { request: &with_address, path: &path },
+        policy::Context::Http { request: &without, path: &path },
+        policy::Context::Stated(&stated),
+    ];
+    let claims =
+        [json!("1"), json!(1), json!(1.5), json!(null), json!({"deep": "1"}), json!(["1"])];
+    let claims = claims.iter().map(|level| json!({"level": level})).chain([json!({})]);
+    for (claims, context) in
+        claims.flat_map(|claims| contexts.map(|context| (claims.clone(), context)))
+    {
+        let mut alice = fixture::user("alice");
+        alice.claims = claims.as_object().unwrap().clone();
+        let question = Question { principal: &alice.into(), target: &target, context, now: NOW };
+        let asking = engine.ask(&question).unwrap();
+        let action = super::uid(&engine.names.action, "read");
+        let account = super::uid(&entity_type("Account").unwrap(), "1");
+        let caller = &asking.shown(true).unwrap().caller;
+        let entities = engine.store.slice(caller, [asking.caller.uid()], &[], 1).unwrap();
+        let request = asking.request(&action, &account, true).unwrap();
+        let evaluator = Evaluator::new(request, &entities, Extensions::all_available());
+        let mut easy = 0;
+        for number in 0..values.len() {
+            let Some(guard) = engine.index.guard(number) else { break };
+            let Some(look) = guard.look_at_request(&question) else { continue };
+            easy += 1;
+            let (found, cedars) = (text_of(&look), text_of(&guard.look(&evaluator)));
+            assert_eq!(found, cedars, "{guard:?} {claims}");
+        }
+        assert_eq!(easy, values.iter().filter(|(_, is_easy)| *is_easy).count());
+    }
 }
 
 #[test]
