@@ -20,7 +20,7 @@ use super::refusal::BadToken;
 use crate::clock::Timestamp;
 
 /// What the kept tokens of one scope may take, in bytes.
-const MAX_BYTES: u64 = 2 * 1024 * 1024;
+const MAX_BYTES: u64 = 1024 * 1024;
 
 /// What a kept token is thought to take beside its principal.
 const OVERHEAD: usize = 512;

@@ -10,11 +10,11 @@ INTERVAL = 1.0
 
 
 def measure(placet, case, seconds):
-    """[second, MiB], while every request has a new token, so that whatever is kept of requests
-    grows as far as it can."""
+    """[second, MiB] of an instance with the case's scope alone, while every request has a new token,
+    so that whatever is kept of requests grows as far as it can."""
     print(f"memory under load, for {seconds} s")
     amount = {"seconds": {"seconds": seconds, "streams": STREAMS}}
-    with placet.serving() as server, Client(case, server, amount) as client:
+    with placet.serving("memory", scopes=(case.scope,)) as server, Client(case, server, amount) as client:
         samples = [[0.0, resident_mib(server.pid)]]
         began = time.monotonic()
         client.go()

@@ -34,17 +34,18 @@ class Placet:
         self.can_reuse = "reuse" in schema["properties"]
 
     @contextlib.contextmanager
-    def serving(self, name="placet", grpc=None, cores=frozenset({SERVER_CORE}), wrapper=(), **more):
+    def serving(self, name="placet", grpc=None, cores=frozenset({SERVER_CORE}), wrapper=(),
+                scopes=tuple(settings.ALGORITHMS), **more):
         """`placet serve`; its decision log goes to a pipe that is read and forgotten."""
         grpc = grpc or processes.free_address()
         http, admin = processes.free_address(), processes.free_address()
-        path = settings.write(name, grpc, http, admin, **more)
+        path = settings.write(name, grpc, http, admin, scopes, **more)
         command = [*wrapper, self.binary, "serve", "--config", path]
         with processes.drain() as reader:
             with processes.running(command, name, cores, reader.stdin) as process:
                 processes.wait_until(lambda: _is_ready(admin), process, name)
                 server = Server(name, process.pid, grpc, reader.pid)
-                for scope in settings.ALGORITHMS:
+                for scope in scopes:
                     with urllib.request.urlopen(f"http://{http}/scopes/{scope}/jwks.json") as jwks:
                         server.jwks(scope).write_bytes(jwks.read())
                 yield server
