@@ -147,6 +147,7 @@ fn build(
 ) -> Result<(Selectable, Needs)> {
     let Starting { tasks, end, world, deny_list } = starting;
     let World { clock, metrics, confirmed, .. } = world;
+    config.stores().for_each(|store| store.counted_by(|| metrics.store_requests(store.id())));
     let earlier = earlier.iter().find(|needs| needs.client_id == config.client_id);
     let (key_task, keys) =
         KeyTask::new(config.key_source(), *clock, earlier.map(|needs| &needs.keys));
@@ -162,6 +163,7 @@ fn build(
             needs.issuers.iter().find(|(name, _)| *name == issuer.issuer).map(|(_, keys)| keys)
         });
         let (keys, task) = jwks::start(issuer, jwks::Pace::default(), known)?;
+        let task = task.counted_by(metrics.issuer_fetches(&issuer.issuer));
         tasks.spawn(task.run(end.child_token()));
         issuers.push((issuer.issuer.clone(), keys.clone()));
         proofs.push(Proof::Keys(keys));

@@ -10,13 +10,14 @@ use crate::keys::Algorithm;
 
 pub use self::schema::schema;
 
-pub(super) use self::forms::{ListenerForm, OneOrMany, SinkForm};
+pub(super) use self::forms::{FieldForm, ListenerForm, OneOrMany, SinkForm};
 use self::forms::{NameOrNumber, ScopesForm, name_or_number, present};
 pub(super) use self::identity::{
     ApiKeys, CertificateSource, Identity, Introspection, Issuer, Peer, PeerSubject, Place, Require,
 };
 pub(super) use self::policy::{BundleVerification, Engine, Policy, PolicyBundle, Shadow};
 pub(super) use self::stores::{Auth, AuthMethod, Details, Store, StoreType};
+pub(super) use self::telemetry::{FieldSource, Otlp, OtlpProtocol, Telemetry};
 
 macro_rules! raw {
     ($(#[$meta:meta])* $vis:vis struct $name:ident { $($body:tt)* }) => {
@@ -32,6 +33,7 @@ mod identity;
 mod policy;
 mod schema;
 mod stores;
+mod telemetry;
 
 raw! {
     /// The settings of Placet.
@@ -49,6 +51,8 @@ raw! {
         pub(super) decision_log: DecisionLog,
         /// Whether a decision is used again for requests that are the same in all that it rests on.
         pub(super) reuse: Reuse,
+        /// What is sent to an OpenTelemetry collector. Default: nothing. A change takes a restart.
+        pub(super) telemetry: Option<Telemetry>,
         /// How long start-up waits for every scope before the complete ones are served.
         pub(super) startup_grace: Option<String>,
         /// `all`: ready only while every scope is complete. `any`: once one is, after the grace.

@@ -16,9 +16,10 @@ use tokio::sync::watch;
 use crate::audit::Repeated;
 use crate::clock::Timestamp;
 use crate::reuse::Key;
+use crate::trace::Told;
 
 /// What a kept answer takes beside its bytes.
-const OVERHEAD: usize = 256;
+const OVERHEAD: usize = 384;
 
 /// An answer, and its record.
 #[derive(Debug)]
@@ -32,6 +33,8 @@ pub(super) struct Answer {
 #[derive(Debug)]
 pub(super) struct Terms {
     pub(super) repeated: Repeated,
+    /// For spans, where there are any.
+    pub(super) told: Option<Told>,
     /// Since when and until when.
     pub(super) span: (Timestamp, Timestamp),
 }
@@ -125,7 +128,7 @@ mod tests {
     fn answer(length: usize) -> Answer {
         let framed = Bytes::from(vec![0; length]);
         let span = (NOW, NOW.after(Duration::from_secs(30)));
-        Answer { framed, terms: Terms { repeated: Repeated::default(), span } }
+        Answer { framed, terms: Terms { repeated: Repeated::default(), told: None, span } }
     }
 
     #[test]
