@@ -74,6 +74,9 @@ impl Generation {
         let mut scopes = Vec::new();
         let mut needs = Vec::new();
         for scope in config.scopes {
+            for store in scope.stores() {
+                store.counted_by(|| world.metrics.store_requests(store.id()));
+            }
             let deny_list = deny_list.clone();
             let mut starting = Starting { tasks: &mut tasks, end: &end, world, deny_list };
             let (selectable, need) = build(scope, &own_issuers, earlier, &mut starting)?;
@@ -147,7 +150,6 @@ fn build(
 ) -> Result<(Selectable, Needs)> {
     let Starting { tasks, end, world, deny_list } = starting;
     let World { clock, metrics, confirmed, .. } = world;
-    config.stores().for_each(|store| store.counted_by(|| metrics.store_requests(store.id())));
     let earlier = earlier.iter().find(|needs| needs.client_id == config.client_id);
     let (key_task, keys) =
         KeyTask::new(config.key_source(), *clock, earlier.map(|needs| &needs.keys));

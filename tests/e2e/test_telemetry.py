@@ -15,7 +15,7 @@ from harness.authz import call, check_request, denied_status, is_denial
 from harness.client import bearer, get, send
 from harness.collector import Collector, attributes
 from harness.mtls import Authority
-from harness.placet import Placet, new_private_key, pem, run, scope
+from harness.placet import Placet, new_private_key, pem, scope
 from harness.process import free_port, wait_until
 
 CHECK = "envoy.service.auth.v3.Authorization/Check"
@@ -335,20 +335,3 @@ def test_behind_an_envoy_that_traces_the_check_is_within_its_span(directory, col
         unsampled, _, header = traceparent(sampled=False)
         assert send(edge.port, "/accounts/1", [bearer(issuer.token()), ("traceparent", header)]).status == 200
         assert (placet.decisions()[-1]["traceId"], placet.decisions()[-1]["spanId"]) == (unsampled, "")
-
-
-@pytest.mark.parametrize(("telemetry", "said"), [
-    ({"traces": {}}, "telemetry.otlp: is required"),
-    ({"otlp": {}, "traces": {}}, "telemetry.otlp.endpoint: is required"),
-    ({"otlp": {"endpoint": "http://collector.example:4317"}, "traces": {}}, "telemetry.otlp.endpoint: plain http is only for this machine"),
-    ({"otlp": {"endpoint": "https://c.example"}, "traces": {"ratio": 2}}, "telemetry.traces.ratio: is no share"),
-    ({"otlp": {"endpoint": "https://c.example"}, "metrics": {"interval": "1ms"}}, "telemetry.metrics.interval: is less than 1s"),
-    ({"otlp": {"endpoint": "https://c.example", "headers": {"authorization": "Bearer x"}}, "traces": {}}, "a credential must not stand in the settings"),
-    ({"otlp": {"endpoint": "https://c.example", "headers": {"x y": "1"}}, "traces": {}}, "is no name of a header"),
-    ({"otlp": {"endpoint": "https://c.example", "headers": {"x": {"file": "a", "env": "B"}}}, "traces": {}}, "needs exactly one of"),
-    ({"otlp": {"endpoint": "https://c.example", "protocol": "thrift"}, "traces": {}}, "telemetry.otlp.protocol"),
-])
-def test_what_is_wrong_with_the_settings_is_said(directory, issuer, telemetry, said):
-    placet = Placet(directory / "wrong", [scope(issuer)], telemetry=telemetry)
-    checked = run("validate", "--config", placet.settings_file)
-    assert checked.returncode == 2 and said in checked.stdout + checked.stderr
