@@ -265,14 +265,26 @@ impl Stopping {
     }
 }
 
-/// Waits for the end: of `shutdown` and the drain, or of a task that should not have ended. Beside how it
-/// ended, what is left of the grace.
+/// Waits for the end: of `shutdown` and the drain, or of a task that should not have ended. How it ended,
+/// and what is left of the time for it.
 async fn supervise(
-    mut tasks: JoinSet<Result<()>>,
+    tasks: JoinSet<Result<()>>,
     shutdown: &CancellationToken,
     stopping: Stopping,
 ) -> (Result<()>, Duration) {
     let grace = stopping.ending.grace;
+    let mut draining = None;
+    let outcome = drain(tasks, shutdown, stopping, &mut draining).await;
+    let spent = draining.map_or(Duration::ZERO, |since: Instant| since.elapsed());
+    (outcome, grace.saturating_sub(spent))
+}
+
+async fn drain(
+    mut tasks: JoinSet<Result<()>>,
+    shutdown: &CancellationToken,
+    stopping: Stopping,
+    draining: &mut Option<Instant>,
+) -> Result<()> {
     let first = tokio::select! {
         () = shutdown.cancelled() => None,
         ended = tasks.join_next() => ended,
@@ -281,25 +293,22 @@ async fn supervise(
         && !shutdown.is_cancelled()
     {
         shutdown.cancel();
-        let failed = match ended.context("a task panicked") {
-            Ok(Ok(())) => anyhow!("a task ended by itself"),
-            Ok(Err(error)) | Err(error) => error,
-        };
-        return (Err(failed), grace);
+        ended.context("a task panicked")??;
+        return Err(anyhow!("a task ended by itself"));
     }
     stopping.begin().await;
-    let closed = Instant::now();
+    *draining = Some(Instant::now());
+    let grace = stopping.ending.grace;
     let drained = tokio::time::timeout(grace, async {
         while let Some(ended) = tasks.join_next().await {
             ended.context("a task panicked")??;
         }
         Ok(())
     });
-    let outcome = drained.await.unwrap_or_else(|_| {
+    drained.await.unwrap_or_else(|_| {
         tracing::warn!("requests in progress were cut off after {grace:?}");
         Ok(())
-    });
-    (outcome, grace.saturating_sub(closed.elapsed()))
+    })
 }
 
 async fn tell_health(health: &HealthReporter, is_serving: bool) {

@@ -255,7 +255,7 @@ impl Inner {
         let (now, took) = (self.clock.now(), seen.started.elapsed());
         self.recorder.record_repeated(&answer.terms.repeated, circumstances, now, took);
         if let Some(tracer) = &self.tracer {
-            let told = || Told { reused: true, ..answer.terms.told.clone().unwrap_or_default() };
+            let told = || Told { reused: true, ..*answer.terms.told.clone().unwrap_or_default() };
             tracer.finish(seen.trace, seen.started, &seen.stages, told);
         }
         Some(answer)
@@ -293,7 +293,8 @@ impl Inner {
         let terms = match &decision.outcome {
             Ok(Grant::Signed { token, .. }) if seen.key.is_some() => {
                 let repeated = || self.recorder.repeated(&request, &scope, &decision);
-                let told = || self.tracer.as_ref().map(|_| audit::told(Some(&scope), &decision));
+                let told =
+                    || self.tracer.as_ref().map(|_| Box::new(audit::told(Some(&scope), &decision)));
                 reuse::span(token.validity()).map(|span| Terms {
                     repeated: repeated(),
                     told: told(),

@@ -6,7 +6,7 @@
 //!
 //! Of the OpenTelemetry crates only the messages are used (`opentelemetry-proto`). The SDK would have
 //! every metric declared a second time beside the registry that `/metrics` shows, where here one is
-//! translated into the other ([`registry`]); its batches drop spans without a number that a metric could
+//! translated into the other; its batches drop spans without a number that a metric could
 //! show; and its exporters bring clients of their own, where ours is the one that all else is fetched
 //! with, with its rules for TLS, authorities and plain http ([`crate::remote`]).
 
@@ -49,6 +49,8 @@ pub struct OtlpSettings {
     pub protocol: Protocol,
     /// What is sent with every call.
     pub headers: Vec<(HeaderName, FieldValue)>,
+    /// The bearer token that is presented.
+    pub token: Option<Source>,
     /// The authorities to trust in place of the system's, PEM.
     pub ca_file: Option<PathBuf>,
     /// The time for one call.

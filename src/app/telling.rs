@@ -1,6 +1,6 @@
 //! The tasks that send spans and metrics to a collector. They end after all others, since the last
 //! requests have spans too, and nothing waits for them but the end, which gives them what is left of its
-//! grace.
+//! grace. One that ends by itself ends nothing: decisions go on, and what is lost is counted.
 
 use std::time::Duration;
 

@@ -1,7 +1,7 @@
 //! The settings in force, for `/config`: as written, with the defaults that took effect, and without
 //! credentials.
 
-use serde_json::{Map, Value, json};
+use serde_json::{Value, json};
 
 use super::check::DEFAULT_REUSE_BYTES;
 use super::{Listen, ListenerSettings, ScopeConfig, raw};
@@ -11,6 +11,9 @@ use crate::token::Items;
 pub(super) fn settings(written: &raw::Settings, listen: &Listen, scopes: &[ScopeConfig]) -> Value {
     let mut settings = serde_json::to_value(written).unwrap_or_default();
     redact(&mut settings);
+    // Nobody is to write a credential there, and somebody will.
+    let headers = settings.pointer_mut("/telemetry/otlp/headers").and_then(Value::as_object_mut);
+    headers.into_iter().flatten().for_each(|(_, value)| *value = "redacted".into());
     if let Some(telemetry) = &written.telemetry {
         lay_over(&mut settings, json!({ "telemetry": self::telemetry(telemetry) }));
     }
@@ -36,15 +39,9 @@ pub(super) fn settings(written: &raw::Settings, listen: &Listen, scopes: &[Scope
     settings
 }
 
-/// Any header may be a credential.
+/// What is sent to a collector, with the defaults.
 fn telemetry(written: &raw::Telemetry) -> Value {
     let mut shown = json!({});
-    if let Some(otlp) = &written.otlp {
-        let texts = otlp.headers.iter().filter(|(_, it)| matches!(it, raw::FieldForm::Text(_)));
-        let headers: Map<String, Value> =
-            texts.map(|(name, _)| (name.clone(), "redacted".into())).collect();
-        lay_over(&mut shown, json!({"otlp": {"headers": headers}}));
-    }
     if let Some(traces) = &written.traces {
         lay_over(&mut shown, json!({"traces": {"ratio": traces.ratio.unwrap_or_default()}}));
     }

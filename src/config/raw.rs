@@ -10,14 +10,14 @@ use crate::keys::Algorithm;
 
 pub use self::schema::schema;
 
-pub(super) use self::forms::{FieldForm, ListenerForm, OneOrMany, SinkForm};
+pub(super) use self::forms::{ListenerForm, OneOrMany, SinkForm};
 use self::forms::{NameOrNumber, ScopesForm, name_or_number, present};
 pub(super) use self::identity::{
     ApiKeys, CertificateSource, Identity, Introspection, Issuer, Peer, PeerSubject, Place, Require,
 };
 pub(super) use self::policy::{BundleVerification, Engine, Policy, PolicyBundle, Shadow};
 pub(super) use self::stores::{Auth, AuthMethod, Details, Store, StoreType};
-pub(super) use self::telemetry::{FieldSource, Otlp, OtlpProtocol, Telemetry};
+pub(super) use self::telemetry::{Otlp, OtlpProtocol, Telemetry};
 
 macro_rules! raw {
     ($(#[$meta:meta])* $vis:vis struct $name:ident { $($body:tt)* }) => {

@@ -19,7 +19,7 @@ use crate::reuse::Key;
 use crate::trace::Told;
 
 /// What a kept answer takes beside its bytes.
-const OVERHEAD: usize = 384;
+const OVERHEAD: usize = 256;
 
 /// An answer, and its record.
 #[derive(Debug)]
@@ -34,7 +34,7 @@ pub(super) struct Answer {
 pub(super) struct Terms {
     pub(super) repeated: Repeated,
     /// For spans, where there are any.
-    pub(super) told: Option<Told>,
+    pub(super) told: Option<Box<Told>>,
     /// Since when and until when.
     pub(super) span: (Timestamp, Timestamp),
 }
@@ -53,7 +53,8 @@ struct Weight;
 
 impl Weighter<Key, Arc<Answer>> for Weight {
     fn weight(&self, _: &Key, answer: &Arc<Answer>) -> u64 {
-        let bytes = OVERHEAD + answer.framed.len() + answer.terms.repeated.size();
+        let told = if answer.terms.told.is_some() { OVERHEAD } else { 0 };
+        let bytes = OVERHEAD + told + answer.framed.len() + answer.terms.repeated.size();
         u64::try_from(bytes).unwrap_or(u64::MAX)
     }
 }

@@ -220,7 +220,7 @@ impl Surroundings {
         );
         registry.register(
             "signing_key_next_rotation_seconds",
-            "How long until a key that is published already signs; absent without one",
+            "How long until a key that is published already signs; absent without one, and of a store that does not tell when it was made",
             self.next_rotation.clone(),
         );
         registry.register(

@@ -8,6 +8,7 @@ use http::{HeaderMap, HeaderValue, header};
 use http_body_util::{BodyExt, Limited};
 use prost::Message;
 use reqwest::Url;
+use zeroize::Zeroizing;
 
 use super::{FieldValue, OtlpSettings, Protocol};
 use crate::envoy::framing;
@@ -54,6 +55,8 @@ pub(super) enum ExportError {
     Client(#[from] ClientError),
     #[error("the value of the header `{name}` can't be used: {source}")]
     Field { name: String, source: Unreadable },
+    #[error("the token to present can't be used: {0}")]
+    Token(Unreadable),
     #[error("`{url}` can't be reached: check the address, the protocol and the network")]
     Unreachable { url: Shown, source: reqwest::Error },
     #[error("`{url}` did not answer within {timeout:?}")]
@@ -73,7 +76,7 @@ impl ExportError {
             Self::Unreachable { .. } | Self::Late { .. } => true,
             Self::Status { status, .. } => matches!(status, 429 | 502 | 503 | 504),
             Self::Grpc { code, .. } => matches!(code, 1 | 4 | 8 | 10 | 11 | 14 | 15),
-            Self::Client(_) | Self::Field { .. } | Self::Answer { .. } => false,
+            Self::Client(_) | Self::Field { .. } | Self::Token(_) | Self::Answer { .. } => false,
         }
     }
 }
@@ -162,6 +165,15 @@ impl Collector {
             .map_err(|_| field(Unreadable { origin, problem }))?;
             value.set_sensitive(true);
             fields.insert(name.clone(), value);
+        }
+        if let Some(token) = &self.settings.token {
+            let token = token.text().await.map_err(ExportError::Token)?;
+            let bearer = Zeroizing::new(format!("Bearer {}", token.expose()));
+            // A token is visible ASCII.
+            if let Ok(mut value) = HeaderValue::from_str(&bearer) {
+                value.set_sensitive(true);
+                fields.insert(header::AUTHORIZATION, value);
+            }
         }
         Ok(fields)
     }

@@ -9,13 +9,15 @@ from contextlib import ExitStack
 
 import grpc
 import pytest
+from cryptography.hazmat.primitives.serialization import Encoding
 
 from harness import envoy
 from harness.authz import call, check_request, denied_status, is_denial
+from harness.bao import Bao
 from harness.client import bearer, get, send
-from harness.collector import Collector, attributes
 from harness.mtls import Authority
-from harness.placet import Placet, new_private_key, pem, scope
+from harness.otlp import Collector, attributes
+from harness.placet import Placet, certificate, new_private_key, pem, scope
 from harness.process import free_port, wait_until
 
 CHECK = "envoy.service.auth.v3.Authorization/Check"
@@ -183,15 +185,15 @@ def test_a_ratio_of_the_others_is_begun_over_http(directory, collector, issuer):
 
 @pytest.mark.parametrize("protocol", ["grpc", "http"])
 def test_the_metrics_arrive_as_they_are_shown(directory, issuer, protocol):
-    credential = f"Bearer {secrets.token_hex(16)}"
+    credential = secrets.token_hex(16)
     place = directory / f"measured-{protocol}"
     place.mkdir()
-    (place / "credential").write_text(credential + "\n")
-    headers = {"authorization": {"file": "credential"}, "x-tenant": "orders", "x-api-key": {"env": "COLLECTOR_KEY"}}
+    (place / "key").write_text("key of it\n")
+    sent_with = {"headers": {"x-tenant": "orders"}, "headerFiles": {"x-api-key": "key"}, "tokenEnv": "COLLECTOR_TOKEN"}
     with ExitStack() as running:
         collector = running.enter_context(Collector(directory))
-        telemetry = {"otlp": collector.otlp(protocol, headers=headers), "metrics": {"interval": "1s"}}
-        placet = Placet(place, [scope(issuer)], keys=keys(), telemetry=telemetry, env={"COLLECTOR_KEY": "key-of-it"})
+        telemetry = {"otlp": collector.otlp(protocol, **sent_with), "metrics": {"interval": "1s"}}
+        placet = Placet(place, [scope(issuer)], keys=keys(), telemetry=telemetry, env={"COLLECTOR_TOKEN": credential, "PLACET_LOG": "trace"})
         running.enter_context(placet)
         token = issuer.token()
         for path in ["/accounts/1", "/accounts/1", "/accounts/secret", "/nowhere"]:
@@ -218,9 +220,10 @@ def test_the_metrics_arrive_as_they_are_shown(directory, issuer, protocol):
         assert point["sum"] == pytest.approx(shown["placet_check_duration_seconds_sum"])
         last = collector.calls()[-1]
         assert last["protocol"] == protocol
-        assert [last["headers"][name] for name in headers] == [credential, "orders", "key-of-it"]
+        assert [last["headers"][name] for name in ("authorization", "x-tenant", "x-api-key")] == [f"Bearer {credential}", "orders", "key of it"]
         page = get(placet.admin, "/config").json()
-        assert page["telemetry"]["otlp"]["headers"]["x-tenant"] == "redacted" and credential not in json.dumps(page)
+        assert page["telemetry"]["otlp"]["headers"]["x-tenant"] == "redacted"
+        assert not [said for said in (json.dumps(page), placet.stdout, placet.stderr) for secret in (credential, "key of it") if secret in said]
         assert shown['placet_otlp_exports_total{signal="metrics",outcome="ok"}'] >= 0
 
 
@@ -335,3 +338,44 @@ def test_behind_an_envoy_that_traces_the_check_is_within_its_span(directory, col
         unsampled, _, header = traceparent(sampled=False)
         assert send(edge.port, "/accounts/1", [bearer(issuer.token()), ("traceparent", header)]).status == 200
         assert (placet.decisions()[-1]["traceId"], placet.decisions()[-1]["spanId"]) == (unsampled, "")
+
+
+def test_what_goes_on_beside_the_decisions_is_measured(directory, issuer):
+    """A key and the next one in OpenBao's KV, with a certificate; another that signs there."""
+    key = new_private_key("ES256")
+    with Bao(directory) as bao:
+        bao.policy("placet", (envoy.DEPLOY.parent / "vault" / "placet.hcl").read_text())
+        bao.must("POST", "sys/mounts/transit", {"type": "transit"})
+        bao.must("POST", "transit/keys/placet-billing", {"type": "ecdsa-p256"})
+        bao.put_key("placet/measured", orders=pem(key), **{"orders.crt": certificate(key).public_bytes(Encoding.PEM).decode()})
+        details = {"address": bao.address, "defaultPath": "placet/measured", "refreshInterval": "1s", "auth": {"method": "token", "tokenFile": "token"}}
+        versioned = {"keyId": "{{client_id}}-{{key_version}}"}
+        scopes = [
+            scope(issuer, default=True, jwtSigning={"publishBefore": "20m"}, jwtResponse=versioned),
+            scope(issuer, "billing", match={"hosts": ["billing.example.com"]}, jwtSigning={"backend": "transit", "keyName": "placet-billing"}, jwtResponse=versioned),
+        ]
+        placet = Placet(directory / "surrounded", scopes, stores=[{"id": "vault", "type": "vault", "default": True, "details": details}])
+        (placet.directory / "token").write_text(bao.token("placet"))
+        with placet:
+            assert not is_denial(ask(placet, {"authorization": f"Bearer {issuer.token()}"}))
+            billed = check_request(host="billing.example.com", headers={"authorization": f"Bearer {issuer.token()}"})
+            assert not is_denial(call(placet, billed))
+            shown = placet.metrics()
+            read, signed = ('placet_secret_store_requests_total{store="vault",operation="%s",outcome="ok"}' % kind for kind in ("read", "sign"))
+            assert shown[read] >= 3 and shown[signed] == 2, "to prove that it can, and for the token"
+            assert shown['placet_secret_store_request_duration_seconds_count{store="vault",operation="sign"}'] == 2
+            assert shown['placet_secret_store_requests_total{store="vault",operation="read",outcome="failed"}'] == 0
+            fetched = f'placet_issuer_fetches_total{{issuer="{issuer.url}",outcome="ok"}}'
+            assert shown[fetched] == 2, "each scope looks for itself"
+            assert 0 <= shown[f'placet_issuer_keys_age_seconds{{scope="orders",issuer="{issuer.url}"}}'] < 60
+            assert 86000 < shown['placet_signing_certificate_expiry_seconds{scope="orders"}'] <= 86400
+            assert shown["placet_checks_in_progress"] == 0 and shown['placet_signing_in_progress{scope="billing"}'] == 0
+            assert shown['placet_stage_duration_seconds_count{stage="token"}'] == 2
+            rotation = 'placet_signing_key_next_rotation_seconds{scope="orders"}'
+            assert rotation not in shown
+            bao.put_key("placet/measured", orders=pem(new_private_key("ES256")))
+            left = wait_until(lambda: placet.metrics().get(rotation), "the next key is published")
+            assert 1190 < left <= 1200
+            bao.stop()
+            failed = 'placet_secret_store_requests_total{store="vault",operation="read",outcome="failed"}'
+            wait_until(lambda: placet.metrics()[failed] > 0, "a look failed")

@@ -3,9 +3,9 @@
 use std::path::Path;
 use std::time::Duration;
 
-use http::{HeaderName, HeaderValue, header};
+use http::{HeaderName, HeaderValue};
 
-use super::credential::{credential, resolve};
+use super::credential::credential;
 use super::{duration, joined, secs};
 use crate::config::raw;
 use crate::config::report::Report;
@@ -15,6 +15,13 @@ use crate::telemetry::{FieldValue, OtlpSettings, Protocol, TelemetrySettings};
 
 /// Sending the metrics more often is of no use.
 const SHORTEST_INTERVAL: Duration = Duration::from_secs(1);
+
+/// Header fields that only ever are credentials.
+const CREDENTIALS: [&str; 3] = ["authorization", "cookie", "proxy-authorization"];
+
+/// Header fields that are the call's own.
+const OF_THE_CALL: [&str; 7] =
+    ["connection", "content-length", "content-type", "host", "te", "transfer-encoding", "upgrade"];
 
 /// The outer `None` is an error.
 #[expect(clippy::option_option, reason = "of a faulty setting and of one that is not there")]
@@ -66,52 +73,62 @@ fn otlp(raw: &raw::Otlp, base: &Path, report: &mut Report) -> Option<OtlpSetting
     });
     let timeout =
         duration(format_args!("{path}.timeout"), raw.timeout.as_deref(), secs(10), report);
-    let headers: Vec<_> = raw
-        .headers
-        .iter()
-        .map(|(name, value)| field(&format!("{path}.headers.{name}"), name, value, base, report))
-        .collect();
+    let headers = headers(raw, base, report);
+    let token = token(raw, base, report);
     Some(OtlpSettings {
         endpoint: endpoint?,
         protocol: match raw.protocol {
             None | Some(raw::OtlpProtocol::Grpc) => Protocol::Grpc,
             Some(raw::OtlpProtocol::Http) => Protocol::Http,
         },
-        headers: headers.into_iter().collect::<Option<_>>()?,
+        headers: headers?,
+        token: token?,
         ca_file: raw.ca_file.as_deref().map(|file| joined(base, file)),
         timeout: timeout?,
     })
 }
 
-fn field(
-    path: &str,
-    name: &str,
-    value: &raw::FieldForm,
+/// The fields of every call, but for those of its own.
+fn headers(
+    raw: &raw::Otlp,
     base: &Path,
     report: &mut Report,
-) -> Option<(HeaderName, FieldValue)> {
-    let named = HeaderName::try_from(name).map_err(|_| "is no name of a header");
-    let name = report.keep(path, named);
-    let value = match value {
-        raw::FieldForm::Text(text) if text.contains("{{") => {
-            let resolved = report.keep(path, resolve(text));
-            resolved.map(|secret| FieldValue::Credential(Source::Literal(secret)))
+) -> Option<Vec<(HeaderName, FieldValue)>> {
+    let (written, files) = ("telemetry.otlp.headers", "telemetry.otlp.headerFiles");
+    let mut found = Vec::new();
+    for (name, text) in &raw.headers {
+        let name = name_of(written, name, report);
+        let value = HeaderValue::from_str(text).map_err(|_| "holds a value that no header has");
+        let value = report.keep(written, value).map(|_| FieldValue::Plain(text.clone()));
+        if name.as_ref().is_some_and(|name| CREDENTIALS.contains(&name.as_str())) {
+            let what = "a credential must not stand in the settings: use tokenFile or headerFiles";
+            report.error(written, what);
         }
-        raw::FieldForm::Text(_) if name == Some(header::AUTHORIZATION) => {
-            let what =
-                "a credential must not stand in the settings: use {file: PATH} or {env: NAME}";
-            report.error(path, what);
-            None
-        }
-        raw::FieldForm::Text(text) => {
-            let valid = HeaderValue::from_str(text).map_err(|_| "is no value of a header");
-            report.keep(path, valid).map(|_| FieldValue::Plain(text.clone()))
-        }
-        raw::FieldForm::Source(source) => {
-            let (file, env) = (source.file.as_deref(), source.env.as_deref());
-            let given = [("a reference", None), ("file", file), ("env", env)];
-            credential(path, given, base, report).map(FieldValue::Credential)
-        }
-    };
-    Some((name?, value?))
+        found.push(name.zip(value));
+    }
+    for (name, file) in &raw.header_files {
+        let value = FieldValue::Credential(Source::File(joined(base, file)));
+        found.push(name_of(files, name, report).map(|name| (name, value)));
+    }
+    found.into_iter().collect()
+}
+
+fn name_of(path: &str, name: &str, report: &mut Report) -> Option<HeaderName> {
+    let named = HeaderName::try_from(name).ok();
+    let named = named.filter(|name| !OF_THE_CALL.contains(&name.as_str()));
+    report.keep(path, named.ok_or_else(|| format!("`{name}` is no header that can be set")))
+}
+
+/// The outer `None` is an error.
+#[expect(clippy::option_option, reason = "of a faulty setting and of one that is not there")]
+fn token(raw: &raw::Otlp, base: &Path, report: &mut Report) -> Option<Option<Source>> {
+    let given = [
+        ("token", raw.token.as_deref()),
+        ("tokenFile", raw.token_file.as_deref()),
+        ("tokenEnv", raw.token_env.as_deref()),
+    ];
+    if given.iter().all(|(_, text)| text.is_none()) {
+        return Some(None);
+    }
+    credential("telemetry.otlp", given, base, report).map(Some)
 }

@@ -10,7 +10,7 @@ use serde::de::value::{MapAccessDeserializer, SeqAccessDeserializer};
 use serde::de::{self, Deserializer, MapAccess, SeqAccess, Visitor};
 use serde::{Deserialize, Serialize};
 
-use super::{FieldSource, Listener, Scope, SinkFile};
+use super::{Listener, Scope, SinkFile};
 
 /// One text, or a list of them.
 #[derive(Clone, Debug, JsonSchema, Serialize)]
@@ -34,14 +34,6 @@ pub(in crate::config) enum ListenerForm {
 pub(in crate::config) enum SinkForm {
     Name(String),
     File(SinkFile),
-}
-
-/// A text, or a map that says where it is.
-#[derive(Clone, Debug, JsonSchema, Serialize)]
-#[serde(untagged)]
-pub(in crate::config) enum FieldForm {
-    Text(String),
-    Source(FieldSource),
 }
 
 /// The schema of what [`name_or_number`] reads.
@@ -154,25 +146,6 @@ impl<'de> Deserialize<'de> for SinkForm {
             }
             fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<SinkForm, A::Error> {
                 SinkFile::deserialize(MapAccessDeserializer::new(map)).map(SinkForm::File)
-            }
-        }
-        deserializer.deserialize_any(Form)
-    }
-}
-
-impl<'de> Deserialize<'de> for FieldForm {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        struct Form;
-        impl<'de> Visitor<'de> for Form {
-            type Value = FieldForm;
-            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str("a text or a map with a file or a variable")
-            }
-            fn visit_str<E: de::Error>(self, text: &str) -> Result<FieldForm, E> {
-                Ok(FieldForm::Text(text.to_owned()))
-            }
-            fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<FieldForm, A::Error> {
-                FieldSource::deserialize(MapAccessDeserializer::new(map)).map(FieldForm::Source)
             }
         }
         deserializer.deserialize_any(Form)

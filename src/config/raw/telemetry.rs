@@ -5,8 +5,6 @@ use std::collections::BTreeMap;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::FieldForm;
-
 raw! {
     /// What is sent to an OpenTelemetry collector. A change takes a restart.
     pub(in crate::config) struct Telemetry {
@@ -28,12 +26,19 @@ raw! {
         pub(in crate::config) endpoint: Option<String>,
         /// `grpc` or `http` (binary protobuf). Default: grpc.
         pub(in crate::config) protocol: Option<OtlpProtocol>,
-        /// Headers of every call: a text, or where it is a credential `{file: PATH}` or `{env: NAME}`,
-        /// read at each call.
-        pub(in crate::config) headers: BTreeMap<String, FieldForm>,
-        /// The authorities to trust in place of the system's, PEM.
+        /// Further header fields; no credential may be among them.
+        pub(in crate::config) headers: BTreeMap<String, String>,
+        /// Further header fields whose values are in files, read at each call.
+        pub(in crate::config) header_files: BTreeMap<String, String>,
+        /// A bearer token to present, as a reference `{{storeId=ENV_VAR,key=…}}`.
+        pub(in crate::config) token: Option<String>,
+        /// A file that holds it, read at each call.
+        pub(in crate::config) token_file: Option<String>,
+        /// An environment variable that holds it.
+        pub(in crate::config) token_env: Option<String>,
+        /// Certificate authorities, PEM; only these are trusted. Default: the system's.
         pub(in crate::config) ca_file: Option<String>,
-        /// Accept a plain http address that is not on this machine. Default: false.
+        /// Accept `http://` beyond loopback.
         pub(in crate::config) insecure_http: Option<bool>,
         /// The time for one call. Default: 10s.
         pub(in crate::config) timeout: Option<String>,
@@ -53,16 +58,6 @@ raw! {
     pub(in crate::config) struct MetricsPush {
         /// How often. Default: 60s.
         pub(in crate::config) interval: Option<String>,
-    }
-}
-
-raw! {
-    /// Where the value of a header is: exactly one.
-    pub(in crate::config) struct FieldSource {
-        /// The text of a file.
-        pub(in crate::config) file: Option<String>,
-        /// An environment variable.
-        pub(in crate::config) env: Option<String>,
     }
 }
 

@@ -30,7 +30,9 @@ fn the_least_settings_have_defaults() {
         tree["telemetry"] = json!({
             "otlp": {
                 "endpoint": "https://collector.example:4317",
-                "headers": {"x-tenant": "orders", "authorization": {"file": "credential"}},
+                "headers": {"x-tenant": "orders"},
+                "headerFiles": {"x-api-key": "key"},
+                "tokenFile": "token",
                 "caFile": "ca.pem",
             },
             "traces": {},
@@ -44,12 +46,12 @@ fn the_least_settings_have_defaults() {
     let otlp = telemetry.otlp;
     assert_eq!((otlp.protocol, otlp.timeout.as_secs()), (Protocol::Grpc, 10));
     assert_eq!(otlp.ca_file, Some(folder.path().join("ca.pem")));
-    let [(_, credential), (_, tenant)] = otlp.headers.as_slice() else { panic!() };
+    let [(_, tenant), (_, key)] = otlp.headers.as_slice() else { panic!() };
     assert!(matches!(tenant, FieldValue::Plain(text) if text == "orders"));
-    assert!(matches!(credential, FieldValue::Credential(_)));
+    assert!(matches!(key, FieldValue::Credential(_)) && otlp.token.is_some());
     let shown = &config.effective["telemetry"];
     assert_eq!(shown["otlp"]["headers"]["x-tenant"], "redacted");
-    assert_eq!(shown["otlp"]["headers"]["authorization"]["file"], "credential");
+    assert_eq!(shown["otlp"]["headerFiles"]["x-api-key"], "key");
     assert_eq!(
         (&shown["traces"]["ratio"], &shown["metrics"]["interval"]),
         (&json!(0.0), &json!("60s"))
@@ -73,19 +75,27 @@ fn what_is_wrong_is_said() {
         (at(json!({"endpoint": good, "compression": "gzip"})), "compression: unknown key"),
         (
             at(json!({"endpoint": good, "headers": {"authorization": "Bearer x"}})),
-            "telemetry.otlp.headers.authorization: a credential must not stand in the settings",
+            "telemetry.otlp.headers: a credential must not stand in the settings",
         ),
         (
             at(json!({"endpoint": good, "headers": {"x y": "1"}})),
-            "telemetry.otlp.headers.x y: is no name of a header",
+            "telemetry.otlp.headers: `x y` is no header that can be set",
         ),
         (
             at(json!({"endpoint": good, "headers": {"x": "\n"}})),
-            "telemetry.otlp.headers.x: is no value of a header",
+            "telemetry.otlp.headers: holds a value that no header has",
         ),
         (
-            at(json!({"endpoint": good, "headers": {"x": {"file": "a", "env": "B"}}})),
-            "telemetry.otlp.headers.x: needs exactly one of",
+            at(json!({"endpoint": good, "headerFiles": {"Content-Type": "file"}})),
+            "telemetry.otlp.headerFiles: `Content-Type` is no header that can be set",
+        ),
+        (
+            at(json!({"endpoint": good, "tokenFile": "a", "tokenEnv": "B"})),
+            "telemetry.otlp: needs exactly one of token, tokenFile and tokenEnv",
+        ),
+        (
+            at(json!({"endpoint": good, "token": "s3cr3t"})),
+            "telemetry.otlp.token: a credential must not stand in the settings",
         ),
         (
             json!({"otlp": {"endpoint": good}, "traces": {"ratio": 1.5}}),

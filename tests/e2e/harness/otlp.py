@@ -1,4 +1,4 @@
-"""What an OpenTelemetry collector was sent (collector_server.py), as plain values."""
+"""What an OpenTelemetry collector was sent (otlp_server.py), as plain values."""
 
 import base64
 import json
@@ -42,7 +42,7 @@ class Collector(Process):
         self.grpc, self.http = free_port(), free_port()
         self.file = Path(directory) / f"collected-{self.grpc}.jsonl"
         self.file.touch()
-        server = Path(__file__).with_name("collector_server.py")
+        server = Path(__file__).with_name("otlp_server.py")
         super().__init__("collector", [sys.executable, server, self.grpc, self.http, self.file, *(tls or [])], directory)
 
     def start(self):

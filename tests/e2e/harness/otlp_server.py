@@ -11,15 +11,10 @@ from concurrent import futures
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
-import opentelemetry
-
-# What is installed beside the rest comes first: see collector-requirements.txt.
-opentelemetry.__path__.insert(0, str(Path(sys.prefix) / "otlp" / "opentelemetry"))
-
-import grpc  # noqa: E402
-from google.protobuf.json_format import MessageToDict  # noqa: E402
-from opentelemetry.proto.collector.metrics.v1 import metrics_service_pb2, metrics_service_pb2_grpc  # noqa: E402
-from opentelemetry.proto.collector.trace.v1 import trace_service_pb2, trace_service_pb2_grpc  # noqa: E402
+import grpc
+from google.protobuf.json_format import MessageToDict
+from opentelemetry.proto.collector.metrics.v1 import metrics_service_pb2, metrics_service_pb2_grpc
+from opentelemetry.proto.collector.trace.v1 import trace_service_pb2, trace_service_pb2_grpc
 
 grpc_port, http_port, file, *tls = sys.argv[1:]
 writing = threading.Lock()
