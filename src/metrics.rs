@@ -3,10 +3,11 @@
 //! Labels hold only what the operator wrote (a client ID, a reason code): nothing a client sends
 //! can make a new time series.
 //!
-//! Durations are in two kinds of buckets at once: fixed ones in the text form, and exponential ones in
-//! the protobuf form, which Prometheus reads as a native histogram and OTLP has as an exponential one: the
-//! two have the same boundaries. All that leaves over OTLP is read from the registry here.
+//! Durations are in fixed buckets in the text form, and in exponential ones too in the protobuf form, which
+//! Prometheus reads as a native histogram and OTLP has as an exponential one: the two have the same
+//! boundaries. All that leaves over OTLP is read from the registry here.
 
+mod durations;
 mod surroundings;
 
 use std::sync::Arc;
@@ -18,11 +19,11 @@ use prometheus_client::encoding::{EncodeLabelSet, text::encode};
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
-use prometheus_client::metrics::histogram::{Histogram, NativeHistogramConfig};
 use prometheus_client::registry::Registry;
 
 pub use self::surroundings::{Outcomes, Requests, StoreRequests};
 
+use self::durations::Durations;
 use self::surroundings::Surroundings;
 
 use crate::clock::Timestamp;
@@ -32,21 +33,8 @@ use crate::stages::{Stage, Stages};
 pub const PROTOBUF: &str =
     "application/vnd.google.protobuf; proto=io.prometheus.client.MetricFamily; encoding=delimited";
 
-/// Upper bounds of the fixed buckets of durations, in seconds: 25 µs to 1 s.
-const DURATION_BUCKETS: [f64; 12] =
-    [25e-6, 50e-6, 100e-6, 250e-6, 500e-6, 1e-3, 2.5e-3, 5e-3, 10e-3, 50e-3, 250e-3, 1.0];
-
-/// Exponential buckets, each 9 % wider than the one below; beyond so many they become wider.
-const MAX_NATIVE_BUCKETS: usize = 160;
-
 /// A whole number that goes up and down.
 type Whole = Gauge<i64, AtomicI64>;
-
-/// A histogram of durations in seconds.
-fn durations() -> Histogram {
-    let native = NativeHistogramConfig::default().max_buckets(MAX_NATIVE_BUCKETS);
-    Histogram::new_classic_and_native(DURATION_BUCKETS, native)
-}
 
 /// The process's metrics; a cheap clone shares them.
 #[derive(Clone, Debug)]
@@ -56,10 +44,10 @@ pub struct Metrics(Arc<Inner>);
 struct Inner {
     registry: Registry,
     decisions: Family<DecisionLabels, Counter>,
-    check_duration: Histogram,
-    stage_duration: Family<StageLabel, Histogram, fn() -> Histogram>,
+    check_duration: Durations,
+    stage_duration: Family<StageLabel, Durations>,
     /// Those of each stage, in order.
-    stage_durations: [Histogram; Stage::ALL.len()],
+    stage_durations: [Durations; Stage::ALL.len()],
     cache_hits: Family<CacheLabel, Counter>,
     cache_misses: Family<CacheLabel, Counter>,
     decisions_known: Counter,
@@ -134,7 +122,7 @@ impl Metrics {
     pub fn new() -> Self {
         let (cache_hits, cache_misses) = <(Family<_, Counter>, Family<_, Counter>)>::default();
         let decisions = CacheLabel { cache: "decisions" };
-        let stage_duration = Family::new_with_constructor(durations as fn() -> Histogram);
+        let stage_duration = Family::<StageLabel, Durations>::default();
         let of_stage =
             |stage: Stage| stage_duration.get_or_create_owned(&StageLabel { stage: stage.name() });
         let inner = Inner {
@@ -142,7 +130,7 @@ impl Metrics {
             decisions_unknown: cache_misses.get_or_create_owned(&decisions),
             registry: Registry::with_prefix("placet"),
             decisions: Family::default(),
-            check_duration: durations(),
+            check_duration: Durations::default(),
             stage_durations: Stage::ALL.map(of_stage),
             stage_duration,
             cache_hits,
@@ -189,14 +177,14 @@ impl Metrics {
     /// Counts a decision by its counter, and the time it took.
     pub fn decided_again(&self, decisions: &Counter, took: Duration) {
         decisions.inc();
-        self.0.check_duration.observe(took.as_secs_f64());
+        self.0.check_duration.observe(took);
     }
 
     /// Counts the time that the stages of a decision took.
     pub fn stages(&self, stages: &Stages) {
         for (stage, begun, ended) in stages.iter() {
             if let Some(durations) = self.0.stage_durations.get(stage as usize) {
-                durations.observe(ended.saturating_duration_since(begun).as_secs_f64());
+                durations.observe(ended.saturating_duration_since(begun));
             }
         }
     }

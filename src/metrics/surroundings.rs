@@ -6,15 +6,15 @@ use prometheus_client::encoding::EncodeLabelSet;
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
-use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::registry::Registry;
 
-use super::{Inner, Metrics, ScopeLabel, Whole, durations, whole};
+use super::durations::Durations;
+use super::{Inner, Metrics, ScopeLabel, Whole, whole};
 
 #[derive(Debug)]
 pub(super) struct Surroundings {
     store_requests: Family<RequestLabels, Counter>,
-    store_durations: Family<OperationLabels, Histogram, fn() -> Histogram>,
+    store_durations: Family<OperationLabels, Durations>,
     issuer_fetches: Family<FetchLabels, Counter>,
     issuer_age: Family<IssuerLabels, Whole>,
     next_rotation: Family<ScopeLabel, Whole>,
@@ -92,14 +92,14 @@ pub struct StoreRequests {
 #[derive(Clone, Debug)]
 pub struct Requests {
     outcomes: Outcomes,
-    durations: Histogram,
+    durations: Durations,
 }
 
 impl Requests {
     /// Counts one, and the time it took.
     pub fn count(&self, is_ok: bool, took: Duration) {
         self.outcomes.count(is_ok);
-        self.durations.observe(took.as_secs_f64());
+        self.durations.observe(took);
     }
 }
 
@@ -185,7 +185,7 @@ impl Surroundings {
     pub(super) fn new() -> Self {
         Self {
             store_requests: Family::default(),
-            store_durations: Family::new_with_constructor(durations),
+            store_durations: Family::default(),
             issuer_fetches: Family::default(),
             issuer_age: Family::default(),
             next_rotation: Family::default(),
