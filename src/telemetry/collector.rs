@@ -186,3 +186,87 @@ impl Collector {
 fn status(fields: &HeaderMap) -> Option<u16> {
     fields.get("grpc-status")?.to_str().ok()?.parse().ok()
 }
+
+#[cfg(test)]
+mod tests {
+    use axum::Router;
+    use axum::response::Response;
+    use opentelemetry_proto::tonic::collector::trace::v1::{
+        ExportTracePartialSuccess, ExportTraceServiceRequest, ExportTraceServiceResponse,
+    };
+
+    use super::*;
+
+    fn collector(signal: Signal, endpoint: &str, protocol: Protocol) -> Collector {
+        let settings = OtlpSettings {
+            endpoint: endpoint.parse().unwrap(),
+            protocol,
+            headers: Vec::new(),
+            token: None,
+            ca_file: None,
+            timeout: Duration::from_secs(5),
+        };
+        Collector::new(signal, settings)
+    }
+
+    #[test]
+    fn each_signal_has_its_place() {
+        const SERVICE: &str = "opentelemetry.proto.collector.metrics.v1.MetricsService/Export";
+        for (endpoint, protocol, expected) in [
+            ("https://c.example:4317", Protocol::Grpc, format!("https://c.example:4317/{SERVICE}")),
+            ("https://c.example/x/", Protocol::Grpc, format!("https://c.example/{SERVICE}")),
+            ("https://c.example", Protocol::Http, "https://c.example/v1/metrics".to_owned()),
+            ("https://c.example/x", Protocol::Http, "https://c.example/x/v1/metrics".to_owned()),
+            ("https://c.example/x/", Protocol::Http, "https://c.example/x/v1/metrics".to_owned()),
+        ] {
+            assert_eq!(collector(Signal::Metrics, endpoint, protocol).url.as_str(), expected);
+        }
+    }
+
+    /// What comes of an answer with this status, this gRPC status and this body.
+    async fn answered(
+        protocol: Protocol,
+        status: u16,
+        grpc: Option<&'static str>,
+        body: Vec<u8>,
+    ) -> Result<ExportTraceServiceResponse, ExportError> {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let endpoint = format!("http://{}", listener.local_addr().unwrap());
+        let server = Router::new().fallback(move || async move {
+            let response = Response::builder().status(status);
+            let response = grpc.iter().fold(response, |it, code| it.header("grpc-status", *code));
+            response.body(axum::body::Body::from(body)).unwrap()
+        });
+        let serving = tokio::spawn(async { axum::serve(listener, server).await });
+        let collector = collector(Signal::Traces, &endpoint, protocol);
+        let answer = collector.send(&ExportTraceServiceRequest::default()).await;
+        serving.abort();
+        answer
+    }
+
+    #[tokio::test]
+    async fn only_an_answer_of_otlp_says_that_it_arrived() {
+        let partial = ExportTracePartialSuccess { rejected_spans: 3, ..Default::default() };
+        let good = ExportTraceServiceResponse { partial_success: Some(partial) };
+        let (plain, framed) = (good.encode_to_vec(), framing::framed(&good).to_vec());
+        let (http, grpc) = (Protocol::Http, Protocol::Grpc);
+        assert_eq!(answered(http, 200, None, plain.clone()).await.unwrap(), good);
+        assert_eq!(answered(grpc, 200, Some("0"), framed.clone()).await.unwrap(), good);
+        for (protocol, status, code, body, said, is_transient) in [
+            (http, 400, None, vec![], "with the status 400", false),
+            (http, 503, None, vec![], "with the status 503", true),
+            (http, 307, None, vec![], "with the status 307", false),
+            (http, 200, None, b"<html>".to_vec(), "no answer of OTLP", false),
+            (http, 200, None, vec![0; MAX_ANSWER_BYTES + 1], "no answer of OTLP", false),
+            (grpc, 200, Some("8"), vec![], "with the gRPC status 8", true),
+            (grpc, 200, Some("3"), vec![], "with the gRPC status 3", false),
+            (grpc, 200, None, framed, "no answer of OTLP", false),
+            (grpc, 200, Some("0"), plain, "no answer of OTLP", false),
+            (grpc, 502, None, vec![], "with the status 502", true),
+        ] {
+            let error = answered(protocol, status, code, body).await.unwrap_err();
+            assert!(error.to_string().contains(said), "{error}");
+            assert_eq!(error.is_transient(), is_transient, "{error}");
+        }
+    }
+}
