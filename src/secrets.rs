@@ -141,6 +141,10 @@ pub struct SecretStore {
 /// A store of each kind. A further one (Google's Secret Manager, say) is a further variant here, a
 /// [`StoreKind`] and its settings.
 #[expect(clippy::large_enum_variant, reason = "a handful of values, made once at start")]
+#[cfg_attr(
+    not(all(feature = "aws", feature = "azure")),
+    expect(dead_code, reason = "a store that is not built in is never opened")
+)]
 #[derive(Debug)]
 enum Store {
     /// Vault or OpenBao, KV version 1 or 2.
