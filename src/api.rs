@@ -5,6 +5,7 @@ pub mod authzen;
 pub mod desk;
 #[cfg(test)]
 mod fixture;
+pub mod gauges;
 pub mod jwks;
 pub mod keys;
 pub mod pdp;

@@ -12,11 +12,12 @@ mod listener;
 mod offline;
 mod shadowing;
 mod systemd;
+mod telling;
 mod watch;
 
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, anyhow};
 use arc_swap::{ArcSwap, ArcSwapOption};
@@ -32,6 +33,7 @@ use tonic_health::server::HealthReporter;
 use crate::api;
 use crate::api::admin::{Failure, InForce};
 use crate::api::desk::Desk;
+use crate::api::gauges::Gauges;
 use crate::api::pdp::PdpService;
 use crate::audit::{LogWriter, Recorder};
 use crate::clock::Clock;
@@ -46,6 +48,7 @@ use crate::tls::TlsPeer;
 use generation::{Generation, World};
 use keeper::Keeper;
 use listener::{ControlListener, Listener, TlsWatch};
+use telling::Telling;
 use watch::Watch;
 
 pub use offline::{GivenKeys, Offline};
@@ -72,6 +75,7 @@ pub struct App {
     watch: Watch,
     listeners: Listeners,
     log: LogWriter,
+    telling: Telling,
     reuse_max_bytes: u64,
     ending: Ending,
 }
@@ -105,6 +109,7 @@ impl App {
         let listeners = Listeners::bind(&config.listen, &metrics, clock).await?;
         let (recorder, log) = Recorder::open(&config.decision_log, metrics.clone())
             .context("the decision log can't be opened")?;
+        let telling = Telling::new(config.telemetry.as_ref(), &metrics, clock)?;
         let reuse_max_bytes = config.reuse_max_bytes;
         let ending = Ending { drain_after: config.drain_after, grace: config.shutdown_grace };
         let watch = Watch::new(config.reload, config.files.clone());
@@ -120,7 +125,18 @@ impl App {
             ready: state::channel(false).0,
             metrics: world.metrics.clone(),
         };
-        Ok(Self { path, live, world, generation, watch, listeners, log, reuse_max_bytes, ending })
+        Ok(Self {
+            path,
+            live,
+            world,
+            generation,
+            watch,
+            listeners,
+            log,
+            telling,
+            reuse_max_bytes,
+            ending,
+        })
     }
 
     /// Serves until `shutdown`, then drains. `reload` yields once for each time the settings are to
@@ -130,13 +146,17 @@ impl App {
         shutdown: CancellationToken,
         reload: tokio::sync::mpsc::Receiver<()>,
     ) -> Result<()> {
-        let Self { path, live, world, generation, watch, listeners, log, reuse_max_bytes, ending } =
-            self;
+        let (reuse_max_bytes, ending) = (self.reuse_max_bytes, self.ending);
+        let Self { path, live, world, generation, watch, listeners, log, telling, .. } = self;
         let (health, health_service) = tonic_health::server::health_reporter();
         tell_health(&health, false).await;
         let (recorder, clock) = (world.recorder.clone(), world.clock);
         let desk = Desk::new(Arc::clone(&live.scopes), recorder.clone(), clock);
-        let check = CheckService::new(Arc::clone(&live.scopes), recorder, clock, reuse_max_bytes);
+        let scopes = Arc::clone(&live.scopes);
+        let tracer = telling.tracer();
+        let check = CheckService::new(scopes, recorder, clock, reuse_max_bytes, tracer);
+        let gauges = live.gauges(&check, clock);
+        let told = telling.start(&gauges);
         let others = Routes::new(health_service)
             .add_service(reflection().build_v1()?)
             .add_service(reflection().build_v1alpha()?)
@@ -144,7 +164,8 @@ impl App {
         let public = api::jwks::router(Arc::clone(&live.scopes))
             .merge(api::authzen::router(desk))
             .merge(envoy::over_http::router(check.clone()));
-        let served = Served { grpc: Front::new(check, others), public, shown: live.shown(clock) };
+        let served =
+            Served { grpc: Front::new(check, others), public, shown: live.shown(gauges, clock) };
         let addresses = listeners.addresses.clone();
         // Cancelled when the listeners are to close, which may be a while after `shutdown`.
         let closing = CancellationToken::new();
@@ -156,8 +177,9 @@ impl App {
         let keeper = Keeper { path, live, addresses, world, watch };
         let closed = stopping.closing.clone();
         tasks.spawn(keeper.run(generation, reload, shutdown.clone(), closed));
-        let outcome = supervise(tasks, &shutdown, stopping).await;
+        let (outcome, left) = supervise(tasks, &shutdown, stopping).await;
         log.finish();
+        told.finish(left).await;
         outcome
     }
 }
@@ -203,13 +225,17 @@ impl Served {
 }
 
 impl Live {
-    fn shown(&self, clock: Clock) -> api::admin::Shown {
+    fn gauges(&self, check: &CheckService, clock: Clock) -> Gauges {
+        Gauges::new(self.metrics.clone(), Arc::clone(&self.needs), check.clone(), clock)
+    }
+
+    fn shown(&self, gauges: Gauges, clock: Clock) -> api::admin::Shown {
         api::admin::Shown {
             ready: self.ready.subscribe(),
             needs: Arc::clone(&self.needs),
             in_force: Arc::clone(&self.in_force),
             failure: Arc::clone(&self.failure),
-            metrics: self.metrics.clone(),
+            gauges,
             clock,
         }
     }
@@ -239,11 +265,25 @@ impl Stopping {
     }
 }
 
-/// Waits for the end: of `shutdown` and the drain, or of a task that should not have ended.
+/// Waits for the end: of `shutdown` and the drain, or of a task that should not have ended. How it ended,
+/// and what is left of the time for it.
 async fn supervise(
+    tasks: JoinSet<Result<()>>,
+    shutdown: &CancellationToken,
+    stopping: Stopping,
+) -> (Result<()>, Duration) {
+    let grace = stopping.ending.grace;
+    let mut draining = None;
+    let outcome = drain(tasks, shutdown, stopping, &mut draining).await;
+    let spent = draining.map_or(Duration::ZERO, |since: Instant| since.elapsed());
+    (outcome, grace.saturating_sub(spent))
+}
+
+async fn drain(
     mut tasks: JoinSet<Result<()>>,
     shutdown: &CancellationToken,
     stopping: Stopping,
+    draining: &mut Option<Instant>,
 ) -> Result<()> {
     let first = tokio::select! {
         () = shutdown.cancelled() => None,
@@ -257,6 +297,7 @@ async fn supervise(
         return Err(anyhow!("a task ended by itself"));
     }
     stopping.begin().await;
+    *draining = Some(Instant::now());
     let grace = stopping.ending.grace;
     let drained = tokio::time::timeout(grace, async {
         while let Some(ended) = tasks.join_next().await {

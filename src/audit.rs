@@ -25,7 +25,9 @@ use crate::proto::{DecisionRecord, HttpRequest, Opinion, Policy, Principal, Shad
 use crate::request::Request;
 use crate::scope::Scope;
 use crate::shadow::Asked;
+use crate::stages::Stages;
 use crate::token::Token;
+use crate::trace::{Told, Trace};
 
 /// Records decisions.
 #[derive(Clone, Debug)]
@@ -47,13 +49,24 @@ impl Recorder {
         request: Option<&Request>,
         scope: Option<&Scope>,
         decision: &Decision,
+        trace: Option<Trace>,
         now: Timestamp,
         took: Duration,
     ) {
         self.count(Outcome::from(decision), &decision.facts, scope, took);
         if self.lines.is_some() {
-            self.write(&record(request, scope, decision, now, took));
+            let mut record = record(request, scope, decision, now, took);
+            if let Some(Trace { id, span, .. }) = trace {
+                record.trace_id = id.to_string();
+                record.span_id = span.map(|span| span.to_string()).unwrap_or_default();
+            }
+            self.write(&record);
         }
+    }
+
+    /// Counts the time that the stages of a decision took.
+    pub fn stages(&self, stages: &Stages) {
+        self.metrics.stages(stages);
     }
 
     /// Counts and logs one decision for an application that asked without a request.
@@ -66,6 +79,7 @@ impl Recorder {
         took: Duration,
     ) {
         let outcome = Outcome::from(evaluation);
+        self.stages(&evaluation.stages);
         self.count(outcome, &evaluation.facts, Some(scope), took);
         if self.lines.is_some() {
             self.write(&DecisionRecord {
@@ -77,11 +91,7 @@ impl Recorder {
 
     fn count(&self, outcome: Outcome<'_>, facts: &Facts, scope: Option<&Scope>, took: Duration) {
         let client_id = scope.map_or("", |scope| scope.client_id.as_str());
-        let counted = match outcome {
-            Outcome::Waived(_) => "dry_run",
-            other => other.name(),
-        };
-        self.metrics.decision(client_id, counted, outcome.reason(), took);
+        self.metrics.decision(client_id, outcome.counted(), outcome.reason(), took);
         if let Some(lookup) = facts.entitlements {
             self.metrics.cache_lookup("entitlements", lookup == Lookup::Hit);
         }
@@ -179,6 +189,22 @@ pub fn record(
     }
 }
 
+/// What the span of a check tells of its decision.
+pub fn told(scope: Option<&Scope>, decision: &Decision) -> Told {
+    let (outcome, facts) = (Outcome::from(decision), &decision.facts);
+    let in_force = || scope.map(|scope| scope.authorizer.policy.revision());
+    let revision = facts.opinion.as_ref().map(|opinion| opinion.grounds.revision.clone());
+    Told {
+        scope: scope.map(|scope| scope.client_id.clone()).unwrap_or_default(),
+        outcome: outcome.counted(),
+        reason: outcome.reason(),
+        is_fault: outcome.denial().is_some_and(|denial| denial.reason().status() >= 500),
+        decision_id: facts.id.as_ref().map(ToString::to_string).unwrap_or_default(),
+        revision: revision.or_else(in_force).unwrap_or_default(),
+        ..Told::default()
+    }
+}
+
 /// What is recorded of every decision, whoever asked for it.
 fn decided(
     outcome: Outcome<'_>,
@@ -246,12 +272,27 @@ enum Outcome<'a> {
     Waived(&'a Denial),
 }
 
-impl Outcome<'_> {
+impl<'a> Outcome<'a> {
     const fn name(self) -> &'static str {
         match self {
             Self::Bypass => "bypass",
             Self::Allow(_) => "allow",
             Self::Deny(_) | Self::Waived(_) => "deny",
+        }
+    }
+
+    /// Its name in the metrics.
+    const fn counted(self) -> &'static str {
+        match self {
+            Self::Waived(_) => "dry_run",
+            other => other.name(),
+        }
+    }
+
+    const fn denial(self) -> Option<&'a Denial> {
+        match self {
+            Self::Bypass | Self::Allow(_) => None,
+            Self::Deny(denial) | Self::Waived(denial) => Some(denial),
         }
     }
 

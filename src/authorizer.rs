@@ -24,6 +24,7 @@ use crate::policy::{
 use crate::request::Request;
 use crate::route::{Resolved, Routes, Target};
 use crate::secrets::Kept;
+use crate::stages::{Stage, Stages};
 use crate::token::{Binding, Channel, DecisionId, Items, Listed, MintError, Minter, Token};
 
 /// Everything that decides for one scope.
@@ -48,8 +49,20 @@ pub struct Authorizer {
 impl Authorizer {
     /// Decides on `request`, which came over `channel`.
     pub async fn authorize(&self, request: &Request, channel: Channel, now: Timestamp) -> Decision {
+        self.authorize_in(&mut Stages::default(), request, channel, now).await
+    }
+
+    /// [`Self::authorize`], which notes in `stages` how far it came, even if it is cut off.
+    pub async fn authorize_in(
+        &self,
+        stages: &mut Stages,
+        request: &Request,
+        channel: Channel,
+        now: Timestamp,
+    ) -> Decision {
         let mut facts = Facts::default();
-        let outcome = self.steps(request, channel, now, &mut facts).await;
+        let outcome = self.steps(request, channel, now, &mut facts, stages).await;
+        stages.end();
         Decision { outcome, facts }
     }
 
@@ -59,7 +72,9 @@ impl Authorizer {
         channel: Channel,
         now: Timestamp,
         facts: &mut Facts,
+        stages: &mut Stages,
     ) -> Result<Grant, Denial> {
+        stages.begin(Stage::Route);
         let id = facts.id.insert(DecisionId::random()?).clone();
         let path = CanonicalPath::parse(request.raw_path(), self.paths)
             .map_err(|error| Denial::new(Reason::BadPath, error))?;
@@ -68,6 +83,7 @@ impl Authorizer {
         if resolved == Resolved::Bypass {
             return Ok(Grant::Bypass);
         }
+        stages.begin(Stage::Identity);
         let principal = self.identity.authenticate(request, now).await?;
         facts.principal = Some(Arc::clone(&principal));
         let deny_list = self.deny_list();
@@ -78,14 +94,16 @@ impl Authorizer {
         let target = facts.target.insert(target);
         let context = Context::Http { request, path: &path };
         let question = Question { principal: &principal, target, context, now };
+        stages.begin(Stage::Policy);
         let permit = self.policy.decide(&question).await.map_err(|refusal| {
             facts.opinion = Some(Opinion::from(&refusal));
             Denial::from(refusal)
         })?;
         facts.opinion = Some(Opinion::from(&permit));
         refuse_named(deny_list.as_deref(), &permit, now)?;
-        let targets = self.items(&permit, &question, &mut facts.entitlements).await?;
+        let targets = self.items(&permit, &question, &mut facts.entitlements, stages).await?;
         let items = Listed { targets: &targets, assets: &self.policy };
+        stages.begin(Stage::Token);
         let authority = request.host.authority(&request.scheme);
         let uri = format!("{}://{authority}{path}", request.scheme);
         let binding = Binding { method: &request.method, uri: &uri };
@@ -104,6 +122,7 @@ impl Authorizer {
         permit: &'a Permit,
         question: &Question<'_>,
         lookup: &mut Option<Lookup>,
+        stages: &mut Stages,
     ) -> Result<Vec<&'a Target>, Denial> {
         let mut items = vec![permit.target()];
         let listed = permit.additions().entitlements.as_deref();
@@ -111,6 +130,7 @@ impl Authorizer {
             items.retain(|target| !listed.contains(target));
             items.extend(listed);
         } else if let Some(catalogue) = &self.catalogue {
+            stages.begin(Stage::Entitlements);
             let held = catalogue.held(&self.policy, question).await?;
             *lookup = Some(held.lookup);
             items.extend(held.targets.into_iter().filter(|target| *target != permit.target()));

@@ -79,4 +79,16 @@ impl Clock {
             Self::Fixed(now) => now,
         }
     }
+
+    /// The current time in nanoseconds since the Unix epoch, as traces tell it.
+    pub fn unix_nanos(self) -> u64 {
+        match self {
+            #[expect(clippy::disallowed_methods, reason = "and where more than milliseconds count")]
+            Self::System => {
+                let since_epoch = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+                u64::try_from(since_epoch.as_nanos()).unwrap_or(u64::MAX)
+            }
+            Self::Fixed(now) => now.millis().saturating_mul(1_000_000),
+        }
+    }
 }

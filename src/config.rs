@@ -30,6 +30,7 @@ use crate::policy::{BundleTask, Policy};
 use crate::route::Routes;
 use crate::scope::{DecisionHeader, DenyResponse, Explain, PublicUrl};
 use crate::secrets::{KeyLocation, SecretStore};
+use crate::telemetry::TelemetrySettings;
 use crate::tls::{TlsSettings, UriSan};
 use crate::token::ClaimSettings;
 use report::Report;
@@ -45,6 +46,8 @@ pub struct Config {
     pub scopes: Vec<ScopeConfig>,
     /// Where decision lines go.
     pub decision_log: Sink,
+    /// What is sent to a collector.
+    pub telemetry: Option<TelemetrySettings>,
     /// How much memory kept answers take, in bytes.
     pub reuse_max_bytes: u64,
     /// How long start-up waits for every scope.
@@ -223,6 +226,13 @@ pub struct ApiConfig {
 }
 
 impl ScopeConfig {
+    /// The stores that it reads.
+    pub fn stores(&self) -> impl Iterator<Item = &Arc<SecretStore>> {
+        let api_keys = self.identity.api_keys.iter().map(|keys| &keys.store);
+        let secrets = self.api.iter().filter_map(|api| Some(&api.secrets.as_ref()?.0));
+        [&self.store].into_iter().chain(api_keys).chain(secrets)
+    }
+
     /// What the scope's key is loaded by.
     pub fn key_source(&self) -> KeySource {
         KeySource {

@@ -33,13 +33,15 @@ pub use self::front::Front;
 
 use self::answer_cache::{Answer, AnswerCache, InTheMaking, Terms};
 use self::view::View;
-use crate::audit::Recorder;
+use crate::audit::{self, Circumstances, Recorder};
 use crate::authorizer::{Decision, Denial, Grant, Reason};
 use crate::clock::Clock;
 use crate::request::{Host, Request};
 use crate::reuse::{self, Key};
 use crate::scope::{SCOPE_EXTENSION, Scope, Scopes};
+use crate::stages::Stages;
 use crate::token::Channel;
+use crate::trace::{Edge, Incoming, Told, Trace, Tracer};
 
 /// Checks in progress at once; one more is refused rather than queued.
 const MAX_IN_PROGRESS: usize = 8_192;
@@ -58,6 +60,8 @@ struct Inner {
     clock: Clock,
     in_progress: Semaphore,
     cache: AnswerCache,
+    /// `None` where no traces are made.
+    tracer: Option<Tracer>,
 }
 
 /// What a check comes to.
@@ -75,10 +79,16 @@ impl CheckService {
         recorder: Recorder,
         clock: Clock,
         max_cached_bytes: u64,
+        tracer: Option<Tracer>,
     ) -> Self {
         let in_progress = Semaphore::new(MAX_IN_PROGRESS);
         let cache = AnswerCache::new(max_cached_bytes);
-        Self(Arc::new(Inner { scopes, recorder, clock, in_progress, cache }))
+        Self(Arc::new(Inner { scopes, recorder, clock, in_progress, cache, tracer }))
+    }
+
+    /// How many checks are in progress.
+    pub fn in_progress(&self) -> usize {
+        MAX_IN_PROGRESS.saturating_sub(self.0.in_progress.available_permits())
     }
 
     /// Answers one call of the service.
@@ -97,7 +107,12 @@ impl Inner {
     /// Reads one message and answers it, whatever happens.
     async fn answer(&self, call: http::Request<impl body::Body<Data = Bytes> + Unpin>) -> Bytes {
         let deadline = framing::timeout(call.headers()).unwrap_or(DEFAULT_DEADLINE);
-        let mut seen = Seen::new();
+        let mut seen = Seen::new(Edge::Grpc);
+        if self.tracer.is_some() {
+            let fields = call.headers().iter();
+            let fields = fields.map(|(name, value)| (name.as_str().as_bytes(), value.as_bytes()));
+            self.join(&mut seen, fields, false);
+        }
         let checked = {
             let checking = pin!(self.check_message(call.into_body(), &mut seen));
             self.in_time(deadline, checking).await
@@ -115,9 +130,10 @@ impl Inner {
         reading: impl Future<Output = Result<Request, Denial>>,
         deadline: Duration,
     ) -> CheckResponse {
-        let mut seen = Seen::new();
+        let mut seen = Seen::new(Edge::Http);
         let checking = async {
             let request = Box::new(reading.await?);
+            self.join_with(&mut seen, &request);
             let scopes = self.scopes.load_full();
             let decision = self.check_request(request, &scopes, Channel::Api, &mut seen).await?;
             Ok(over_http::carried(decision))
@@ -154,6 +170,9 @@ impl Inner {
         let message = framing::read_message(body).await.map_err(|error| bad(&error))?;
         let scopes = self.scopes.load_full();
         let view = View::of(&message);
+        if let Some(view) = view.as_ref().filter(|_| self.tracer.is_some()) {
+            self.join(seen, view.headers.iter().copied(), true);
+        }
         if let Some(view) = &view
             && let Some(answer) = self.cached(view, &scopes, seen).await
         {
@@ -163,8 +182,33 @@ impl Inner {
         tokio::task::yield_now().await;
         let read = view.map_or_else(|| decode::request(&message), |view| view.request());
         let request = Box::new(read.map_err(|error| bad(&error))?);
+        self.join_with(seen, &request);
         let decision = self.check_request(request, &scopes, Channel::Proxy, seen).await?;
         Ok(Checked::Decided(Box::new(decision)))
+    }
+
+    /// Finds the trace that a check belongs to, unless it is known: by what `fields` say, and for the last
+    /// of those that could say it, with a trace of our own if it is to have one.
+    fn join<'a>(
+        &self,
+        seen: &mut Seen,
+        fields: impl Iterator<Item = (&'a [u8], &'a [u8])>,
+        is_last: bool,
+    ) {
+        let Some(tracer) = self.tracer.as_ref().filter(|_| !seen.is_joined) else { return };
+        let incoming = Incoming::among(fields);
+        if is_last || incoming.is_some() {
+            seen.is_joined = true;
+            seen.trace = tracer.join(incoming);
+        }
+    }
+
+    /// [`Self::join`], by the fields of a request.
+    fn join_with(&self, seen: &mut Seen, request: &Request) {
+        if self.tracer.is_some() {
+            let fields = request.headers.iter();
+            self.join(seen, fields.map(|(name, value)| (name.as_bytes(), value)), true);
+        }
     }
 
     async fn check_request(
@@ -174,10 +218,12 @@ impl Inner {
         channel: Channel,
         seen: &mut Seen,
     ) -> Result<Decision, Denial> {
-        let request = seen.request.insert(request);
-        let scope = seen.scope.insert(Arc::clone(scopes.select(request)?));
+        let Seen { request: seen_request, scope: seen_scope, stages, .. } = seen;
+        let request = seen_request.insert(request);
+        let scope = seen_scope.insert(Arc::clone(scopes.select(request)?));
+        let now = self.clock.now();
         // Boxed, since an answer from the cache needs no room for all the steps.
-        Ok(Box::pin(scope.authorizer.authorize(request, channel, self.clock.now())).await)
+        Ok(Box::pin(scope.authorizer.authorize_in(stages, request, channel, now)).await)
     }
 
     /// The answer to the same question, if one may be given again; it is recorded.
@@ -205,9 +251,13 @@ impl Inner {
             seen.key = Some(key);
             return None;
         };
-        let circumstances = view.circumstances();
+        let circumstances = Circumstances { trace: seen.trace, ..view.circumstances() };
         let (now, took) = (self.clock.now(), seen.started.elapsed());
         self.recorder.record_repeated(&answer.terms.repeated, circumstances, now, took);
+        if let Some(tracer) = &self.tracer {
+            let told = || Told { reused: true, ..*answer.terms.told.clone().unwrap_or_default() };
+            tracer.finish(seen.trace, seen.started, &seen.stages, told);
+        }
         Some(answer)
     }
 
@@ -230,13 +280,26 @@ impl Inner {
             None => decision,
         };
         let (now, took) = (self.clock.now(), seen.started.elapsed());
-        self.recorder.record(request.as_deref(), scope.as_deref(), &decision, now, took);
+        let (asked, by) = (request.as_deref(), scope.as_deref());
+        self.recorder.record(asked, by, &decision, seen.trace, now, took);
+        seen.stages.end();
+        self.recorder.stages(&seen.stages);
+        let told = || Told { edge: seen.edge, ..audit::told(by, &decision) };
+        if let Some(tracer) = &self.tracer {
+            tracer.finish(seen.trace, seen.started, &seen.stages, told);
+        }
         let response = encode::response(scope.as_deref(), &decision);
         let (Some(scope), Some(request)) = (scope, request) else { return (response, None) };
         let terms = match &decision.outcome {
             Ok(Grant::Signed { token, .. }) if seen.key.is_some() => {
                 let repeated = || self.recorder.repeated(&request, &scope, &decision);
-                reuse::span(token.validity()).map(|span| Terms { repeated: repeated(), span })
+                let told =
+                    || self.tracer.as_ref().map(|_| Box::new(audit::told(Some(&scope), &decision)));
+                reuse::span(token.validity()).map(|span| Terms {
+                    repeated: repeated(),
+                    told: told(),
+                    span,
+                })
             }
             _ => None,
         };
@@ -258,11 +321,26 @@ struct Seen {
     key: Option<Key>,
     /// While the answer is made, others with the same question wait.
     making: Option<InTheMaking>,
+    edge: Edge,
+    /// The trace it belongs to, once that is known.
+    trace: Option<Trace>,
+    is_joined: bool,
+    stages: Stages,
 }
 
 impl Seen {
-    fn new() -> Self {
-        Self { started: Instant::now(), request: None, scope: None, key: None, making: None }
+    fn new(edge: Edge) -> Self {
+        Self {
+            started: Instant::now(),
+            request: None,
+            scope: None,
+            key: None,
+            making: None,
+            edge,
+            trace: None,
+            is_joined: false,
+            stages: Stages::default(),
+        }
     }
 }
 

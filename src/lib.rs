@@ -15,6 +15,7 @@
 //!   the deny list ──watch──▶ authorizer
 //!   issuers ──▶ identity::jwks ──watch──▶ identity
 //!   what was answered ──queue──▶ shadow ──▶ audit
+//!                     ──queue──▶ telemetry ──▶ a collector
 //! ```
 //!
 //! Start reading at [`authorizer`]: it is the whole product in one function. [`app`] puts the rooms
@@ -49,8 +50,11 @@ pub mod scope;
 pub mod search;
 pub mod secrets;
 pub mod shadow;
+pub mod stages;
+pub mod telemetry;
 pub mod tls;
 pub mod token;
+pub mod trace;
 
 /// Placet's own messages, from `proto/placet/v1`.
 pub mod proto {

@@ -2,23 +2,39 @@
 //!
 //! Labels hold only what the operator wrote (a client ID, a reason code): nothing a client sends
 //! can make a new time series.
+//!
+//! Durations are in fixed buckets in the text form, and in exponential ones too in the protobuf form, which
+//! Prometheus reads as a native histogram and OTLP has as an exponential one: the two have the same
+//! boundaries. All that leaves over OTLP is read from the registry here.
+
+mod durations;
+mod surroundings;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, AtomicU64};
 use std::time::Duration;
 
+use prometheus_client::encoding::prometheus_protobuf::{self, prometheus_data_model::MetricFamily};
 use prometheus_client::encoding::{EncodeLabelSet, text::encode};
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
-use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::registry::Registry;
 
-use crate::clock::Timestamp;
+pub use self::surroundings::{Outcomes, Requests, StoreRequests};
 
-/// Upper bounds of the duration histogram, in seconds: 25 µs to 1 s.
-const DURATION_BUCKETS: [f64; 12] =
-    [25e-6, 50e-6, 100e-6, 250e-6, 500e-6, 1e-3, 2.5e-3, 5e-3, 10e-3, 50e-3, 250e-3, 1.0];
+use self::durations::Durations;
+use self::surroundings::Surroundings;
+
+use crate::clock::Timestamp;
+use crate::stages::{Stage, Stages};
+
+/// The media type of [`Metrics::protobuf`].
+pub const PROTOBUF: &str =
+    "application/vnd.google.protobuf; proto=io.prometheus.client.MetricFamily; encoding=delimited";
+
+/// A whole number that goes up and down.
+type Whole = Gauge<i64, AtomicI64>;
 
 /// The process's metrics; a cheap clone shares them.
 #[derive(Clone, Debug)]
@@ -28,28 +44,37 @@ pub struct Metrics(Arc<Inner>);
 struct Inner {
     registry: Registry,
     decisions: Family<DecisionLabels, Counter>,
-    check_duration: Histogram,
+    check_duration: Durations,
+    stage_duration: Family<StageLabel, Durations>,
+    /// Those of each stage, in order.
+    stage_durations: [Durations; Stage::ALL.len()],
     cache_hits: Family<CacheLabel, Counter>,
     cache_misses: Family<CacheLabel, Counter>,
     decisions_known: Counter,
     decisions_unknown: Counter,
     reloads: Counter,
     reload_failures: Counter,
-    reload_succeeded: Gauge<i64, AtomicI64>,
+    reload_succeeded: Whole,
     settings_since: Gauge<f64, AtomicU64>,
-    settings: Family<RevisionLabel, Gauge<i64, AtomicI64>>,
-    deny_list_entries: Gauge<i64, AtomicI64>,
+    settings: Family<RevisionLabel, Whole>,
+    deny_list_entries: Whole,
     deny_list_since: Gauge<f64, AtomicU64>,
     deny_list_failures: Counter,
     log_dropped: Counter,
-    key_age: Family<ScopeLabel, Gauge<i64, AtomicI64>>,
-    key_left: Family<ScopeLabel, Gauge<i64, AtomicI64>>,
-    shared_kids: Family<ScopeLabel, Gauge<i64, AtomicI64>>,
+    key_age: Family<ScopeLabel, Whole>,
+    key_left: Family<ScopeLabel, Whole>,
+    shared_kids: Family<ScopeLabel, Whole>,
     shadow_decisions: Family<ShadowLabels, Counter>,
     shadow_dropped: Family<ScopeLabel, Counter>,
-    certificate_left: Family<ListenerLabel, Gauge<i64, AtomicI64>>,
+    certificate_left: Family<ListenerLabel, Whole>,
     certificate_failures: Family<ListenerLabel, Counter>,
     tls_refused: Family<RefusalLabels, Counter>,
+    surroundings: Surroundings,
+}
+
+#[derive(Clone, Debug, EncodeLabelSet, Eq, Hash, PartialEq)]
+struct StageLabel {
+    stage: &'static str,
 }
 
 #[derive(Clone, Debug, EncodeLabelSet, Eq, Hash, PartialEq)]
@@ -97,12 +122,17 @@ impl Metrics {
     pub fn new() -> Self {
         let (cache_hits, cache_misses) = <(Family<_, Counter>, Family<_, Counter>)>::default();
         let decisions = CacheLabel { cache: "decisions" };
+        let stage_duration = Family::<StageLabel, Durations>::default();
+        let of_stage =
+            |stage: Stage| stage_duration.get_or_create_owned(&StageLabel { stage: stage.name() });
         let inner = Inner {
             decisions_known: cache_hits.get_or_create_owned(&decisions),
             decisions_unknown: cache_misses.get_or_create_owned(&decisions),
             registry: Registry::with_prefix("placet"),
             decisions: Family::default(),
-            check_duration: Histogram::new(DURATION_BUCKETS),
+            check_duration: Durations::default(),
+            stage_durations: Stage::ALL.map(of_stage),
+            stage_duration,
             cache_hits,
             cache_misses,
             reloads: Counter::default(),
@@ -122,6 +152,7 @@ impl Metrics {
             certificate_left: Family::default(),
             certificate_failures: Family::default(),
             tls_refused: Family::default(),
+            surroundings: Surroundings::new(),
         };
         Self(Arc::new(inner.registered()))
     }
@@ -146,7 +177,16 @@ impl Metrics {
     /// Counts a decision by its counter, and the time it took.
     pub fn decided_again(&self, decisions: &Counter, took: Duration) {
         decisions.inc();
-        self.0.check_duration.observe(took.as_secs_f64());
+        self.0.check_duration.observe(took);
+    }
+
+    /// Counts the time that the stages of a decision took.
+    pub fn stages(&self, stages: &Stages) {
+        for (stage, begun, ended) in stages.iter() {
+            if let Some(durations) = self.0.stage_durations.get(stage as usize) {
+                durations.observe(ended.saturating_duration_since(begun));
+            }
+        }
     }
 
     /// Counts a look into the cache of this name.
@@ -259,6 +299,26 @@ impl Metrics {
             }
         }
     }
+
+    /// Prometheus's protobuf exposition: the same, with exponential buckets.
+    pub fn protobuf(&self) -> Vec<u8> {
+        prometheus_protobuf::encode_to_vec(&self.0.registry).unwrap_or_else(|error| {
+            tracing::error!(%error, "the metrics could not be written");
+            Vec::new()
+        })
+    }
+
+    /// The metrics as messages of Prometheus, for who translates them.
+    pub fn families(&self) -> Vec<MetricFamily> {
+        prometheus_protobuf::encode(&self.0.registry).unwrap_or_else(|error| {
+            tracing::error!(%error, "the metrics could not be written");
+            Vec::new()
+        })
+    }
+}
+
+fn whole(number: u64) -> i64 {
+    i64::try_from(number).unwrap_or(i64::MAX)
 }
 
 #[expect(clippy::cast_precision_loss, reason = "exact for the next quarter of a million years")]
@@ -266,13 +326,9 @@ fn unix_seconds(time: Timestamp) -> f64 {
     time.millis() as f64 / 1000.0
 }
 
-fn set_seconds(
-    family: &Family<ScopeLabel, Gauge<i64, AtomicI64>>,
-    scope: &str,
-    duration: Duration,
-) {
-    let seconds = i64::try_from(duration.as_secs()).unwrap_or(i64::MAX);
-    family.get_or_create(&ScopeLabel { scope: scope.to_owned() }).set(seconds);
+fn set_seconds(family: &Family<ScopeLabel, Whole>, scope: &str, duration: Duration) {
+    let label = ScopeLabel { scope: scope.to_owned() };
+    family.get_or_create(&label).set(whole(duration.as_secs()));
 }
 
 impl Default for Metrics {
@@ -330,6 +386,12 @@ impl Inner {
     fn registered(mut self) -> Self {
         self.register_settings();
         let registry = &mut self.registry;
+        self.surroundings.register(registry);
+        registry.register(
+            "stage_duration_seconds",
+            "Time that each stage of deciding took (route, identity, policy, entitlements, token); not of decisions that are used again",
+            self.stage_duration.clone(),
+        );
         registry.register(
             "decisions",
             "Decisions by scope, outcome (allow, deny, bypass; dry_run: a denial let pass) and reason",
@@ -383,6 +445,7 @@ impl Inner {
         self.register_tls();
         self
     }
+
     fn register_tls(&mut self) {
         let registry = &mut self.registry;
         registry.register(

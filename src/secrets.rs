@@ -27,8 +27,8 @@ mod vault;
 
 use std::collections::HashSet;
 use std::fmt;
-use std::sync::Arc;
-use std::time::Duration;
+use std::sync::{Arc, OnceLock};
+use std::time::{Duration, Instant};
 
 use serde::{Deserialize, Deserializer};
 use zeroize::{Zeroize, Zeroizing};
@@ -43,6 +43,7 @@ pub use transit::{PublicKey, TransitKey, TransitVersion};
 
 use crate::clock::Timestamp;
 use crate::keys::Algorithm;
+use crate::metrics::{Requests, StoreRequests};
 #[cfg(not(feature = "aws"))]
 use absent::Absent as AwsStore;
 #[cfg(not(feature = "azure"))]
@@ -129,11 +130,23 @@ pub struct Version {
     pub is_live: bool,
 }
 
-/// One opened store. A further one (Google's Secret Manager, say) is a further variant here, a
+/// One opened store.
+#[derive(Debug)]
+pub struct SecretStore {
+    store: Store,
+    /// What counts the requests to it, once somebody wants to know.
+    requests: OnceLock<StoreRequests>,
+}
+
+/// A store of each kind. A further one (Google's Secret Manager, say) is a further variant here, a
 /// [`StoreKind`] and its settings.
 #[expect(clippy::large_enum_variant, reason = "a handful of values, made once at start")]
+#[cfg_attr(
+    not(all(feature = "aws", feature = "azure")),
+    expect(dead_code, reason = "a store that is not built in is never opened")
+)]
 #[derive(Debug)]
-pub enum SecretStore {
+enum Store {
     /// Vault or OpenBao, KV version 1 or 2.
     Vault(VaultStore),
     /// A directory of key files.
@@ -152,61 +165,67 @@ impl SecretStore {
 
     fn open(settings: StoreSettings) -> Result<Self, SecretError> {
         let id = settings.id;
-        Ok(match settings.kind {
-            StoreKind::Vault(vault) => Self::Vault(VaultStore::open(id, vault)?),
-            StoreKind::File { directory } => Self::File(FileStore::new(id, directory)),
-            StoreKind::Env { prefix } => Self::Env(EnvStore::new(id, prefix)),
+        let store = match settings.kind {
+            StoreKind::Vault(vault) => Store::Vault(VaultStore::open(id, vault)?),
+            StoreKind::File { directory } => Store::File(FileStore::new(id, directory)),
+            StoreKind::Env { prefix } => Store::Env(EnvStore::new(id, prefix)),
             #[cfg(feature = "aws")]
-            StoreKind::Aws(aws) => Self::Aws(AwsStore::new(id, aws)),
+            StoreKind::Aws(aws) => Store::Aws(AwsStore::new(id, aws)),
             #[cfg(not(feature = "aws"))]
             StoreKind::Aws(_) => return Err(not_built(id, Cloud::Aws)),
             #[cfg(feature = "azure")]
-            StoreKind::Azure(azure) => Self::Azure(AzureStore::new(id, azure)),
+            StoreKind::Azure(azure) => Store::Azure(AzureStore::new(id, azure)),
             #[cfg(not(feature = "azure"))]
             StoreKind::Azure(_) => return Err(not_built(id, Cloud::Azure)),
-        })
+        };
+        Ok(Self { store, requests: OnceLock::new() })
+    }
+
+    /// Has `requests` count what this store is asked from now on, unless others do.
+    pub fn counted_by(&self, requests: impl FnOnce() -> StoreRequests) {
+        self.requests.get_or_init(requests);
     }
 
     /// The store's id in the settings.
     pub fn id(&self) -> &str {
-        match self {
-            Self::Vault(store) => store.id(),
-            Self::File(store) => store.id(),
-            Self::Env(store) => store.id(),
-            Self::Aws(store) => store.id(),
-            Self::Azure(store) => store.id(),
+        match &self.store {
+            Store::Vault(store) => store.id(),
+            Store::File(store) => store.id(),
+            Store::Env(store) => store.id(),
+            Store::Aws(store) => store.id(),
+            Store::Azure(store) => store.id(),
         }
     }
 
     /// The store's type, as the settings spell it.
     pub const fn kind(&self) -> &'static str {
-        match self {
-            Self::Vault(_) => "vault",
-            Self::File(_) => "file",
-            Self::Env(_) => "env",
-            Self::Aws(_) => "awsSecretsManager",
-            Self::Azure(_) => "azureKeyVault",
+        match &self.store {
+            Store::Vault(_) => "vault",
+            Store::File(_) => "file",
+            Store::Env(_) => "env",
+            Store::Aws(_) => "awsSecretsManager",
+            Store::Azure(_) => "azureKeyVault",
         }
     }
 
     /// How often to look for a new key.
     pub const fn refresh_interval(&self) -> Duration {
-        match self {
-            Self::Vault(store) => store.refresh_interval(),
-            Self::Aws(store) => store.refresh_interval(),
-            Self::Azure(store) => store.refresh_interval(),
-            Self::File(_) | Self::Env(_) => Self::REFRESH_INTERVAL,
+        match &self.store {
+            Store::Vault(store) => store.refresh_interval(),
+            Store::Aws(store) => store.refresh_interval(),
+            Store::Azure(store) => store.refresh_interval(),
+            Store::File(_) | Store::Env(_) => Self::REFRESH_INTERVAL,
         }
     }
 
     /// Whether a location's path means anything.
     pub const fn has_paths(&self) -> bool {
-        matches!(self, Self::Vault(_) | Self::Aws(_))
+        matches!(&self.store, Store::Vault(_) | Store::Aws(_))
     }
 
     /// What the key at a location is called in the store; `None`: the whole secret is the key.
     pub fn key_name<'a>(&self, at: &'a KeyLocation) -> Option<&'a str> {
-        (at.is_named || !matches!(self, Self::Aws(_))).then_some(&*at.name)
+        (at.is_named || !matches!(&self.store, Store::Aws(_))).then_some(&*at.name)
     }
 
     /// Judges a location without looking there: Vault and AWS need a path, Azure takes few names.
@@ -214,11 +233,11 @@ impl SecretStore {
     /// # Errors
     /// If nothing could ever be read from it.
     pub fn check(&self, at: &KeyLocation) -> Result<(), SecretError> {
-        match self {
-            Self::Vault(store) => store.path(at).map(drop),
-            Self::Aws(store) => store.check(at),
-            Self::Azure(store) => store.check(at),
-            Self::File(_) | Self::Env(_) => Ok(()),
+        match &self.store {
+            Store::Vault(store) => store.path(at).map(drop),
+            Store::Aws(store) => store.check(at),
+            Store::Azure(store) => store.check(at),
+            Store::File(_) | Store::Env(_) => Ok(()),
         }
     }
 
@@ -227,8 +246,8 @@ impl SecretStore {
     /// # Errors
     /// If this store doesn't sign by itself, or no key can have that name.
     pub fn check_transit(&self, name: &str) -> Result<(), SecretError> {
-        match self {
-            Self::Vault(store) => store.check_transit(name),
+        match &self.store {
+            Store::Vault(store) => store.check_transit(name),
             _ => Err(self.no_transit()),
         }
     }
@@ -238,13 +257,16 @@ impl SecretStore {
     /// # Errors
     /// If the store can't be reached or refuses, or there is no key text there.
     pub async fn read(&self, at: &KeyLocation) -> Result<KeyMaterial, SecretError> {
-        match self {
-            Self::Vault(store) => store.read(at).await,
-            Self::Aws(store) => store.read(at).await,
-            Self::Azure(store) => store.read(at).await,
-            Self::File(store) => store.read(&at.name).await,
-            Self::Env(store) => store.read(&at.name),
-        }
+        let reading = async {
+            match &self.store {
+                Store::Vault(store) => store.read(at).await,
+                Store::Aws(store) => store.read(at).await,
+                Store::Azure(store) => store.read(at).await,
+                Store::File(store) => store.read(&at.name).await,
+                Store::Env(store) => store.read(&at.name),
+            }
+        };
+        self.counted(|requests| &requests.read, reading).await
     }
 
     /// The versions the store has of what is at a location, oldest first. `None`: it keeps no
@@ -253,12 +275,18 @@ impl SecretStore {
     /// # Errors
     /// If the store can't be reached or refuses, or there is nothing there.
     pub async fn versions(&self, at: &KeyLocation) -> Result<Option<Vec<Version>>, SecretError> {
-        match self {
-            Self::Vault(store) => store.versions(at).await,
-            Self::Aws(store) => store.versions(at).await,
-            Self::Azure(store) => store.versions(at).await,
-            Self::File(_) | Self::Env(_) => Ok(None),
+        let listing = async {
+            match &self.store {
+                Store::Vault(store) => store.versions(at).await,
+                Store::Aws(store) => store.versions(at).await,
+                Store::Azure(store) => store.versions(at).await,
+                Store::File(_) | Store::Env(_) => Ok(None),
+            }
+        };
+        if matches!(&self.store, Store::File(_) | Store::Env(_)) {
+            return listing.await;
         }
+        self.counted(|requests| &requests.read, listing).await
     }
 
     /// Reads one version of what is at a location.
@@ -271,14 +299,17 @@ impl SecretStore {
         at: &KeyLocation,
         number: u64,
     ) -> Result<KeyMaterial, SecretError> {
-        match self {
-            Self::Vault(store) => store.read_version(at, number).await,
-            Self::Aws(store) => store.read_version(at, number).await,
-            Self::Azure(store) => store.read_version(at, number).await,
-            Self::File(_) | Self::Env(_) => {
-                Err(SecretError::NoHistory { store: self.id().to_owned() })
+        let reading = async {
+            match &self.store {
+                Store::Vault(store) => store.read_version(at, number).await,
+                Store::Aws(store) => store.read_version(at, number).await,
+                Store::Azure(store) => store.read_version(at, number).await,
+                Store::File(_) | Store::Env(_) => {
+                    Err(SecretError::NoHistory { store: self.id().to_owned() })
+                }
             }
-        }
+        };
+        self.counted(|requests| &requests.read, reading).await
     }
 
     /// Reads the public side of the Transit key `name`.
@@ -287,8 +318,10 @@ impl SecretStore {
     /// If this store doesn't sign by itself, can't be reached or refuses, or there is no such key
     /// that signs a JWS.
     pub async fn transit_key(&self, name: &str) -> Result<TransitKey, SecretError> {
-        match self {
-            Self::Vault(store) => store.transit_key(name).await,
+        match &self.store {
+            Store::Vault(store) => {
+                self.counted(|requests| &requests.read, store.transit_key(name)).await
+            }
             _ => Err(self.no_transit()),
         }
     }
@@ -307,8 +340,11 @@ impl SecretStore {
         algorithm: Algorithm,
         messages: &[&[u8]],
     ) -> Result<Vec<Result<Vec<u8>, SecretError>>, SecretError> {
-        match self {
-            Self::Vault(store) => store.transit_sign(name, version, algorithm, messages).await,
+        match &self.store {
+            Store::Vault(store) => {
+                let signing = store.transit_sign(name, version, algorithm, messages);
+                self.counted(|requests| &requests.sign, signing).await
+            }
             _ => Err(self.no_transit()),
         }
     }
@@ -319,10 +355,10 @@ impl SecretStore {
     /// # Errors
     /// If the store can't be reached or refuses, or is one we don't write to.
     pub async fn write(&self, at: &KeyLocation, key: &NewKey<'_>) -> Result<(), SecretError> {
-        match self {
-            Self::Vault(store) => store.write(at, key).await,
-            Self::File(store) => store.write(&at.name, key).await,
-            Self::Env(_) | Self::Aws(_) | Self::Azure(_) => {
+        match &self.store {
+            Store::Vault(store) => store.write(at, key).await,
+            Store::File(store) => store.write(&at.name, key).await,
+            Store::Env(_) | Store::Aws(_) | Store::Azure(_) => {
                 Err(SecretError::ReadOnly { store: self.id().to_owned(), kind: self.kind() })
             }
         }
@@ -333,10 +369,24 @@ impl SecretStore {
     /// # Errors
     /// If this store doesn't sign by itself, can't be reached or refuses.
     pub async fn transit_rotate(&self, name: &str) -> Result<(), SecretError> {
-        match self {
-            Self::Vault(store) => store.transit_rotate(name).await,
+        match &self.store {
+            Store::Vault(store) => store.transit_rotate(name).await,
             _ => Err(self.no_transit()),
         }
+    }
+
+    /// Does `work`, and counts it as one of the requests that `kind` picks.
+    async fn counted<T>(
+        &self,
+        kind: fn(&StoreRequests) -> &Requests,
+        work: impl Future<Output = Result<T, SecretError>>,
+    ) -> Result<T, SecretError> {
+        let started = Instant::now();
+        let done = work.await;
+        if let Some(requests) = self.requests.get() {
+            kind(requests).count(done.is_ok(), started.elapsed());
+        }
+        done
     }
 
     fn no_transit(&self) -> SecretError {

@@ -3,7 +3,7 @@
 //! - `GET /livez`: 200 while the process runs.
 //! - `GET /readyz`: 200 or 503, and as JSON what is still waited for, which settings are in force since when,
 //!   and what is wrong with those that were to follow, and with the deny list.
-//! - `GET /metrics`: Prometheus text.
+//! - `GET /metrics`: Prometheus text, or its protobuf, with native histograms, for who prefers that.
 //! - `GET /keys`: each scope's signing keys by life stage.
 //! - `GET /config`: the settings in force, without credentials.
 
@@ -14,13 +14,14 @@ use axum::extract::State;
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use axum::{Json, Router};
-use http::{StatusCode, header};
+use http::{HeaderMap, StatusCode, header};
 use serde_json::{Value, json};
 use tokio::sync::watch;
 
+use super::gauges::Gauges;
 use crate::clock::{Clock, Timestamp};
 use crate::deny_list::DenyList;
-use crate::metrics::Metrics;
+use crate::metrics::{Metrics, PROTOBUF};
 use crate::readiness::Needs;
 use crate::secrets::Kept;
 
@@ -36,7 +37,7 @@ pub struct Shown {
     /// What was wrong with those that were to follow.
     pub failure: Arc<ArcSwapOption<Failure>>,
     /// The metrics.
-    pub metrics: Metrics,
+    pub gauges: Gauges,
     /// Tells ages.
     pub clock: Clock,
 }
@@ -121,19 +122,56 @@ impl Shown {
     }
 }
 
-async fn metrics(State(shown): State<Shown>) -> Response {
-    let now = shown.clock.now();
-    for needs in shown.needs.load().iter() {
-        if let Some(ring) = needs.keys.ring() {
-            if let Some(created) = ring.active().created() {
-                shown.metrics.signing_key_age(&needs.client_id, now.since(created));
-            }
-            shown.metrics.shared_key_ids(&needs.client_id, ring.shared_kids().len());
-        }
-        if let Some(end) = needs.keys.valid_until() {
-            shown.metrics.signing_key_left(&needs.client_id, end.since(now));
-        }
+async fn metrics(State(shown): State<Shown>, headers: HeaderMap) -> Response {
+    if prefers_protobuf(&headers) {
+        let body = shown.gauges.look(Metrics::protobuf);
+        return ([(header::CONTENT_TYPE, PROTOBUF)], body).into_response();
     }
     let format = "application/openmetrics-text; version=1.0.0; charset=utf-8";
-    ([(header::CONTENT_TYPE, format)], shown.metrics.exposition()).into_response()
+    ([(header::CONTENT_TYPE, format)], shown.gauges.look(Metrics::exposition)).into_response()
+}
+
+/// Whether the protobuf form weighs more than any other one does (RFC 9110 section 12.5.1).
+fn prefers_protobuf(headers: &HeaderMap) -> bool {
+    let accepted = headers.get_all(header::ACCEPT).iter().filter_map(|value| value.to_str().ok());
+    let (mut protobuf, mut other) = (0.0, 0.0);
+    for range in accepted.flat_map(|value| value.split(',')) {
+        let mut parts = range.split(';').map(str::trim);
+        let is_protobuf = parts.next() == Some("application/vnd.google.protobuf");
+        let weight = parts.clone().find_map(|part| part.strip_prefix("q=")?.parse().ok());
+        let weight: f64 = weight.unwrap_or(1.0);
+        let is_ours = parts.clone().any(|part| part == "proto=io.prometheus.client.MetricFamily")
+            && parts.any(|part| part == "encoding=delimited");
+        match is_protobuf {
+            true if is_ours => protobuf = weight.max(protobuf),
+            true => {}
+            false => other = weight.max(other),
+        }
+    }
+    protobuf > other
+}
+
+#[cfg(test)]
+mod tests {
+    use http::HeaderValue;
+
+    use super::*;
+
+    #[test]
+    fn protobuf_is_for_who_prefers_it() {
+        const OURS: &str = "application/vnd.google.protobuf;proto=io.prometheus.client.MetricFamily;encoding=delimited";
+        for (accept, expected) in [
+            (String::new(), false),
+            ("*/*".to_owned(), false),
+            (OURS.to_owned(), true),
+            (format!("{OURS};q=0.5, text/plain;version=0.0.4;q=0.4, */*;q=0.1"), true),
+            (format!("application/openmetrics-text;q=0.6,{OURS};q=0.5"), false),
+            (format!("{OURS};q=0"), false),
+            ("application/vnd.google.protobuf;proto=other;encoding=delimited".to_owned(), false),
+        ] {
+            let accepted = HeaderValue::from_str(&accept).unwrap();
+            let headers = HeaderMap::from_iter([(header::ACCEPT, accepted)]);
+            assert_eq!(prefers_protobuf(&headers), expected, "{accept}");
+        }
+    }
 }

@@ -19,6 +19,7 @@ use crate::authorizer::{Denial, Evaluation, Facts, Reason, Statement};
 use crate::clock::Clock;
 use crate::scope::{CallerError, Presented, Scope, Scopes};
 use crate::search::{Found, SearchError};
+use crate::stages::Stages;
 
 /// Requests in progress at once; one more is refused rather than queued.
 const MAX_IN_PROGRESS: usize = 1_024;
@@ -129,7 +130,8 @@ impl Desk {
             }
         };
         let outcome = Err(Denial::new(reason, detail));
-        let evaluation = Evaluation { outcome, facts: Facts::default() };
+        let (facts, stages) = (Facts::default(), Stages::default());
+        let evaluation = Evaluation { outcome, facts, stages };
         self.record(scope, request_id, &evaluation, started);
         Err(Refusal::Fault(reason))
     }

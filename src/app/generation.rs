@@ -74,6 +74,9 @@ impl Generation {
         let mut scopes = Vec::new();
         let mut needs = Vec::new();
         for scope in config.scopes {
+            for store in scope.stores() {
+                store.counted_by(|| world.metrics.store_requests(store.id()));
+            }
             let deny_list = deny_list.clone();
             let mut starting = Starting { tasks: &mut tasks, end: &end, world, deny_list };
             let (selectable, need) = build(scope, &own_issuers, earlier, &mut starting)?;
@@ -162,6 +165,7 @@ fn build(
             needs.issuers.iter().find(|(name, _)| *name == issuer.issuer).map(|(_, keys)| keys)
         });
         let (keys, task) = jwks::start(issuer, jwks::Pace::default(), known)?;
+        let task = task.counted_by(metrics.issuer_fetches(&issuer.issuer));
         tasks.spawn(task.run(end.child_token()));
         issuers.push((issuer.issuer.clone(), keys.clone()));
         proofs.push(Proof::Keys(keys));

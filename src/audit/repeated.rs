@@ -8,6 +8,7 @@ use serde_json::{Map, Value};
 
 use crate::clock::Timestamp;
 use crate::proto::DecisionRecord;
+use crate::trace::Trace;
 
 /// What is recorded of a decision each time it is used again.
 #[derive(Clone, Debug, Default)]
@@ -33,6 +34,8 @@ pub struct Circumstances<'a> {
     pub source_ip: &'a str,
     /// The identity in its certificate.
     pub source_principal: &'a str,
+    /// The trace it belongs to.
+    pub trace: Option<Trace>,
 }
 
 /// The two halves of a line that are the same each time, as members of an object.
@@ -45,7 +48,7 @@ pub(super) struct Line {
 impl Line {
     pub(super) fn of(record: &DecisionRecord) -> Option<Self> {
         let Value::Object(mut rest) = serde_json::to_value(record).ok()? else { return None };
-        for name in ["time", "requestId", "durationUs"] {
+        for name in ["time", "requestId", "durationUs", "traceId", "spanId"] {
             rest.remove(name);
         }
         let Some(Value::Object(mut http)) = rest.remove("http") else { return None };
@@ -78,6 +81,15 @@ impl Line {
         line.extend_from_slice(br#"","sourcePrincipal":"#);
         serde_json::to_writer(&mut line, asked.source_principal).ok()?;
         line.extend_from_slice(b"},");
+        match asked.trace {
+            None => line.extend_from_slice(br#""traceId":"","spanId":"","#),
+            Some(Trace { id, span: None, .. }) => {
+                write!(line, r#""traceId":"{id}","spanId":"","#).ok()?;
+            }
+            Some(Trace { id, span: Some(span), .. }) => {
+                write!(line, r#""traceId":"{id}","spanId":"{span}","#).ok()?;
+            }
+        }
         line.extend_from_slice(self.rest.as_bytes());
         line.extend_from_slice(b"}\n");
         Some(line)
@@ -93,8 +105,11 @@ fn members(object: &Map<String, Value>) -> Option<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::clock::Clock;
     use crate::fixture::NOW;
+    use crate::metrics::Metrics;
     use crate::proto::{HttpRequest, Principal};
+    use crate::trace::Tracer;
 
     #[test]
     fn it_reads_as_the_record_of_each_request() {
@@ -114,18 +129,26 @@ mod tests {
             ..DecisionRecord::default()
         };
         let line = Line::of(&record("first", "192.0.2.1", "spiffe://a", 7)).unwrap();
-        for (id, ip, principal) in [
-            ("", "", ""),
-            (r#"","reused":false,"x":""#, "2001:db8::1", "\u{1}\"\\é"),
-            ("3", "192.0.2.9", ""),
+        let (tracer, _) = Tracer::new(1.0, Metrics::new(), Clock::Fixed(NOW));
+        let sampled = tracer.join(None);
+        let unsampled = sampled.map(|trace| Trace { span: None, ..trace });
+        for (id, ip, principal, trace) in [
+            ("", "", "", None),
+            (r#","reused":false,"x":""#, "2001:db8::1", "\u{1}\"\\é", sampled),
+            ("3", "192.0.2.9", "", unsampled),
         ] {
-            let asked =
-                Circumstances { request_id: id, source_ip: ip, source_principal: principal };
+            let (request_id, source_ip, source_principal) = (id, ip, principal);
+            let asked = Circumstances { request_id, source_ip, source_principal, trace };
             let written = line.write(asked, NOW, 3).unwrap();
             let (end, json) = written.split_last().unwrap();
             assert_eq!(*end, b'\n');
             let written: Value = serde_json::from_slice(json).unwrap();
-            let expected = DecisionRecord { reused: true, ..record(id, ip, principal, 3) };
+            let expected = DecisionRecord {
+                reused: true,
+                trace_id: trace.map(|it| it.id.to_string()).unwrap_or_default(),
+                span_id: trace.and_then(|it| it.span).map(|it| it.to_string()).unwrap_or_default(),
+                ..record(id, ip, principal, 3)
+            };
             assert_eq!(written, serde_json::to_value(expected).unwrap());
         }
     }

@@ -13,6 +13,7 @@ use crate::identity::Principal;
 use crate::policy::{Context, Opinion, Permit, Question, Stated};
 use crate::route::Target;
 use crate::search::{Cursor, Found, Search, SearchError};
+use crate::stages::{Stage, Stages};
 use crate::token::{Channel, DecisionId, Listed, Token};
 
 /// What an application asks.
@@ -33,6 +34,8 @@ pub struct Evaluation {
     pub outcome: Result<Permission, Denial>,
     /// For the record.
     pub facts: Facts,
+    /// How long what took.
+    pub stages: Stages,
 }
 
 /// A yes to an application. It is no [`Grant`](super::Grant): a proxy is never answered with it.
@@ -58,8 +61,10 @@ impl Authorizer {
             target: Some(statement.target.clone()),
             ..Facts::default()
         };
-        let outcome = self.permission(statement, signed, now, &mut facts).await;
-        Evaluation { outcome, facts }
+        let mut stages = Stages::default();
+        let outcome = self.permission(statement, signed, now, &mut facts, &mut stages).await;
+        stages.end();
+        Evaluation { outcome, facts, stages }
     }
 
     /// Finds up to `limit` of what `search` asks for, beginning at `from`.
@@ -85,12 +90,14 @@ impl Authorizer {
         signed: bool,
         now: Timestamp,
         facts: &mut Facts,
+        stages: &mut Stages,
     ) -> Result<Permission, Denial> {
         let id = facts.id.insert(DecisionId::random()?).clone();
         let Statement { principal, target, stated } = statement;
         let deny_list = self.deny_list();
         refuse_listed(deny_list.as_deref(), principal, now)?;
         let question = Question { principal, target, context: Context::Stated(stated), now };
+        stages.begin(Stage::Policy);
         let permit = self.policy.decide(&question).await.map_err(|refusal| {
             facts.opinion = Some(Opinion::from(&refusal));
             Denial::from(refusal)
@@ -98,8 +105,9 @@ impl Authorizer {
         facts.opinion = Some(Opinion::from(&permit));
         refuse_named(deny_list.as_deref(), &permit, now)?;
         let token = if signed {
-            let targets = self.items(&permit, &question, &mut facts.entitlements).await?;
+            let targets = self.items(&permit, &question, &mut facts.entitlements, stages).await?;
             let items = Listed { targets: &targets, assets: &self.policy };
+            stages.begin(Stage::Token);
             Some(self.minter.mint(&permit, &items, None, Channel::Api, now, &id).await?)
         } else {
             None

@@ -4,6 +4,7 @@ mod credential;
 mod listen;
 mod scope;
 mod stores;
+mod telemetry;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Display;
@@ -52,6 +53,7 @@ pub(super) fn check(
         .collect();
     check_together(&settings.scopes, report);
     let decision_log = sink(settings.decision_log.sink.as_ref(), &loaded, report);
+    let telemetry = telemetry::check(settings.telemetry.as_ref(), &loaded.base, report);
     let startup_grace =
         duration("startupGrace", settings.startup_grace.as_deref(), secs(30), report);
     let drain_after = settings.drain_after.as_deref();
@@ -66,6 +68,7 @@ pub(super) fn check(
         listen,
         scopes,
         decision_log: decision_log?,
+        telemetry: telemetry?,
         reuse_max_bytes: settings.reuse.max_bytes.unwrap_or(DEFAULT_REUSE_BYTES),
         startup_grace: startup_grace?,
         drain_after: drain_after?,

@@ -11,6 +11,12 @@ use crate::token::Items;
 pub(super) fn settings(written: &raw::Settings, listen: &Listen, scopes: &[ScopeConfig]) -> Value {
     let mut settings = serde_json::to_value(written).unwrap_or_default();
     redact(&mut settings);
+    // Nobody is to write a credential there, and somebody will.
+    let headers = settings.pointer_mut("/telemetry/otlp/headers").and_then(Value::as_object_mut);
+    headers.into_iter().flatten().for_each(|(_, value)| *value = "redacted".into());
+    if let Some(telemetry) = &written.telemetry {
+        lay_over(&mut settings, json!({ "telemetry": self::telemetry(telemetry) }));
+    }
     let overlay = json!({
         "version": 1,
         "listen": {
@@ -31,6 +37,19 @@ pub(super) fn settings(written: &raw::Settings, listen: &Listen, scopes: &[Scope
     });
     lay_over(&mut settings, overlay);
     settings
+}
+
+/// What is sent to a collector, with the defaults.
+fn telemetry(written: &raw::Telemetry) -> Value {
+    let mut shown = json!({});
+    if let Some(traces) = &written.traces {
+        lay_over(&mut shown, json!({"traces": {"ratio": traces.ratio.unwrap_or_default()}}));
+    }
+    if let Some(metrics) = &written.metrics {
+        let interval = metrics.interval.as_deref().unwrap_or("60s");
+        lay_over(&mut shown, json!({"metrics": {"interval": interval}}));
+    }
+    shown
 }
 
 /// In the form that it is written in.

@@ -17,6 +17,7 @@ pub(super) use self::identity::{
 };
 pub(super) use self::policy::{BundleVerification, Engine, Policy, PolicyBundle, Shadow};
 pub(super) use self::stores::{Auth, AuthMethod, Details, Store, StoreType};
+pub(super) use self::telemetry::{Otlp, OtlpProtocol, Telemetry};
 
 macro_rules! raw {
     ($(#[$meta:meta])* $vis:vis struct $name:ident { $($body:tt)* }) => {
@@ -32,6 +33,7 @@ mod identity;
 mod policy;
 mod schema;
 mod stores;
+mod telemetry;
 
 raw! {
     /// The settings of Placet.
@@ -49,6 +51,8 @@ raw! {
         pub(super) decision_log: DecisionLog,
         /// Whether a decision is used again for requests that are the same in all that it rests on.
         pub(super) reuse: Reuse,
+        /// What is sent to an OpenTelemetry collector. Default: nothing. A change takes a restart.
+        pub(super) telemetry: Option<Telemetry>,
         /// How long start-up waits for every scope before the complete ones are served.
         pub(super) startup_grace: Option<String>,
         /// `all`: ready only while every scope is complete. `any`: once one is, after the grace.

@@ -16,6 +16,7 @@ use tokio::sync::watch;
 use crate::audit::Repeated;
 use crate::clock::Timestamp;
 use crate::reuse::Key;
+use crate::trace::Told;
 
 /// What a kept answer takes beside its bytes.
 const OVERHEAD: usize = 256;
@@ -32,6 +33,8 @@ pub(super) struct Answer {
 #[derive(Debug)]
 pub(super) struct Terms {
     pub(super) repeated: Repeated,
+    /// For spans, where there are any.
+    pub(super) told: Option<Box<Told>>,
     /// Since when and until when.
     pub(super) span: (Timestamp, Timestamp),
 }
@@ -50,7 +53,8 @@ struct Weight;
 
 impl Weighter<Key, Arc<Answer>> for Weight {
     fn weight(&self, _: &Key, answer: &Arc<Answer>) -> u64 {
-        let bytes = OVERHEAD + answer.framed.len() + answer.terms.repeated.size();
+        let told = if answer.terms.told.is_some() { OVERHEAD } else { 0 };
+        let bytes = OVERHEAD + told + answer.framed.len() + answer.terms.repeated.size();
         u64::try_from(bytes).unwrap_or(u64::MAX)
     }
 }
@@ -125,7 +129,7 @@ mod tests {
     fn answer(length: usize) -> Answer {
         let framed = Bytes::from(vec![0; length]);
         let span = (NOW, NOW.after(Duration::from_secs(30)));
-        Answer { framed, terms: Terms { repeated: Repeated::default(), span } }
+        Answer { framed, terms: Terms { repeated: Repeated::default(), told: None, span } }
     }
 
     #[test]

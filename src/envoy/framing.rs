@@ -56,22 +56,24 @@ pub(crate) async fn read_message(
             read = longer.freeze();
         }
     }
-    if is_too_large {
-        return Err(FrameError::TooLarge);
-    }
-    if read.len() < PREFIX_BYTES {
+    if is_too_large { Err(FrameError::TooLarge) } else { message(read) }
+}
+
+/// The one message that `framed` holds.
+pub(crate) fn message(mut framed: Bytes) -> Result<Bytes, FrameError> {
+    if framed.len() < PREFIX_BYTES {
         return Err(FrameError::NotOneMessage);
     }
-    let compressed = read.get_u8();
-    let length = read.get_u32();
+    let compressed = framed.get_u8();
+    let length = framed.get_u32();
     match (compressed, usize::try_from(length)) {
-        (0, Ok(length)) if length == read.len() => Ok(read),
+        (0, Ok(length)) if length == framed.len() => Ok(framed),
         (0, _) => Err(FrameError::NotOneMessage),
         _ => Err(FrameError::Compressed),
     }
 }
 
-/// `message` as the one of an answer.
+/// `message` as the one of a call, or of an answer.
 pub(crate) fn framed(message: &impl Message) -> Bytes {
     let length = message.encoded_len();
     let mut framed = Vec::with_capacity(PREFIX_BYTES + length);

@@ -9,6 +9,7 @@ use envoy_types::pb::envoy::service::auth::v3::AttributeContext;
 use envoy_types::pb::envoy::service::auth::v3::attribute_context::{self, HttpRequest};
 use http_body_util::{BodyExt, Full, StreamBody};
 use prost::Message;
+use tokio::sync::mpsc;
 
 use super::*;
 use crate::audit::Sink;
@@ -18,6 +19,8 @@ use crate::metrics::Metrics;
 use crate::policy::{Authzen, Policy};
 use crate::scope::{Scopes, Selectable};
 use crate::shadow::Shadow;
+use crate::stages::Stage;
+use crate::trace::CheckSpan;
 
 fn service() -> (CheckService, Metrics) {
     serving(fixture::scope("orders"))
@@ -30,10 +33,14 @@ fn serving(scope: Scope) -> (CheckService, Metrics) {
 }
 
 fn serving_with(scope: Scope, recorder: Recorder) -> CheckService {
+    serving_traced(scope, recorder, None)
+}
+
+fn serving_traced(scope: Scope, recorder: Recorder, tracer: Option<Tracer>) -> CheckService {
     let scope = Arc::new(scope);
     let scopes = Scopes::new(vec![Selectable { scope, hosts: Vec::new(), default: true }]);
     let scopes = Arc::new(ArcSwap::from_pointee(scopes));
-    CheckService::new(scopes, recorder, Clock::Fixed(NOW), 1 << 20)
+    CheckService::new(scopes, recorder, Clock::Fixed(NOW), 1 << 20, tracer)
 }
 
 fn message(path: &str) -> Vec<u8> {
@@ -151,6 +158,72 @@ async fn a_deadline_is_denied_but_passes_in_a_dry_run() {
         let (_, code, http) = ask(&service, call(framed(b"garbage"))).await;
         assert_eq!((code, http), (7, 400), "no scope is known");
     }
+}
+
+/// A service that traces, and its spans.
+fn tracing(scope: Scope, ratio: f64) -> (CheckService, mpsc::Receiver<CheckSpan>, Metrics) {
+    let metrics = Metrics::new();
+    let (recorder, _) = Recorder::open(&Sink::None, metrics.clone()).unwrap();
+    let (tracer, spans) = Tracer::new(ratio, metrics.clone(), Clock::Fixed(NOW));
+    (serving_traced(scope, recorder, Some(tracer)), spans, metrics)
+}
+
+const PARENT: &str = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01";
+
+#[tokio::test(start_paused = true)]
+async fn the_stage_that_took_too_long_is_the_last_one_in_the_span() {
+    let silent = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let url = format!("http://{}/", silent.local_addr().unwrap());
+    let policy = Policy::authzen(Authzen::new(fixture::authzen_settings(&url)).unwrap());
+    let authorizer = Authorizer { policy, ..fixture::authorizer() };
+    let (service, mut spans, metrics) =
+        tracing(Scope { authorizer, ..fixture::scope("orders") }, 0.0);
+    let mut late = call(framed(&message("/accounts/1")));
+    late.headers_mut().insert("grpc-timeout", "250m".parse().unwrap());
+    late.headers_mut().insert("traceparent", PARENT.parse().unwrap());
+    assert_eq!(ask(&service, late).await.2, 503);
+    let span = spans.try_recv().unwrap();
+    let stages: Vec<_> = span.stages.iter().map(|(stage, _)| *stage).collect();
+    assert_eq!(stages, [Stage::Route, Stage::Identity, Stage::Policy]);
+    assert_eq!((span.told.reason, span.told.is_fault), ("deadline", true));
+    assert_eq!(span.told.scope, "orders");
+    for (stage, count) in [("route", 1), ("policy", 1), ("token", 0)] {
+        let line = format!(r#"placet_stage_duration_seconds_count{{stage="{stage}"}} {count}"#);
+        assert!(metrics.exposition().contains(&line), "{line}");
+    }
+}
+
+/// Whether the view reads it, the general decoder does or nobody can, and whoever says what the trace is.
+#[tokio::test]
+async fn every_check_is_in_the_trace_that_is_named_first() {
+    let (service, mut spans, _) = tracing(fixture::scope("orders"), 1.0);
+    let named = |message: &[u8]| {
+        let mut call = call(framed(message));
+        call.headers_mut().insert("traceparent", PARENT.parse().unwrap());
+        call
+    };
+    let other = "4bf92f3577b34da6a3ce929d0e0e4737-00f067aa0ba902b8-1";
+    let within = message_with("/accounts/1", ("b3", other), "");
+    // A field that Envoy does not send: only the general decoder reads it.
+    let mut unusual = within.clone();
+    unusual.extend_from_slice(&[0x7a, 0]);
+    let mut found = Vec::new();
+    for call in [
+        named(&within),
+        named(b"garbage"),
+        call(framed(&within)),
+        call(framed(&unusual)),
+        call(framed(&message("/accounts/2"))),
+    ] {
+        ask(&service, call).await;
+        found.push(spans.try_recv().unwrap().trace);
+    }
+    let parents: Vec<_> = found.iter().map(|trace| trace.parent.map(|it| it.to_string())).collect();
+    let (first, second) =
+        (Some("00f067aa0ba902b7".to_owned()), Some("00f067aa0ba902b8".to_owned()));
+    assert_eq!(parents, [first.clone(), first, second.clone(), second, None]);
+    assert_eq!(found[0].id, found[1].id);
+    assert_eq!(found[2].id, found[3].id);
 }
 
 #[tokio::test]

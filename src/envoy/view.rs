@@ -189,6 +189,7 @@ impl<'a> View<'a> {
             request_id: sent.and_then(|(_, id)| text(id)).unwrap_or(self.id),
             source_ip: self.source.address.unwrap_or_default(),
             source_principal: self.source.principal,
+            trace: None,
         }
     }
 

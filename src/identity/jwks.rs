@@ -22,6 +22,7 @@ pub use self::fetch::FetchError;
 use self::fetch::{Fetched, Source};
 use super::key_set::{KeySet, KeySetError};
 use super::settings::{IdentityError, IssuerSettings, KeySourceSettings};
+use crate::metrics::Outcomes;
 use crate::remote::{KeyUrlFault, chain, jittered};
 
 /// Makes the two ends of an issuer's keys: one to read them, and the task that keeps them fresh,
@@ -41,12 +42,20 @@ pub fn start(
     })?;
     let place = Some(Arc::new(Place::of(settings)));
     let known = known.filter(|known| known.place == place).and_then(IssuerKeys::current);
-    let (sender, receiver) = watch::channel(State { keys: known, error: None });
+    let (sender, receiver) = watch::channel(State { keys: known, ..State::default() });
     let nudges = Arc::new(Notify::new());
     let keys = IssuerKeys { state: receiver, nudges: Arc::clone(&nudges), place };
     let issuer = settings.issuer.clone();
-    let task =
-        JwksTask { issuer, source, pace, state: sender, nudges, last: Vec::new(), failures: 0 };
+    let task = JwksTask {
+        issuer,
+        source,
+        pace,
+        state: sender,
+        nudges,
+        last: Vec::new(),
+        failures: 0,
+        looks: Outcomes::default(),
+    };
     Ok((keys, task))
 }
 
@@ -62,7 +71,7 @@ pub struct IssuerKeys {
 impl IssuerKeys {
     /// Keys that never change: for a decision made offline.
     pub fn fixed(keys: KeySet) -> Self {
-        let state = State { keys: Some(Arc::new(keys)), error: None };
+        let state = State { keys: Some(Arc::new(keys)), ..State::default() };
         Self { state: watch::channel(state).1, nudges: Arc::default(), place: None }
     }
 
@@ -86,6 +95,11 @@ impl IssuerKeys {
     /// Why the last look failed; none when it succeeded, or there was none yet.
     pub fn last_error(&self) -> Option<String> {
         self.state.borrow().error.clone()
+    }
+
+    /// How long ago a look last succeeded; none before the first.
+    pub fn age(&self) -> Option<Duration> {
+        self.state.borrow().confirmed.map(|confirmed| confirmed.elapsed())
     }
 
     pub(super) fn current(&self) -> Option<Arc<KeySet>> {
@@ -172,12 +186,15 @@ pub struct JwksTask {
     /// The set as it was last read, so that an unchanged one is not parsed again.
     last: Vec<u8>,
     failures: u32,
+    looks: Outcomes,
 }
 
 #[derive(Clone, Default)]
 struct State {
     keys: Option<Arc<KeySet>>,
     error: Option<String>,
+    /// When a look last succeeded.
+    confirmed: Option<Instant>,
 }
 
 /// Why a look at an issuer's keys failed.
@@ -190,6 +207,12 @@ enum LookError {
 }
 
 impl JwksTask {
+    /// Has `looks` count its looks.
+    #[must_use]
+    pub fn counted_by(self, looks: Outcomes) -> Self {
+        Self { looks, ..self }
+    }
+
     /// Keeps the keys fresh until `shutdown`.
     pub async fn run(mut self, shutdown: CancellationToken) {
         let looking = async {
@@ -203,10 +226,15 @@ impl JwksTask {
 
     /// Looks once, and returns how long to wait for the next time.
     async fn look(&mut self) -> Duration {
-        match self.try_look().await {
+        let looked = self.try_look().await;
+        self.looks.count(looked.is_ok());
+        match looked {
             Ok(pause) => {
                 self.failures = 0;
-                self.state.send_modify(|state| state.error = None);
+                self.state.send_modify(|state| {
+                    state.error = None;
+                    state.confirmed = Some(Instant::now());
+                });
                 pause
             }
             Err(error) => {

@@ -30,6 +30,11 @@ impl Backlog {
     pub(super) fn admit(&self) -> Option<SemaphorePermit<'_>> {
         self.0.try_acquire().ok()
     }
+
+    /// How many are under way.
+    pub(super) fn len(&self) -> usize {
+        MAX_UNDER_WAY.saturating_sub(self.0.available_permits())
+    }
 }
 
 /// Signs on a thread that may take its time.

@@ -71,6 +71,13 @@ impl Certificate {
         })
     }
 
+    /// How many seconds the first of the chain to end still holds at `now`.
+    pub(super) fn seconds_left(&self, now: Timestamp) -> i64 {
+        let now = i64::try_from(now.seconds()).unwrap_or(i64::MAX);
+        let ends = self.chain.iter().map(|link| link.not_after);
+        ends.min().unwrap_or_default().saturating_sub(now)
+    }
+
     /// `x5c`: each certificate in standard base64 (RFC 7517 section 4.7).
     pub(super) fn x5c(&self) -> Vec<String> {
         self.chain.iter().map(|link| STANDARD.encode(&link.der)).collect()

@@ -214,6 +214,17 @@ impl SigningKey {
         &self.api_jws_header
     }
 
+    /// How many signatures are under way or wait: by RSA, or in Transit; others take no time.
+    pub fn in_progress(&self) -> usize {
+        self.backlog.len()
+    }
+
+    /// How many seconds the certificate that is published with it still holds at `now`; less than none
+    /// once it has ended.
+    pub fn certificate_left(&self, now: Timestamp) -> Option<i64> {
+        self.certificate.as_ref().map(|certificate| certificate.seconds_left(now))
+    }
+
     /// What is amiss with the certificate at `now` without stopping the key: one line each.
     pub fn warnings(&self, now: Timestamp) -> Vec<String> {
         self.certificate.as_ref().map_or_else(Vec::new, |certificate| certificate.warnings(now))

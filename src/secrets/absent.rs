@@ -6,7 +6,7 @@ use super::{KeyLocation, KeyMaterial, SecretError, Version};
 
 /// A store that can't be.
 #[derive(Debug)]
-pub enum Absent {}
+pub(super) enum Absent {}
 
 #[expect(clippy::unused_async, reason = "has the form of the stores it stands for")]
 impl Absent {

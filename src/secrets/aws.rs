@@ -43,7 +43,7 @@ const DESCRIBE: &str = "secretsmanager:DescribeSecret";
 const LIST: &str = "secretsmanager:ListSecretVersionIds";
 
 /// The Secrets Manager of one region.
-pub struct AwsStore {
+pub(super) struct AwsStore {
     id: String,
     settings: AwsSettings,
     session: ArcSwapOption<Session>,

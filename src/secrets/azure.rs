@@ -40,7 +40,7 @@ const GET: &str = "get";
 const LIST: &str = "list";
 
 /// One vault.
-pub struct AzureStore {
+pub(super) struct AzureStore {
     id: String,
     settings: AzureSettings,
     client: ArcSwapOption<SecretClient>,

@@ -10,7 +10,7 @@ use super::{KeyMaterial, Secret, SecretError};
 
 /// Environment variables with a common prefix.
 #[derive(Debug)]
-pub struct EnvStore {
+pub(super) struct EnvStore {
     id: String,
     prefix: String,
 }

@@ -14,7 +14,7 @@ use super::{KeyMaterial, NewKey, Secret, SecretError};
 
 /// A directory of key files.
 #[derive(Debug)]
-pub struct FileStore {
+pub(super) struct FileStore {
     id: String,
     directory: PathBuf,
 }

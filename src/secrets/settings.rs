@@ -188,6 +188,18 @@ impl Source {
     /// If the file or variable can't be read, is empty, or holds what no credential has: anything
     /// but visible ASCII.
     pub async fn text(&self) -> Result<Secret<String>, Unreadable> {
+        self.made_of(|byte| byte.is_ascii_graphic()).await
+    }
+
+    /// [`Self::text`], but with spaces within: the value of a header field such as `Bearer …`.
+    ///
+    /// # Errors
+    /// As [`Self::text`].
+    pub async fn field_value(&self) -> Result<Secret<String>, Unreadable> {
+        self.made_of(|byte| byte.is_ascii_graphic() || byte == b' ').await
+    }
+
+    async fn made_of(&self, is_allowed: fn(u8) -> bool) -> Result<Secret<String>, Unreadable> {
         let unusable = |origin: String, problem: String| Unreadable { origin, problem };
         let (text, origin) = match self {
             Self::File(path) => {
@@ -207,7 +219,7 @@ impl Source {
         let credential = text.expose().trim_ascii();
         if credential.is_empty() {
             Err(unusable(origin, "is empty".to_owned()))
-        } else if !credential.bytes().all(|byte| byte.is_ascii_graphic()) {
+        } else if !credential.bytes().all(is_allowed) {
             Err(unusable(origin, "holds characters that no credential has".to_owned()))
         } else {
             Ok(Secret::new(credential.to_owned()))

@@ -35,7 +35,7 @@ use lease::Backoff;
 use session::{Door, Session};
 
 /// One Vault cluster: one KV mount, one Transit mount.
-pub struct VaultStore {
+pub(super) struct VaultStore {
     id: String,
     settings: VaultSettings,
     nodes: Vec<Url>,

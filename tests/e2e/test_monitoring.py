@@ -3,6 +3,7 @@
 import json
 import shutil
 import subprocess
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -28,16 +29,17 @@ def expressions():
     return filled, rules
 
 
-@pytest.fixture(scope="module")
-def prometheus(directory, issuer):
-    """Its address, once it has scraped a Placet that has decided."""
+@contextmanager
+def watching(directory, issuer, *flags):
+    """The address of a Prometheus that has scraped a Placet that has decided."""
+    directory.mkdir()
     port = free_port()
     with Placet(directory / "monitored", [scope(issuer)], keys={"orders": pem(new_private_key("ES256"))}) as placet:
         jobs = [{"job_name": "placet", "scrape_interval": "1s", "static_configs": [{"targets": [f"127.0.0.1:{placet.admin}"]}]}]
         config = directory / "prometheus.yaml"
         config.write_text(yaml.safe_dump({"rule_files": [str(ALERTS)], "scrape_configs": jobs, "global": {"evaluation_interval": "1s"}}))
         argv = ["prometheus", f"--config.file={config}", f"--storage.tsdb.path={directory / 'prometheus'}", f"--web.listen-address=127.0.0.1:{port}"]
-        with Process("prometheus", argv, directory):
+        with Process("prometheus", [*argv, *flags], directory):
             address = f"http://127.0.0.1:{port}"
 
             def has_decisions():
@@ -49,6 +51,12 @@ def prometheus(directory, issuer):
 
             wait_until(has_decisions, "Prometheus has seen decisions", 60)
             yield address
+
+
+@pytest.fixture(scope="module")
+def prometheus(directory, issuer):
+    with watching(directory / "scraped", issuer) as address:
+        yield address
 
 
 def answer(address, expression):
@@ -77,8 +85,18 @@ def test_prometheus_understands_every_expression(prometheus):
 def test_the_panels_show_something_and_no_alert_is_raised(prometheus):
     shown, _ = expressions()
     empty = [expression for expression in shown if not answer(prometheus, expression)["data"]["result"]]
-    # Of these nothing has happened: no denials, no shadow, no TLS, no deny list; and a file tells no age.
-    quiet = ('outcome="deny"', 'reason=~"', "shadow", "listener", "deny_list", "decision_log_dropped", "signing_key_age")
+    # Of these nothing has happened: no denials, no shadow, no TLS, no deny list, no rotation, no collector; and a file tells no age
+    # and has no certificate.
+    quiet = ('outcome="deny"', 'reason=~"', "shadow", "listener", "deny_list", "decision_log_dropped", "signing_key_age",
+             "signing_key_next_rotation", "signing_certificate", "otlp", "spans")
     assert not [expression for expression in empty if not any(word in expression for word in quiet)]
     raised = requests.get(f"{prometheus}/api/v1/alerts", timeout=10).json()["data"]["alerts"]
     assert not raised
+
+
+def test_durations_are_native_histograms_for_who_reads_those(directory, issuer):
+    with watching(directory / "native", issuer, "--enable-feature=native-histograms") as address:
+        for name in ("placet_check_duration_seconds", "placet_stage_duration_seconds"):
+            assert value(address, f"histogram_count(sum({name}))") > 0
+            assert 0 < value(address, f"histogram_quantile(0.9, sum({name}))") < 1
+        assert value(address, "histogram_count(sum(placet_check_duration_seconds))") == value(address, "sum(placet_decisions_total)")

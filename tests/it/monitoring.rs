@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use placet::clock::Timestamp;
 use placet::metrics::Metrics;
+use placet::stages::{Stage, Stages};
 use regex::Regex;
 use serde_json::Value;
 
@@ -33,6 +34,19 @@ fn exposition() -> String {
     metrics.certificate_left("grpc", 1);
     metrics.certificate_failed("grpc");
     metrics.tls_refused("grpc", "certificate");
+    let mut stages = Stages::default();
+    stages.begin(Stage::Policy);
+    stages.end();
+    metrics.stages(&stages);
+    metrics.store_requests("vault").read.count(true, second);
+    metrics.issuer_fetches("https://idp.example/").count(true);
+    metrics.issuer_keys_age("orders", "https://idp.example/", second);
+    metrics.next_rotation("orders", second);
+    metrics.signing_certificate_left("orders", 1);
+    metrics.signing_in_progress("orders", 1);
+    metrics.checks_in_progress(1);
+    metrics.spans_dropped("queue", 1);
+    metrics.exports("traces").count(true);
     metrics.exposition()
 }
 

@@ -2,6 +2,7 @@
 
 mod identity;
 mod listen;
+mod telemetry;
 
 use std::path::{Path, PathBuf};
 

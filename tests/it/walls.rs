@@ -32,7 +32,7 @@ const ORDER: [&[&str]; 12] = [
     &["cli"],
     &["app"],
     &["config"],
-    &["api", "envoy", "doctor"],
+    &["api", "envoy", "doctor", "telemetry"],
     &["audit", "readiness"],
     &["scope"],
     &["shadow", "reuse"],
@@ -41,7 +41,7 @@ const ORDER: [&[&str]; 12] = [
     &["entitlement", "search", "token", "policy", "identity", "route"],
     &[
         "keys", "secrets", "path", "request", "remote", "json", "metrics", "clock", "proto",
-        "fixture", "files",
+        "fixture", "files", "stages", "trace",
     ],
 ];
 
