@@ -16,7 +16,7 @@ mod watch;
 
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, anyhow};
 use arc_swap::{ArcSwap, ArcSwapOption};
@@ -103,7 +103,7 @@ impl App {
         config.warnings.iter().for_each(|warning| tracing::warn!("{warning}"));
         let metrics = Metrics::new();
         let listeners = Listeners::bind(&config.listen, &metrics, clock).await?;
-        let (recorder, log) = Recorder::open(&config.decision_log, metrics.clone())
+        let (recorder, log) = Recorder::open(config.decision_log.clone(), metrics.clone())
             .context("the decision log can't be opened")?;
         let reuse_max_bytes = config.reuse_max_bytes;
         let ending = Ending { drain_after: config.drain_after, grace: config.shutdown_grace };
@@ -156,8 +156,9 @@ impl App {
         let keeper = Keeper { path, live, addresses, world, watch };
         let closed = stopping.closing.clone();
         tasks.spawn(keeper.run(generation, reload, shutdown.clone(), closed));
-        let outcome = supervise(tasks, &shutdown, stopping).await;
-        log.finish();
+        let (outcome, left) = supervise(tasks, &shutdown, stopping).await;
+        // It waits for a thread, and nobody else is served any more.
+        log.finish(left.max(LOG_GRACE));
         outcome
     }
 }
@@ -239,11 +240,28 @@ impl Stopping {
     }
 }
 
-/// Waits for the end: of `shutdown` and the drain, or of a task that should not have ended.
+/// How long the decision log's last lines may take in any case.
+const LOG_GRACE: Duration = Duration::from_secs(1);
+
+/// Waits for the end: of `shutdown` and the drain, or of a task that should not have ended. How it ended,
+/// and what is left of the time for it.
 async fn supervise(
+    tasks: JoinSet<Result<()>>,
+    shutdown: &CancellationToken,
+    stopping: Stopping,
+) -> (Result<()>, Duration) {
+    let grace = stopping.ending.grace;
+    let mut draining = None;
+    let outcome = drain(tasks, shutdown, stopping, &mut draining).await;
+    let spent = draining.map_or(Duration::ZERO, |since: Instant| since.elapsed());
+    (outcome, grace.saturating_sub(spent))
+}
+
+async fn drain(
     mut tasks: JoinSet<Result<()>>,
     shutdown: &CancellationToken,
     stopping: Stopping,
+    draining: &mut Option<Instant>,
 ) -> Result<()> {
     let first = tokio::select! {
         () = shutdown.cancelled() => None,
@@ -257,6 +275,7 @@ async fn supervise(
         return Err(anyhow!("a task ended by itself"));
     }
     stopping.begin().await;
+    *draining = Some(Instant::now());
     let grace = stopping.ending.grace;
     let drained = tokio::time::timeout(grace, async {
         while let Some(ended) = tasks.join_next().await {

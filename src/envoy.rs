@@ -26,14 +26,14 @@ use bytes::Bytes;
 use envoy_types::ext_authz::v3::pb::CheckResponse;
 use futures_util::FutureExt;
 use hyper::body;
-use tokio::sync::Semaphore;
+use tokio::sync::{Semaphore, SemaphorePermit};
 use tonic::body::Body;
 
 pub use self::front::Front;
 
 use self::answer_cache::{Answer, AnswerCache, InTheMaking, Terms};
 use self::view::View;
-use crate::audit::Recorder;
+use crate::audit::{LogFull, Recorder, RequestType, Unwritten};
 use crate::authorizer::{Decision, Denial, Grant, Reason};
 use crate::clock::Clock;
 use crate::request::{Host, Request};
@@ -97,15 +97,23 @@ impl Inner {
     /// Reads one message and answers it, whatever happens.
     async fn answer(&self, call: http::Request<impl body::Body<Data = Bytes> + Unpin>) -> Bytes {
         let deadline = framing::timeout(call.headers()).unwrap_or(DEFAULT_DEADLINE);
-        let mut seen = Seen::new();
+        let mut seen = Seen::new(RequestType::Check, deadline);
+        // Kept until it is answered: what waits for the log is in progress too.
+        let place = self.in_progress.try_acquire().ok();
         let checked = {
             let checking = pin!(self.check_message(call.into_body(), &mut seen));
-            self.in_time(deadline, checking).await
+            self.in_time(place.as_ref(), deadline, checking).await
         };
         match checked {
-            Ok(Checked::Cached(answer)) => answer.framed.clone(),
-            Ok(Checked::Decided(decision)) => self.settle(*decision, seen),
-            Err(denial) => self.settle(Decision::denied(denial), seen),
+            Ok(Checked::Cached(answer)) => match seen.unwritten.take() {
+                None => answer.framed.clone(),
+                Some(unwritten) => match unwritten.written(seen.until).await {
+                    Ok(()) => answer.framed.clone(),
+                    Err(full) => self.settle(Decision::denied(full.into()), seen).await,
+                },
+            },
+            Ok(Checked::Decided(decision)) => self.settle(*decision, seen).await,
+            Err(denial) => self.settle(Decision::denied(denial), seen).await,
         }
     }
 
@@ -115,26 +123,30 @@ impl Inner {
         reading: impl Future<Output = Result<Request, Denial>>,
         deadline: Duration,
     ) -> CheckResponse {
-        let mut seen = Seen::new();
+        let mut seen = Seen::new(RequestType::HttpCheck, deadline);
+        let place = self.in_progress.try_acquire().ok();
         let checking = async {
             let request = Box::new(reading.await?);
             let scopes = self.scopes.load_full();
             let decision = self.check_request(request, &scopes, Channel::Api, &mut seen).await?;
             Ok(over_http::carried(decision))
         };
-        let decision = self.in_time(deadline, checking).await.unwrap_or_else(Decision::denied);
-        self.record(decision, &mut seen).0
+        let checked = self.in_time(place.as_ref(), deadline, checking).await;
+        let decision = checked.unwrap_or_else(Decision::denied);
+        self.record(decision, &mut seen).await.0
     }
 
-    /// Checks unless too much is checked already. A deadline and a panic are denials too.
+    /// Checks unless there is no place for it, since too much is checked already. A deadline and a panic are
+    /// denials too.
     async fn in_time<T>(
         &self,
+        place: Option<&SemaphorePermit<'_>>,
         deadline: Duration,
         checking: impl Future<Output = Result<T, Denial>>,
     ) -> Result<T, Denial> {
-        let Ok(_permit) = self.in_progress.try_acquire() else {
+        if place.is_none() {
             return Err(Denial::new(Reason::Overload, "too many checks in progress"));
-        };
+        }
         let checking = AssertUnwindSafe(checking).catch_unwind();
         match tokio::time::timeout(margin(deadline), checking).await {
             Ok(Ok(checked)) => checked,
@@ -207,14 +219,16 @@ impl Inner {
         };
         let circumstances = view.circumstances();
         let (now, took) = (self.clock.now(), seen.started.elapsed());
-        self.recorder.record_repeated(&answer.terms.repeated, circumstances, now, took);
+        let repeated = &answer.terms.repeated;
+        let recorded = self.recorder.record_repeated(repeated, circumstances, now, took);
+        seen.unwritten = recorded.err();
         Some(answer)
     }
 
     /// Records `decision` and makes the answer, which is kept if it may be given again.
-    fn settle(&self, decision: Decision, mut seen: Seen) -> Bytes {
+    async fn settle(&self, decision: Decision, mut seen: Seen) -> Bytes {
         let key = seen.key;
-        let (response, terms) = self.record(decision, &mut seen);
+        let (response, terms) = self.record(decision, &mut seen).await;
         let framed = framing::framed(&response);
         if let (Some(key), Some(terms)) = (key, terms) {
             self.cache.keep(key, Answer { framed: framed.clone(), terms });
@@ -223,14 +237,22 @@ impl Inner {
     }
 
     /// The answer, and how it may be given again.
-    fn record(&self, decision: Decision, seen: &mut Seen) -> (CheckResponse, Option<Terms>) {
+    async fn record(&self, decision: Decision, seen: &mut Seen) -> (CheckResponse, Option<Terms>) {
         let (request, scope) = (seen.request.take(), seen.scope.take());
         let decision = match &scope {
             Some(scope) => scope.enforced(decision),
             None => decision,
         };
-        let (now, took) = (self.clock.now(), seen.started.elapsed());
-        self.recorder.record(request.as_deref(), scope.as_deref(), &decision, now, took);
+        let now = self.clock.now();
+        let on = |decision: &Decision| {
+            let (request, scope, took) =
+                (request.as_deref(), scope.as_deref(), seen.started.elapsed());
+            self.recorder.record(seen.request_type, request, scope, decision, now, took)
+        };
+        let decision = match on(&decision) {
+            Ok(()) => decision,
+            Err(unwritten) => logged(decision, *unwritten, seen.until, on).await,
+        };
         let response = encode::response(scope.as_deref(), &decision);
         let (Some(scope), Some(request)) = (scope, request) else { return (response, None) };
         let terms = match &decision.outcome {
@@ -249,20 +271,57 @@ impl Inner {
     }
 }
 
+/// `decision` once it is logged by `until`, or what stands without that: a no does, a yes is none.
+async fn logged(
+    decision: Decision,
+    unwritten: Unwritten,
+    until: Instant,
+    log: impl Fn(&Decision) -> Result<(), Box<Unwritten>>,
+) -> Decision {
+    let Err(full) = unwritten.written(until).await else { return decision };
+    let outcome = decision.outcome.and(Err(full.into()));
+    let decision = Decision { outcome, ..decision };
+    if let Err(unwritten) = log(&decision) {
+        unwritten.given_up();
+    }
+    decision
+}
+
+impl From<LogFull> for Denial {
+    fn from(full: LogFull) -> Self {
+        Self::new(Reason::LogFull, full)
+    }
+}
+
 /// What was learned of a check.
 struct Seen {
+    request_type: RequestType,
     started: Instant,
+    /// When it must be answered.
+    until: Instant,
     request: Option<Box<Request>>,
     scope: Option<Arc<Scope>>,
     /// Under which its answer may be kept.
     key: Option<Key>,
     /// While the answer is made, others with the same question wait.
     making: Option<InTheMaking>,
+    /// The record of an answer that was given before, while the log has no room for it.
+    unwritten: Option<Box<Unwritten>>,
 }
 
 impl Seen {
-    fn new() -> Self {
-        Self { started: Instant::now(), request: None, scope: None, key: None, making: None }
+    fn new(request_type: RequestType, deadline: Duration) -> Self {
+        let started = Instant::now();
+        Self {
+            request_type,
+            started,
+            until: started + margin(deadline),
+            request: None,
+            scope: None,
+            key: None,
+            making: None,
+            unwritten: None,
+        }
     }
 }
 

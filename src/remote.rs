@@ -80,6 +80,7 @@ pub(crate) struct LazyClient {
     ca_file: Option<PathBuf>,
     is_direct: bool,
     follows: bool,
+    is_http2: bool,
     built: Mutex<Option<Client>>,
 }
 
@@ -100,7 +101,13 @@ impl LazyClient {
     /// system's. It never asks for what is on this machine through a proxy: plain http would leave
     /// the machine that way.
     pub(crate) fn new(url: &Url, ca_file: Option<PathBuf>) -> Self {
-        Self { ca_file, is_direct: is_loopback(url), follows: true, built: Mutex::new(None) }
+        let is_direct = is_loopback(url);
+        Self { ca_file, is_direct, follows: true, is_http2: false, built: Mutex::new(None) }
+    }
+
+    /// The same client, but it speaks HTTP/2 from the first byte, as gRPC does.
+    pub(crate) fn over_http2(self) -> Self {
+        Self { is_http2: true, ..self }
     }
 
     /// The same client, but it follows no redirect: what it sends is for one address only.
@@ -134,6 +141,9 @@ impl LazyClient {
         let mut builder = Client::builder().user_agent("placet").referer(false).redirect(redirects);
         if self.is_direct {
             builder = builder.no_proxy();
+        }
+        if self.is_http2 {
+            builder = builder.http2_prior_knowledge();
         }
         if let Some(path) = &self.ca_file {
             let pem = std::fs::read(path)

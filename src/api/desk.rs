@@ -14,7 +14,7 @@ use serde_json::{Map, Value, json};
 use tokio::sync::Semaphore;
 
 use super::question::{Batch, Malformed, Searching, Semantic, Single};
-use crate::audit::Recorder;
+use crate::audit::{Recorder, Unwritten};
 use crate::authorizer::{Denial, Evaluation, Facts, Reason, Statement};
 use crate::clock::Clock;
 use crate::scope::{CallerError, Presented, Scope, Scopes};
@@ -25,6 +25,9 @@ const MAX_IN_PROGRESS: usize = 1_024;
 
 /// The time for a request whose caller sets none.
 pub(super) const DEADLINE: Duration = Duration::from_secs(5);
+
+/// How long an answer waits for room in the decision log, where it has to.
+const WAITS_FOR_LOG: Duration = Duration::from_secs(4);
 
 /// Questions of a batch answered between two pauses.
 const BETWEEN_YIELDS: usize = 32;
@@ -130,7 +133,10 @@ impl Desk {
         };
         let outcome = Err(Denial::new(reason, detail));
         let evaluation = Evaluation { outcome, facts: Facts::default() };
-        self.record(scope, request_id, &evaluation, started);
+        if let Err(unwritten) = self.record(scope, request_id, &evaluation, started) {
+            // It is a no, which can stand without its line, and there is no time left.
+            unwritten.given_up();
+        }
         Err(Refusal::Fault(reason))
     }
 
@@ -202,13 +208,27 @@ impl Desk {
         let started = Instant::now();
         let now = self.0.clock.now();
         let evaluation = scope.authorizer.evaluate(statement, signed, now).await;
-        self.record(scope, request_id, &evaluation, started);
+        let Err(unwritten) = self.record(scope, request_id, &evaluation, started) else {
+            return evaluation;
+        };
+        let Err(full) = unwritten.written(started + WAITS_FOR_LOG).await else { return evaluation };
+        let outcome = evaluation.outcome.and(Err(Denial::new(Reason::LogFull, full)));
+        let evaluation = Evaluation { outcome, ..evaluation };
+        if let Err(unwritten) = self.record(scope, request_id, &evaluation, started) {
+            unwritten.given_up();
+        }
         evaluation
     }
 
-    fn record(&self, scope: &Scope, request_id: &str, evaluation: &Evaluation, started: Instant) {
+    fn record(
+        &self,
+        scope: &Scope,
+        request_id: &str,
+        evaluation: &Evaluation,
+        started: Instant,
+    ) -> Result<(), Box<Unwritten>> {
         let now = self.0.clock.now();
-        self.0.recorder.record_evaluation(request_id, scope, evaluation, now, started.elapsed());
+        self.0.recorder.record_evaluation(request_id, scope, evaluation, now, started.elapsed())
     }
 }
 

@@ -11,6 +11,12 @@ use crate::token::Items;
 pub(super) fn settings(written: &raw::Settings, listen: &Listen, scopes: &[ScopeConfig]) -> Value {
     let mut settings = serde_json::to_value(written).unwrap_or_default();
     redact(&mut settings);
+    for sink in ["http", "otlp"] {
+        // Nobody is to write a credential there, and somebody will.
+        let headers = settings.pointer_mut(&format!("/decisionLog/sink/{sink}/headers"));
+        let headers = headers.and_then(Value::as_object_mut).into_iter().flatten();
+        headers.for_each(|(_, value)| *value = "redacted".into());
+    }
     let overlay = json!({
         "version": 1,
         "listen": {
@@ -145,7 +151,7 @@ fn redact(value: &mut Value) {
         Value::Object(fields) => {
             fields.retain(|_, value| !is_unset(value));
             for (name, value) in fields {
-                if matches!(name.as_str(), "token" | "secretId" | "clientSecret") {
+                if matches!(name.as_str(), "token" | "secretId" | "clientSecret" | "hashKey") {
                     *value = "redacted".into();
                 } else {
                     redact(value);

@@ -11,7 +11,7 @@ use http_body_util::{BodyExt, Full, StreamBody};
 use prost::Message;
 
 use super::*;
-use crate::audit::Sink;
+use crate::audit::{LogSettings, Sink};
 use crate::authorizer::{Authorizer, DryRun};
 use crate::fixture::{self, NOW};
 use crate::metrics::Metrics;
@@ -25,7 +25,7 @@ fn service() -> (CheckService, Metrics) {
 
 fn serving(scope: Scope) -> (CheckService, Metrics) {
     let metrics = Metrics::new();
-    let (recorder, _) = Recorder::open(&Sink::None, metrics.clone()).unwrap();
+    let (recorder, _) = Recorder::open(LogSettings::to(Sink::None), metrics.clone()).unwrap();
     (serving_with(scope, recorder), metrics)
 }
 
@@ -241,7 +241,7 @@ async fn the_same_question_gets_the_same_token_and_a_record_of_its_own() {
     let file = tempfile::NamedTempFile::new().unwrap();
     let metrics = Metrics::new();
     let (recorder, log) =
-        Recorder::open(&Sink::File(file.path().to_owned()), metrics.clone()).unwrap();
+        Recorder::open(LogSettings::to(Sink::file(file.path())), metrics.clone()).unwrap();
     let service = serving_with(fixture::scope("orders"), recorder);
     let ask = |header, id| message_with("/accounts/1?q=1", header, id);
     let first = token(&service, &ask(("x-other", "1"), "one")).await.unwrap();
@@ -262,7 +262,7 @@ async fn the_same_question_gets_the_same_token_and_a_record_of_its_own() {
         assert!(exposition.contains(line), "{exposition}");
     }
     drop(service);
-    log.finish();
+    log.finish(Duration::from_secs(10));
     let lines = std::fs::read_to_string(file.path()).unwrap();
     let lines: Vec<serde_json::Value> =
         lines.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
