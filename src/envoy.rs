@@ -221,7 +221,10 @@ impl Inner {
         let (now, took) = (self.clock.now(), seen.started.elapsed());
         let repeated = &answer.terms.repeated;
         let recorded = self.recorder.record_repeated(repeated, circumstances, now, took);
-        seen.unwritten = recorded.err();
+        if let Err(unwritten) = recorded {
+            seen.unwritten = Some(unwritten);
+            seen.scope = Some(Arc::clone(scope));
+        }
         Some(answer)
     }
 
