@@ -311,6 +311,7 @@ fn decided(
         policy: grounds.or_else(in_force),
         id: facts.id.as_ref().map(ToString::to_string).unwrap_or_default(),
         duration_us: microseconds(took),
+        sample_rate: 1.0,
         ..DecisionRecord::default()
     };
     match outcome {

@@ -243,8 +243,9 @@ impl Inner {
     async fn record(&self, decision: Decision, seen: &mut Seen) -> (CheckResponse, Option<Terms>) {
         let (request, scope) = (seen.request.take(), seen.scope.take());
         let decision = match &scope {
-            Some(scope) => scope.enforced(decision),
-            None => decision,
+            // In a dry run too nothing passes unlogged that must not.
+            Some(scope) if !is_unlogged(&decision) => scope.enforced(decision),
+            _ => decision,
         };
         let now = self.clock.now();
         let on = |decision: &Decision| {
@@ -288,6 +289,10 @@ async fn logged(
         unwritten.given_up();
     }
     decision
+}
+
+fn is_unlogged(decision: &Decision) -> bool {
+    matches!(&decision.outcome, Err(denial) if denial.reason() == Reason::LogFull)
 }
 
 impl From<LogFull> for Denial {

@@ -273,6 +273,9 @@ fn is_fault(denial: &Denial) -> bool {
 mod tests {
     use super::*;
     use crate::api::fixture;
+    use crate::audit::{LogSettings, Sink, WhenFull};
+    use crate::fixture::NOW;
+    use crate::metrics::Metrics;
 
     async fn within(
         desk: &Desk,
@@ -305,5 +308,29 @@ mod tests {
         assert_eq!(refused, Err(Refusal::Fault(Reason::Overload)));
         drop(held);
         assert_eq!(within(&desk, DEADLINE, async { Ok(()) }).await, Ok(()));
+    }
+    #[tokio::test(start_paused = true)]
+    async fn what_the_log_has_no_room_for_is_no_yes() {
+        for (when_full, expected) in
+            [(WhenFull::Drop, Ok(true)), (WhenFull::Block, Err(Refusal::Fault(Reason::LogFull)))]
+        {
+            let sink = Sink::file("/dev/null");
+            let settings = LogSettings { when_full, buffer_bytes: 1, ..LogSettings::to(sink) };
+            let (recorder, _) = Recorder::open(settings, Metrics::new()).unwrap();
+            let desk = Desk::new(
+                Arc::new(ArcSwap::from_pointee(Scopes::default())),
+                recorder,
+                Clock::Fixed(NOW),
+            );
+            let question = json!({
+                "subject": {"type": "User", "id": "alice"},
+                "action": {"name": "read"},
+                "resource": {"type": "Account", "id": "1"},
+            });
+            let question = super::super::question::single(question.as_object().unwrap()).unwrap();
+            let scope = fixture::scope("orders", "permit(principal, action, resource);", "[]");
+            let answer = desk.single(&scope, "", &question).await;
+            assert_eq!(answer.map(|answer| answer.decision), expected);
+        }
     }
 }

@@ -11,7 +11,7 @@ use http_body_util::{BodyExt, Full, StreamBody};
 use prost::Message;
 
 use super::*;
-use crate::audit::{LogSettings, Sink};
+use crate::audit::{LogSettings, Sink, WhenFull};
 use crate::authorizer::{Authorizer, DryRun};
 use crate::fixture::{self, NOW};
 use crate::metrics::Metrics;
@@ -233,6 +233,50 @@ async fn token(service: &CheckService, message: &[u8]) -> Option<String> {
     match CheckResponse::decode(body.get(5..)?).unwrap().http_response.unwrap() {
         HttpResponse::OkResponse(ok) => Some(ok.headers.first()?.header.clone()?.value),
         _ => None,
+    }
+}
+
+/// A service whose log has no room for any line.
+fn without_room(scope: Scope, when_full: WhenFull) -> (CheckService, Metrics) {
+    let metrics = Metrics::new();
+    let sink = Sink::file("/dev/null");
+    let settings = LogSettings { when_full, buffer_bytes: 1, ..LogSettings::to(sink) };
+    let (recorder, _) = Recorder::open(settings, metrics.clone()).unwrap();
+    (serving_with(scope, recorder), metrics)
+}
+
+async fn status(service: &CheckService, path: &str) -> i32 {
+    let response = service.answer(call(framed(&message(path)))).await;
+    let body = response.into_body().collect().await.unwrap().to_bytes();
+    match CheckResponse::decode(body.get(5..).unwrap()).unwrap().http_response.unwrap() {
+        HttpResponse::DeniedResponse(denied) => denied.status.unwrap().code,
+        _ => 200,
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_the_log_has_no_room_for_passes_unless_it_must_not() {
+    let dry = || Scope { dry_run: DryRun::of_setting(true), ..fixture::scope("orders") };
+    let plain = || fixture::scope("orders");
+    for (when_full, scope, statuses) in [
+        (WhenFull::Drop, plain(), [200, 200, 200, 403]),
+        (WhenFull::Block, plain(), [503, 503, 503, 403]),
+        (WhenFull::Drop, dry(), [200, 200, 200, 200]),
+        (WhenFull::Block, dry(), [503, 503, 503, 503]),
+    ] {
+        let (service, metrics) = without_room(scope, when_full);
+        let mut found = Vec::new();
+        for path in ["/accounts/1", "/accounts/1", "/healthz", "/accounts/2"] {
+            found.push(status(&service, path).await);
+        }
+        assert_eq!(found, statuses, "{when_full:?}");
+        let exposition = metrics.exposition();
+        let decided: f64 = exposition
+            .lines()
+            .filter(|line| line.starts_with("placet_decisions_total"))
+            .map(|line| line.rsplit(' ').next().unwrap().parse::<f64>().unwrap())
+            .sum();
+        assert!((decided - 4.0).abs() < 0.1, "each is counted once: {exposition}");
     }
 }
 

@@ -5,6 +5,7 @@ import hmac
 import json
 import os
 import re
+import resource
 import signal
 import subprocess
 import time
@@ -14,7 +15,7 @@ import grpc
 import pytest
 
 from harness.authz import call, check_request, denied_status, is_denial
-from harness.client import bearer, send
+from harness.client import bearer, get, send
 from harness.collector import Collector, GrpcCollector
 from harness.envoy import edge
 from harness.mtls import Authority
@@ -214,6 +215,20 @@ def test_what_a_disk_has_no_room_for_leaves_no_half_line(directory, small_disk, 
         assert lines_of(small_disk / "log")[-1]["requestId"] == "request-500"
 
 
+def test_a_file_that_may_not_grow_ends_no_process(directory, issuer):
+    with running(directory, "limited", issuer, {"sink": {"file": "log"}}) as placet:
+        token = issuer.token()
+        most = 32 * 1024
+        resource.prlimit(placet.popen.pid, resource.RLIMIT_FSIZE, (most, most))
+        for number in range(100):
+            assert not is_denial(ask(placet, issuer, number, token=token))
+        file = placet.directory / "log"
+        wait_until(lambda: dropped(placet) and len(lines_of(file)) + dropped(placet) == 100, "every line is there or counted")
+        file.rename(placet.directory / "log.full")
+        ask(placet, issuer, 500)
+        wait_until(lambda: lines_of(file), "it is logged again")
+
+
 # === batches over HTTP ===
 
 
@@ -306,6 +321,27 @@ def test_what_can_not_be_sent_at_the_end_is_said_and_holds_nobody_up(directory, 
             assert placet.wait() == 0
             assert time.monotonic() - began < 5
             assert re.search(r"could not be delivered.*lost=3|lost=3.*could not be delivered|\"lost\":3", placet.stderr), placet.stderr
+
+
+def test_no_credential_of_the_log_is_said(directory, issuer):
+    secrets = {"token": "t0k3n-of-the-s1nk-0123456789", "header": "h34d3r-of-the-s1nk-0123456789"}
+    with Collector() as collector:
+        log = {**http_sink(collector, tokenFile="token", headerFiles={"x-key": "header"}), "hashKeyFile": "hash.key",
+               "mask": [{"field": "principal.id", "with": "hash"}]}
+        placet = Placet(directory / "secret", [scope(issuer)], keys={"orders": pem(new_private_key("ES256"))}, decisionLog=log,
+                        env={"PLACET_LOG": "trace"})
+        for name, text in {**secrets, "hash.key": KEY}.items():
+            (placet.directory / name).write_text(text)
+        collector.statuses = [500, 401, 200]
+        with placet:
+            token = issuer.token()
+            ask(placet, issuer, token=token)
+            wait_until(lambda: collector.lines(), "it is taken in the end")
+            assert collector.calls[0][1]["x-key"] == secrets["header"]
+            pages = [get(placet.admin, page).body.decode() for page in ("/config", "/metrics", "/readyz")]
+            said = placet.stderr + placet.stdout + "".join(pages) + json.dumps(collector.lines())
+    for secret in (*secrets.values(), KEY, token):
+        assert secret not in said
 
 
 # === OpenTelemetry ===
