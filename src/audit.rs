@@ -76,8 +76,8 @@ impl RequestType {
 impl Recorder {
     /// Opens the sink and starts its writer.
     pub fn open(settings: LogSettings, metrics: Metrics) -> io::Result<(Self, LogWriter)> {
-        let (lines, writer) =
-            sink::open(settings.sink.clone(), settings.buffer_bytes, metrics.clone())?;
+        let LogSettings { sink, when_full, buffer_bytes, .. } = &settings;
+        let (lines, writer) = sink::open(sink.clone(), *when_full, *buffer_bytes, metrics.clone())?;
         let log = lines.map(|lines| Arc::new(Log::new(settings, lines)));
         Ok((Self { metrics, log }, writer))
     }

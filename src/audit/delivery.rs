@@ -2,7 +2,7 @@
 //!
 //! A batch is tried again, later and later, while it may yet be taken: with no answer, 408, 429 and 5xx for
 //! minutes, with any other status (a credential may just be changed) a few times. Then it is lost and
-//! counted, so that it holds nothing up for ever. An answer that is lost makes a batch come twice: who must count
+//! counted, so that it holds nothing up for ever; unless all is to wait for it. An answer that is lost makes a batch come twice: who must count
 //! exactly tells lines apart by their ids. Credentials are read at each attempt.
 
 use std::io::{self, Write as _};
@@ -114,15 +114,23 @@ impl Remote {
         Ok(Self { sender: Sender { settings, client }, runtime })
     }
 
-    /// Sends `lines`, and makes room as they are taken.
-    pub(super) fn deliver(&self, lines: &[u8], queue: &Queue, health: &mut Health) {
+    /// Sends `lines`, and makes room as they are taken. How many bytes were, or are given up; with `is_patient`
+    /// only at the end.
+    pub(super) fn deliver(
+        &self,
+        lines: &[u8],
+        queue: &Queue,
+        is_patient: bool,
+        health: &mut Health,
+    ) -> usize {
         let mut rest = lines;
         while !rest.is_empty() {
             let (batch, after) = split(rest, self.sender.settings.batch_bytes);
-            self.runtime.block_on(self.sender.send(batch, queue.end(), health));
+            self.runtime.block_on(self.sender.send(batch, queue.end(), is_patient, health));
             queue.release(batch.len());
             rest = after;
         }
+        lines.len()
     }
 }
 
@@ -161,6 +169,7 @@ impl Sender {
         &self,
         batch: &[u8],
         mut end: watch::Receiver<Option<Instant>>,
+        is_patient: bool,
         health: &mut Health,
     ) {
         let (began, mut refusals, mut pause) = (Instant::now(), 0, FIRST_PAUSE);
@@ -181,7 +190,8 @@ impl Sender {
             self.client.forget();
             health.fails(&failed.text);
             refusals += u32::from(failed.is_refusal);
-            if refusals >= REFUSALS || began.elapsed() >= TRIED_FOR {
+            let is_lost = refusals >= REFUSALS || began.elapsed() >= TRIED_FOR;
+            if is_lost && !is_patient {
                 break;
             }
             self.pause(failed.pause.unwrap_or(pause).min(LONGEST_PAUSE), &mut end).await;

@@ -9,6 +9,9 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::{Notify, watch};
 
+/// The longest pause at the end.
+const LAST_PAUSE: Duration = Duration::from_millis(100);
+
 /// Takes lines; when the last clone is gone, the writer ends.
 #[derive(Clone, Debug)]
 pub(super) struct Lines(Arc<Inlet>);
@@ -123,6 +126,21 @@ impl Queue {
         waiting.taken = waiting.taken.saturating_sub(bytes);
         drop(waiting);
         self.room.notify_waiters();
+    }
+
+    /// Waits a while, less at the end, before something is tried again; `false`: there is no time left.
+    pub(super) fn pause(&self, pause: Duration) -> bool {
+        let is_open = |waiting: &mut Waiting| !waiting.is_closed;
+        let waited = self.changed.wait_timeout_while(self.lock(), pause, is_open);
+        let (waiting, _) = waited.unwrap_or_else(PoisonError::into_inner);
+        if !waiting.is_closed {
+            return true;
+        }
+        drop(waiting);
+        let left = self.end.borrow().map(|end| end.saturating_duration_since(Instant::now()));
+        let left = left.unwrap_or_default();
+        std::thread::sleep(left.min(LAST_PAUSE));
+        !left.is_zero()
     }
 
     /// How many bytes wait.

@@ -139,7 +139,9 @@ impl Spliced {
         let mut line = Vec::with_capacity(self.http.len() + self.rest.len() + 256);
         line.push(b'{');
         if shows.time {
-            write!(line, r#""time":"{}""#, now.rfc3339()).ok()?;
+            line.extend_from_slice(br#""time":""#);
+            line.extend_from_slice(now.rfc3339().as_bytes());
+            line.push(b'"');
         }
         if shows.request_id {
             name(&mut line, r#""requestId":"#);
@@ -147,7 +149,7 @@ impl Spliced {
         }
         if shows.duration {
             name(&mut line, r#""durationUs":"#);
-            write!(line, "{microseconds}").ok()?;
+            serde_json::to_writer(&mut line, &microseconds).ok()?;
         }
         if shows.http {
             name(&mut line, r#""http":{"#);

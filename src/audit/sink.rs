@@ -12,12 +12,16 @@ use std::time::{Duration, Instant};
 
 use super::delivery::{Remote, RemoteSettings};
 use super::file::{FileSettings, LogFile};
+use super::log::WhenFull;
 use super::queue::{Gathering, Lines, Queue, count, queue};
 use crate::clock::Clock;
 use crate::metrics::Metrics;
 
 /// How long lines are gathered for a sink on this machine.
 const GATHERING: Duration = Duration::from_millis(5);
+
+/// How long the writer waits before it tries again what others wait for.
+const BEFORE_ANOTHER: Duration = Duration::from_millis(500);
 
 /// How much longer than it may the writer is waited for.
 const LAST_MOMENT: Duration = Duration::from_millis(250);
@@ -79,6 +83,7 @@ const MAX_GRACE: Duration = Duration::from_secs(3600);
 /// [`Sink::None`].
 pub(super) fn open(
     sink: Sink,
+    when_full: WhenFull,
     capacity: usize,
     metrics: Metrics,
 ) -> io::Result<(Option<Lines>, LogWriter)> {
@@ -93,20 +98,21 @@ pub(super) fn open(
             (Output::Remote(Box::new(Remote::new(*settings)?)), gathering)
         }
     };
-    let (lines, writer) = start(output, capacity, gathering, metrics)?;
+    let (lines, writer) = start(output, when_full, (capacity, gathering), metrics)?;
     Ok((Some(lines), writer))
 }
 
 fn start(
     output: Output,
-    capacity: usize,
-    gathering: Gathering,
+    when_full: WhenFull,
+    (capacity, gathering): (usize, Gathering),
     metrics: Metrics,
 ) -> io::Result<(Lines, LogWriter)> {
     let (lines, queue) = queue(capacity, gathering);
     let (ending, ended) = channel();
     let health = Health::new(metrics.clone());
-    let writer = Writer { queue: Arc::clone(&queue), output, health, _ending: ending };
+    let is_patient = when_full == WhenFull::Block;
+    let writer = Writer { queue: Arc::clone(&queue), output, is_patient, health, _ending: ending };
     thread::Builder::new().name("decision-log".to_owned()).spawn(move || writer.run())?;
     Ok((lines, LogWriter(Some(Running { queue, metrics, ended }))))
 }
@@ -121,6 +127,8 @@ enum Output {
 struct Writer {
     queue: Arc<Queue>,
     output: Output,
+    /// Whether nothing is given up while there is time: others wait for it.
+    is_patient: bool,
     health: Health,
     _ending: Sender<()>,
 }
@@ -130,27 +138,38 @@ impl Writer {
         let mut lines = Vec::new();
         while self.queue.take(&mut lines) {
             self.health.metrics.log_waiting(lines.len());
-            match &mut self.output {
-                Output::Stream(stream) => write(stream, &lines, &mut self.health),
-                Output::File(file) => file.write(&lines, &mut self.health),
-                Output::Remote(remote) => remote.deliver(&lines, &self.queue, &mut self.health),
-            }
+            self.bring(&lines);
             self.queue.release(lines.len());
             self.health.metrics.log_waiting(self.queue.len());
         }
         self.health.end();
     }
+
+    fn bring(&mut self, lines: &[u8]) {
+        let mut rest = lines;
+        while !rest.is_empty() {
+            let Self { queue, health, is_patient, .. } = self;
+            let brought = match &mut self.output {
+                Output::Stream(stream) => write(stream, rest, health),
+                Output::File(file) => file.write(rest, health),
+                Output::Remote(remote) => remote.deliver(rest, queue, *is_patient, health),
+            };
+            rest = rest.get(brought..).unwrap_or_default();
+            if !rest.is_empty() && !(self.is_patient && self.queue.pause(BEFORE_ANOTHER)) {
+                return self.health.lose(count(rest));
+            }
+        }
+    }
 }
 
-fn write(output: &mut dyn Write, lines: &[u8], health: &mut Health) {
+/// How many bytes of `lines` were written.
+fn write(output: &mut dyn Write, lines: &[u8], health: &mut Health) -> usize {
     let (written, outcome) = write_out(output, lines);
     match outcome.and_then(|()| output.flush()) {
         Ok(()) => health.works(),
-        Err(error) => {
-            health.fails(&error);
-            health.lose(count(lines.get(written..).unwrap_or_default()));
-        }
+        Err(error) => health.fails(&error),
     }
+    written
 }
 
 /// Writes `bytes`; how many were written, and what stopped it.
@@ -236,7 +255,8 @@ mod tests {
         let (began, writes) = channel();
         let (let_go, go_on) = channel();
         let output = Output::Stream(Box::new(Slow { began, go_on }));
-        let (lines, writer) = start(output, CAPACITY, AT_ONCE, Metrics::new()).unwrap();
+        let (lines, writer) =
+            start(output, WhenFull::Drop, (CAPACITY, AT_ONCE), Metrics::new()).unwrap();
         (lines, writer, writes, let_go)
     }
 
@@ -268,28 +288,52 @@ mod tests {
         drop(let_go);
     }
 
-    #[test]
-    fn a_line_that_was_not_written_whole_is_lost() {
-        /// Takes some bytes and then no more.
-        struct Short(usize);
-        impl Write for Short {
-            fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-                let taken = bytes.len().min(self.0);
-                self.0 -= taken;
-                if taken == 0 { Err(io::ErrorKind::StorageFull.into()) } else { Ok(taken) }
+    /// Has room for so many bytes, and once it was full for all.
+    struct Short {
+        room: usize,
+        written: Sender<Vec<u8>>,
+    }
+
+    impl Write for Short {
+        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+            let taken = bytes.len().min(self.room);
+            self.room -= taken;
+            if taken == 0 {
+                self.room = usize::MAX;
+                return Err(io::ErrorKind::StorageFull.into());
             }
-            fn flush(&mut self) -> io::Result<()> {
-                Ok(())
-            }
+            self.written.send(bytes[..taken].to_vec()).unwrap();
+            Ok(taken)
         }
-        let metrics = Metrics::new();
-        let mut health = Health::new(metrics.clone());
-        write(&mut Short(8), b"first\nsecond\nthird\n", &mut health);
-        assert!(metrics.exposition().contains("placet_decision_log_dropped_total 2\n"));
-        assert!(metrics.exposition().contains("placet_decision_log_failures_total 1\n"));
-        assert!(health.is_failing);
-        write(&mut Short(6), b"again\n", &mut health);
-        assert!(!health.is_failing);
-        assert!(metrics.exposition().contains("placet_decision_log_dropped_total 2\n"));
+
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    #[test]
+    fn what_was_not_written_is_lost_unless_others_wait_for_it() {
+        let text = b"first\nsecond\nthird\n";
+        for (when_full, expected, lost) in
+            [(WhenFull::Drop, &text[..8], "2"), (WhenFull::Block, &text[..], "0")]
+        {
+            let (written, writes) = channel();
+            let output = Output::Stream(Box::new(Short { room: 8, written }));
+            let metrics = Metrics::new();
+            let (lines, writer) =
+                start(output, when_full, (CAPACITY, AT_ONCE), metrics.clone()).unwrap();
+            lines.add(text).unwrap();
+            let found: Vec<u8> = if when_full == WhenFull::Block {
+                writes.iter().take(2).flatten().collect()
+            } else {
+                writes.recv().unwrap()
+            };
+            writer.finish(Duration::from_secs(10));
+            assert_eq!(found, expected, "{when_full:?}");
+            let exposition = metrics.exposition();
+            let dropped = format!("placet_decision_log_dropped_total {lost}\n");
+            assert!(exposition.contains(&dropped), "{exposition}");
+            assert!(exposition.contains("placet_decision_log_failures_total 1\n"));
+        }
     }
 }

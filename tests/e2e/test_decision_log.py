@@ -34,9 +34,9 @@ def running(directory, name, issuer, log, env=None, **settings):
         yield placet
 
 
-def ask(placet, issuer, number=1, token=None, path=None, id=None, **request):
+def ask(placet, issuer, number=1, token=None, path=None, id=None, seconds=5, **request):
     headers = {"authorization": f"Bearer {token or issuer.token()}", "x-request-id": id or f"request-{number}"}
-    return call(placet, check_request(path or f"/accounts/{number}", headers=headers, **request))
+    return call(placet, check_request(path or f"/accounts/{number}", headers=headers, **request), seconds=seconds)
 
 
 def lines_of(file):
@@ -424,3 +424,29 @@ def test_with_block_nothing_passes_unlogged(directory, issuer, echo):
             wait_until(lambda: ask_envoy("/accounts/1").status == 200, "there is room again")
             yeses = lambda: [line for line in collector.lines() if line["outcome"] == "allow"]
             wait_until(lambda: len(yeses()) == placet.metrics()['placet_decisions_total{scope="orders",outcome="allow",reason="permitted"}'], "every yes is logged")
+
+
+def test_with_block_a_sink_is_tried_until_it_works(directory, issuer):
+    target = directory / "blocked.log"
+    target.symlink_to("/dev/full")
+    log = {"sink": {"file": str(target)}, "bufferBytes": 65536, "whenFull": "block"}
+    with running(directory, "patient", issuer, log) as placet:
+        token = issuer.token()
+        answers = [ask(placet, issuer, number, token=token, seconds=0.3) for number in range(100)]
+        passed = [number for number, answer in enumerate(answers) if not is_denial(answer)]
+        assert 20 < len(passed) < 100
+        assert {denied_status(answer) for answer in answers if is_denial(answer)} == {503}
+        denied_lines = dropped(placet)
+        target.unlink()
+        wait_until(lambda: len(lines_of(target)) >= len(passed), "what passed is logged")
+        assert [line["requestId"] for line in lines_of(target)] == [f"request-{number}" for number in passed]
+        assert not is_denial(ask(placet, issuer, token=token))
+        assert dropped(placet) == denied_lines > 0
+
+
+def test_with_block_a_batch_is_not_given_up(directory, issuer):
+    with Collector() as collector, running(directory, "stubborn", issuer, {**http_sink(collector), "whenFull": "block"}) as placet:
+        collector.statuses = [400, 403, 404, 400, 200]
+        ask(placet, issuer)
+        wait_until(lambda: collector.lines(), "it is taken in the end")
+        assert dropped(placet) == 0 and len(collector.calls) == 5
