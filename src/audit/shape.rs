@@ -7,6 +7,7 @@
 use std::collections::BTreeSet;
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::sync::Arc;
 
 use aws_lc_rs::hmac;
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
@@ -77,12 +78,12 @@ pub enum Masking {
 
 /// The key of hashes.
 #[derive(Clone)]
-pub struct HashKey(hmac::Key);
+pub struct HashKey(Arc<hmac::Key>);
 
 impl HashKey {
     /// From a text that is hard to guess.
     pub fn new(text: &str) -> Self {
-        Self(hmac::Key::new(hmac::HMAC_SHA256, text.as_bytes()))
+        Self(Arc::new(hmac::Key::new(hmac::HMAC_SHA256, text.as_bytes())))
     }
 }
 

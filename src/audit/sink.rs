@@ -147,7 +147,7 @@ impl Writer {
 
     fn bring(&mut self, lines: &[u8]) {
         let mut rest = lines;
-        while !rest.is_empty() {
+        loop {
             let Self { queue, health, is_patient, .. } = self;
             let brought = match &mut self.output {
                 Output::Stream(stream) => write(stream, rest, health),
@@ -155,7 +155,11 @@ impl Writer {
                 Output::Remote(remote) => remote.deliver(rest, queue, *is_patient, health),
             };
             rest = rest.get(brought..).unwrap_or_default();
-            if !rest.is_empty() && !(self.is_patient && self.queue.pause(BEFORE_ANOTHER)) {
+            if rest.is_empty() {
+                return;
+            }
+            let is_tried_again = self.is_patient && self.queue.pause(BEFORE_ANOTHER);
+            if !is_tried_again {
                 return self.health.lose(count(rest));
             }
         }

@@ -44,14 +44,19 @@ fn a_collector_is_asked_at_the_path_of_its_protocol() {
     }
 }
 
+/// Each of `logs` is refused, with one error that begins so.
+fn refused(logs: impl IntoIterator<Item = (serde_json::Value, &'static str)>) {
+    for (log, expected) in logs {
+        let (_folder, path) = settings(|tree| tree["decisionLog"] = log);
+        let errors = errors(&path);
+        assert!(errors.first().is_some_and(|e| e.starts_with(expected)), "{expected}: {errors:?}");
+        assert_eq!(errors.len(), 1, "{errors:?}");
+    }
+}
+
 #[test]
-fn what_can_not_be_is_said_with_its_path_and_a_remedy() {
-    let http = |more: serde_json::Value| {
-        let mut http = json!({"url": "https://logs.example/"});
-        http.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
-        json!({"sink": {"http": http}})
-    };
-    let cases = [
+fn a_sink_that_can_not_be_is_said_with_its_path_and_a_remedy() {
+    refused([
         (
             json!({"sink": "syslog"}),
             "decisionLog.sink: `syslog` is no sink: use stdout, none, {file: PATH}",
@@ -76,6 +81,17 @@ fn what_can_not_be_is_said_with_its_path_and_a_remedy() {
             json!({"sink": {"file": {"path": "l", "maxBites": 9}}}),
             "decisionLog.sink.file.maxBites: unknown key: did you mean `maxBytes`?",
         ),
+    ]);
+}
+
+#[test]
+fn a_server_that_can_not_be_asked_is_said_too() {
+    let http = |more: serde_json::Value| {
+        let mut http = json!({"url": "https://logs.example/"});
+        http.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+        json!({"sink": {"http": http}})
+    };
+    refused([
         (json!({"sink": {"http": {}}}), "decisionLog.sink.http.url: is required"),
         (
             json!({"sink": {"http": {"url": "http://logs.example/"}}}),
@@ -118,6 +134,12 @@ fn what_can_not_be_is_said_with_its_path_and_a_remedy() {
             json!({"sink": {"otlp": {"endpoint": "https://c.example", "protocol": "udp"}}}),
             "decisionLog.sink.otlp.protocol: ",
         ),
+    ]);
+}
+
+#[test]
+fn so_is_what_lines_can_not_show() {
+    refused([
         (json!({"whenFull": "wait"}), "decisionLog.whenFull: "),
         (json!({"bufferBytes": 5}), "decisionLog.bufferBytes: is not between 65536 and"),
         (json!({"sampleAllows": 0}), "decisionLog.sampleAllows: `0` is not above 0 and up to 1"),
@@ -164,13 +186,7 @@ fn what_can_not_be_is_said_with_its_path_and_a_remedy() {
             json!({"hashKey": "a key in the settings"}),
             "decisionLog.hashKey: a credential must not stand",
         ),
-    ];
-    for (log, expected) in cases {
-        let (_folder, path) = settings(|tree| tree["decisionLog"] = log);
-        let errors = errors(&path);
-        assert!(errors.first().is_some_and(|e| e.starts_with(expected)), "{expected}: {errors:?}");
-        assert_eq!(errors.len(), 1, "{errors:?}");
-    }
+    ]);
 }
 
 #[test]
