@@ -34,7 +34,7 @@ pub use self::front::Front;
 use self::answer_cache::{Answer, AnswerCache, InTheMaking, Terms};
 use self::view::View;
 use crate::audit::{LogFull, Recorder, RequestType, Unwritten};
-use crate::authorizer::{Decision, Denial, Grant, Reason};
+use crate::authorizer::{Decision, Denial, Facts, Grant, Reason};
 use crate::clock::Clock;
 use crate::request::{Host, Request};
 use crate::reuse::{self, Key};
@@ -284,7 +284,9 @@ async fn logged(
 ) -> Decision {
     let Err(full) = unwritten.written(until).await else { return decision };
     let outcome = decision.outcome.and(Err(full.into()));
-    let decision = Decision { outcome, ..decision };
+    // What was looked up was counted with the decision that is none now.
+    let facts = Facts { entitlements: None, ..decision.facts };
+    let decision = Decision { outcome, facts };
     if let Err(unwritten) = log(&decision) {
         unwritten.given_up();
     }

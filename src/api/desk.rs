@@ -213,7 +213,9 @@ impl Desk {
         };
         let Err(full) = unwritten.written(started + WAITS_FOR_LOG).await else { return evaluation };
         let outcome = evaluation.outcome.and(Err(Denial::new(Reason::LogFull, full)));
-        let evaluation = Evaluation { outcome, ..evaluation };
+        // What was looked up was counted with the evaluation that is none now.
+        let facts = Facts { entitlements: None, ..evaluation.facts };
+        let evaluation = Evaluation { outcome, facts };
         if let Err(unwritten) = self.record(scope, request_id, &evaluation, started) {
             unwritten.given_up();
         }

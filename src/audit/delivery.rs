@@ -6,7 +6,7 @@
 //! exactly tells lines apart by their ids. Credentials are read at each attempt.
 
 use std::io::{self, Write as _};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use base64::prelude::{BASE64_STANDARD, Engine as _};
@@ -22,6 +22,7 @@ use reqwest::header::{
 };
 use tokio::runtime::{Builder, Runtime};
 use tokio::sync::watch;
+use zeroize::Zeroizing;
 
 use super::otlp::{self, Resource};
 use super::queue::{Queue, count, split};
@@ -92,8 +93,8 @@ pub enum Credentials {
     Nothing,
     /// A bearer token.
     Bearer(Source),
-    /// A user name and a password.
-    Basic(String, Source),
+    /// A user name, and the file with its password.
+    Basic(String, PathBuf),
 }
 
 /// The way of batches to a server; it has a runtime of its own, beside that of the requests.
@@ -260,12 +261,14 @@ impl Sender {
         let settings = &self.settings;
         let mut headers = settings.headers.clone();
         for (name, file) in &settings.header_files {
-            headers.insert(name, secret_value(&Source::File(file.clone()), String::new()).await?);
+            headers.insert(name, sensitive(&secret_of(file).await?)?);
         }
         match &settings.credentials {
             Credentials::Nothing => {}
             Credentials::Bearer(token) => {
-                headers.insert(AUTHORIZATION, secret_value(token, "Bearer ".to_owned()).await?);
+                let token = token.text().await.map_err(Failed::passing)?;
+                let text = Zeroizing::new(format!("Bearer {}", token.expose()));
+                headers.insert(AUTHORIZATION, sensitive(&text)?);
             }
             Credentials::Basic(user, password) => {
                 headers.insert(AUTHORIZATION, basic(user, password).await?);
@@ -306,15 +309,21 @@ async fn passed(mut end: watch::Receiver<Option<Instant>>) {
     }
 }
 
-async fn secret_value(source: &Source, before: String) -> Result<HeaderValue, Failed> {
-    let secret = source.text().await.map_err(Failed::passing)?;
-    sensitive(&format!("{before}{}", secret.expose()))
+/// What is in a file, but for the end of its line.
+async fn secret_of(file: &Path) -> Result<Zeroizing<String>, Failed> {
+    let shown = file.display();
+    let unread = |error| Failed::passing(format!("can't read `{shown}`: {error}"));
+    let text = tokio::fs::read_to_string(file).await.map(Zeroizing::new).map_err(unread)?;
+    match text.trim_end_matches(['\r', '\n']) {
+        "" => Err(Failed::passing(format!("`{shown}` is empty"))),
+        text => Ok(Zeroizing::new(text.to_owned())),
+    }
 }
 
-async fn basic(user: &str, password: &Source) -> Result<HeaderValue, Failed> {
-    let secret = password.text().await.map_err(Failed::passing)?;
-    let pair = BASE64_STANDARD.encode(format!("{user}:{}", secret.expose()));
-    sensitive(&format!("Basic {pair}"))
+async fn basic(user: &str, password: &Path) -> Result<HeaderValue, Failed> {
+    let password = secret_of(password).await?;
+    let pair = Zeroizing::new(format!("{user}:{}", *password));
+    sensitive(&Zeroizing::new(format!("Basic {}", BASE64_STANDARD.encode(pair.as_bytes()))))
 }
 
 fn sensitive(text: &str) -> Result<HeaderValue, Failed> {

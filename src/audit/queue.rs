@@ -45,6 +45,8 @@ struct Waiting {
     lines: Vec<u8>,
     /// How many bytes the writer has taken and not yet delivered, or given up.
     taken: usize,
+    /// How many lines it took the last time.
+    in_hand: u64,
     is_closed: bool,
 }
 
@@ -117,6 +119,9 @@ impl Queue {
         let (mut waiting, _) = waiting.unwrap_or_else(PoisonError::into_inner);
         std::mem::swap(lines, &mut waiting.lines);
         waiting.taken = lines.len();
+        drop(waiting);
+        let in_hand = count(lines);
+        self.lock().in_hand = in_hand;
         !lines.is_empty()
     }
 
@@ -160,9 +165,11 @@ impl Queue {
         self.end.subscribe()
     }
 
-    /// How many lines nobody has taken.
+    /// How many lines are not delivered, or all that the writer took with the last of them.
     pub(super) fn left(&self) -> u64 {
-        count(&self.lock().lines)
+        let waiting = self.lock();
+        let in_hand = if waiting.taken > 0 { waiting.in_hand } else { 0 };
+        in_hand + count(&waiting.lines)
     }
 
     fn close(&self) {

@@ -288,7 +288,10 @@ mod tests {
         let (lines, writer, writes, let_go) = slow();
         lines.add(b"first\n").unwrap();
         writes.recv().unwrap();
+        lines.add(b"second\n").unwrap();
+        let metrics = writer.0.as_ref().unwrap().metrics.clone();
         writer.finish(Duration::ZERO);
+        assert!(metrics.exposition().contains("placet_decision_log_dropped_total 2\n"));
         drop(let_go);
     }
 

@@ -9,6 +9,7 @@ import resource
 import signal
 import subprocess
 import time
+from base64 import b64encode
 from contextlib import contextmanager
 
 import grpc
@@ -256,6 +257,24 @@ def test_batches_are_posted(directory, issuer, echo, more):
             wait_until(lambda: len(collector.lines()) == 21, "the last is posted")
             assert collector.calls[-1][1]["authorization"] == "Bearer another"
             assert dropped(placet) == 0
+
+
+def test_credentials_may_be_in_other_headers(directory, issuer):
+    with Collector() as collector:
+        for more, files, expected in [
+            ({"username": "placet", "passwordFile": "secret"}, {"secret": "pass word:1\n"}, "Basic " + b64encode(b"placet:pass word:1").decode()),
+            ({"headerFiles": {"Authorization": "secret"}}, {"secret": "Splunk t0k3n\n"}, "Splunk t0k3n"),
+        ]:
+            log = http_sink(collector, **more)
+            placet = Placet(directory / f"by-{len(more)}", [scope(issuer)], keys={"orders": pem(new_private_key("ES256"))}, decisionLog=log)
+            for name, text in files.items():
+                (placet.directory / name).write_text(text)
+            collector.calls.clear()
+            with placet:
+                ask(placet, issuer)
+                wait_until(lambda: collector.calls, "it is sent")
+            headers = {name.lower(): value for name, value in collector.calls[0][1].items()}
+            assert headers["authorization"] == expected
 
 
 def test_a_batch_is_tried_again_while_it_may_be_taken(directory, issuer):

@@ -226,8 +226,7 @@ fn credentials(
             None
         }
         (false, Some(name), Some(file)) => {
-            let file = crate::secrets::Source::File(joined(base, file));
-            Some(Credentials::Basic(name.clone(), file))
+            Some(Credentials::Basic(name.clone(), joined(base, file)))
         }
         _ => {
             let what = "present either a token, or a username and its passwordFile";
