@@ -102,7 +102,8 @@ raw! {
         pub(in crate::config) url: Option<String>,
         /// http: `ndjson`, a line for each decision, or `json`, a list. Default: ndjson.
         pub(in crate::config) format: Option<BatchFormat>,
-        /// otlp: its address, such as `https://collector:4317`. Required.
+        /// otlp: its address, such as `https://collector:4317`; `/v1/logs` is put behind it with `protocol:
+        /// http`. Required.
         pub(in crate::config) endpoint: Option<String>,
         /// otlp: `grpc` or `http`. Default: grpc.
         pub(in crate::config) protocol: Option<OtlpProtocol>,

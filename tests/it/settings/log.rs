@@ -32,7 +32,8 @@ fn a_collector_is_asked_at_the_path_of_its_protocol() {
             "http://127.0.0.1:4317/opentelemetry.proto.collector.logs.v1.LogsService/Export",
         ),
         ("http://127.0.0.1:4318", "http", "http://127.0.0.1:4318/v1/logs"),
-        ("https://otlp.example/own/path", "http", "https://otlp.example/own/path"),
+        ("https://otlp.example/own/path/", "http", "https://otlp.example/own/path/v1/logs"),
+        ("https://otlp.example/v1/logs", "http", "https://otlp.example/v1/logs"),
     ] {
         let otlp = json!({"endpoint": endpoint, "protocol": protocol});
         let (_folder, path) =

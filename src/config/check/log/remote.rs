@@ -93,8 +93,9 @@ pub(super) fn otlp(
                 None
             }
             Some(raw::OtlpProtocol::Http) => {
-                if is_bare {
-                    url.set_path(HTTP_PATH);
+                let base = url.path().trim_end_matches('/').to_owned();
+                if !base.ends_with(HTTP_PATH) {
+                    url.set_path(&format!("{base}{HTTP_PATH}"));
                 }
                 Some((url, Form::OtlpHttp(resource)))
             }
