@@ -107,7 +107,7 @@ impl App {
         config.warnings.iter().for_each(|warning| tracing::warn!("{warning}"));
         let metrics = Metrics::new();
         let listeners = Listeners::bind(&config.listen, &metrics, clock).await?;
-        let (recorder, log) = Recorder::open(&config.decision_log, metrics.clone())
+        let (recorder, log) = Recorder::open(config.decision_log.clone(), metrics.clone())
             .context("the decision log can't be opened")?;
         let telling = Telling::new(config.telemetry.as_ref(), &metrics, clock)?;
         let reuse_max_bytes = config.reuse_max_bytes;
@@ -178,7 +178,8 @@ impl App {
         let closed = stopping.closing.clone();
         tasks.spawn(keeper.run(generation, reload, shutdown.clone(), closed));
         let (outcome, left) = supervise(tasks, &shutdown, stopping).await;
-        log.finish();
+        // It waits for a thread, and nobody else is served any more.
+        log.finish(left.max(LOG_GRACE));
         told.finish(left).await;
         outcome
     }
@@ -264,6 +265,9 @@ impl Stopping {
         self.closing.cancel();
     }
 }
+
+/// How long the decision log's last lines may take in any case.
+const LOG_GRACE: Duration = Duration::from_secs(1);
 
 /// Waits for the end: of `shutdown` and the drain, or of a task that should not have ended. How it ended,
 /// and what is left of the time for it.

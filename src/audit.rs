@@ -1,20 +1,41 @@
 //! The record of every decision: counted in the metrics, and one JSON line in the decision log.
 //!
 //! The line is the JSON form of `placet.v1.DecisionRecord` and lists the fields it shows; no
-//! credential, token, query or header value is among them. Deciding never waits for the log: a line
-//! that a slow sink has no room for is dropped and counted.
+//! credential, token, query or header value is among them. Whatever the sink does, a decision is what it
+//! is: a line that there is no room for is dropped and counted, or, where the operator would rather have
+//! no answer than none on record ([`WhenFull::Block`]), waited for until the deadline of the check.
+//!
+//! Inside: `shape` says what a line shows, `sampling` which allows have one; `queue` holds them for `sink`,
+//! which brings them to a `file` or, by `delivery`, elsewhere, perhaps as `otlp`; `repeated` is the short way.
 
+mod delivery;
+mod file;
+mod log;
+mod otlp;
+mod queue;
 mod repeated;
+mod sampling;
+mod shape;
 mod sink;
 
 use std::io;
+use std::sync::Arc;
 use std::time::Duration;
 
+pub use delivery::{Credentials, Form, RemoteSettings};
+pub use file::{DEFAULT_FILES, DEFAULT_MODE, FileSettings};
+pub use log::{DEFAULT_BUFFER_BYTES, LogFull, LogSettings, Unwritten, WhenFull};
+pub use otlp::{GRPC_PATH, HTTP_PATH, Resource};
 pub use repeated::{Circumstances, Repeated};
+pub use sampling::Sampling;
+pub use shape::{HashKey, MASKABLE, Mask, Masking, SOURCE_IP, Shape};
 pub use sink::{LogWriter, Sink};
 
+use prometheus_client::metrics::counter::Counter;
+
+use self::log::Log;
+use self::queue::Full;
 use self::repeated::Line;
-use self::sink::Lines;
 
 use crate::authorizer::{Decision, Denial, Evaluation, Facts, Grant};
 use crate::clock::Timestamp;
@@ -27,41 +48,43 @@ use crate::scope::Scope;
 use crate::shadow::Asked;
 use crate::stages::Stages;
 use crate::token::Token;
-use crate::trace::{Told, Trace};
+use crate::trace::{Edge, Told, Trace};
 
 /// Records decisions.
 #[derive(Clone, Debug)]
 pub struct Recorder {
     metrics: Metrics,
-    lines: Option<Lines>,
+    log: Option<Arc<Log>>,
 }
 
 impl Recorder {
     /// Opens the sink and starts its writer.
-    pub fn open(sink: &Sink, metrics: Metrics) -> io::Result<(Self, LogWriter)> {
-        let (lines, writer) = sink::open(sink)?;
-        Ok((Self { metrics, lines }, writer))
+    pub fn open(settings: LogSettings, metrics: Metrics) -> io::Result<(Self, LogWriter)> {
+        let LogSettings { sink, when_full, buffer_bytes, .. } = &settings;
+        let (lines, writer) = sink::open(sink.clone(), *when_full, *buffer_bytes, metrics.clone())?;
+        let log = lines.map(|lines| Arc::new(Log::new(settings, lines)));
+        Ok((Self { metrics, log }, writer))
     }
 
-    /// Counts and logs one decision.
+    /// Counts and logs one decision, unless the log has no room and is to be waited for.
     pub fn record(
         &self,
+        edge: Edge,
         request: Option<&Request>,
         scope: Option<&Scope>,
         decision: &Decision,
         trace: Option<Trace>,
         now: Timestamp,
         took: Duration,
-    ) {
-        self.count(Outcome::from(decision), &decision.facts, scope, took);
-        if self.lines.is_some() {
+    ) -> Result<(), Box<Unwritten>> {
+        let outcome = Outcome::from(decision);
+        let counter = self.counter(outcome, &decision.facts, scope);
+        self.write(counter, took, outcome, || {
             let mut record = record(request, scope, decision, now, took);
-            if let Some(Trace { id, span, .. }) = trace {
-                record.trace_id = id.to_string();
-                record.span_id = span.map(|span| span.to_string()).unwrap_or_default();
-            }
-            self.write(&record);
-        }
+            record.request_type = edge.name().to_owned();
+            record.trace(trace);
+            record
+        })
     }
 
     /// Counts the time that the stages of a decision took.
@@ -69,7 +92,8 @@ impl Recorder {
         self.metrics.stages(stages);
     }
 
-    /// Counts and logs one decision for an application that asked without a request.
+    /// Counts and logs one decision for an application that asked without a request, unless the log has no
+    /// room and is to be waited for.
     pub fn record_evaluation(
         &self,
         request_id: &str,
@@ -77,23 +101,45 @@ impl Recorder {
         evaluation: &Evaluation,
         now: Timestamp,
         took: Duration,
-    ) {
-        let outcome = Outcome::from(evaluation);
+    ) -> Result<(), Box<Unwritten>> {
+        let (outcome, facts) = (Outcome::from(evaluation), &evaluation.facts);
         self.stages(&evaluation.stages);
-        self.count(outcome, &evaluation.facts, Some(scope), took);
-        if self.lines.is_some() {
-            self.write(&DecisionRecord {
-                request_id: request_id.to_owned(),
-                ..decided(outcome, &evaluation.facts, Some(scope), now, took)
-            });
-        }
+        let counter = self.counter(outcome, facts, Some(scope));
+        self.write(counter, took, outcome, || DecisionRecord {
+            request_id: request_id.to_owned(),
+            request_type: "evaluation".to_owned(),
+            ..decided(outcome, facts, Some(scope), now, took)
+        })
     }
 
-    fn count(&self, outcome: Outcome<'_>, facts: &Facts, scope: Option<&Scope>, took: Duration) {
+    /// What counts decisions such as this one.
+    fn counter(&self, outcome: Outcome<'_>, facts: &Facts, scope: Option<&Scope>) -> Counter {
         let client_id = scope.map_or("", |scope| scope.client_id.as_str());
-        self.metrics.decision(client_id, outcome.counted(), outcome.reason(), took);
         if let Some(lookup) = facts.entitlements {
             self.metrics.cache_lookup("entitlements", lookup == Lookup::Hit);
+        }
+        self.metrics.decisions(client_id, outcome.counted(), outcome.reason())
+    }
+
+    /// Logs what `record` says, if it has a line, and counts it then.
+    fn write(
+        &self,
+        counter: Counter,
+        took: Duration,
+        outcome: Outcome<'_>,
+        record: impl FnOnce() -> DecisionRecord,
+    ) -> Result<(), Box<Unwritten>> {
+        let line = self.log.as_ref().and_then(|log| {
+            let record = record();
+            let is_taken = !outcome.is_yes() || log.takes(&record.request_id, &record.id);
+            is_taken.then(|| (log, log.shape.line(log.complete(record)).ok()))
+        });
+        match line {
+            Some((log, line)) => self.add(log, line, &counter, took),
+            None => {
+                self.metrics.decided_again(&counter, took);
+                Ok(())
+            }
         }
     }
 
@@ -101,28 +147,33 @@ impl Recorder {
     pub fn repeated(&self, request: &Request, scope: &Scope, decision: &Decision) -> Repeated {
         let outcome = Outcome::from(decision);
         let (epoch, none) = (Timestamp::from_millis(0), Duration::ZERO);
-        let line = || Line::of(&record(Some(request), Some(scope), decision, epoch, none));
-        Repeated {
-            counter: self.metrics.decisions(&scope.client_id, outcome.name(), outcome.reason()),
-            line: self.lines.as_ref().and_then(|_| line()),
-        }
+        let counter = self.metrics.decisions(&scope.client_id, outcome.name(), outcome.reason());
+        let Some(log) = &self.log else { return Repeated { counter, ..Repeated::default() } };
+        let record = log.complete(DecisionRecord {
+            request_type: Edge::Grpc.name().to_owned(),
+            ..record(Some(request), Some(scope), decision, epoch, none)
+        });
+        let sampled_by = if log.is_sampled() { record.id.clone() } else { String::new() };
+        Repeated { counter, line: Line::of(record, &log.shape), sampled_by }
     }
 
-    /// Counts and logs that a decision was used again.
+    /// Counts and logs that a decision was used again, unless the log has no room and is to be waited for.
     pub fn record_repeated(
         &self,
         repeated: &Repeated,
         asked: Circumstances<'_>,
         now: Timestamp,
         took: Duration,
-    ) {
-        self.metrics.decided_again(&repeated.counter, took);
-        let Some(lines) = &self.lines else { return };
+    ) -> Result<(), Box<Unwritten>> {
+        let log = self.log.as_ref();
+        let taken = log.filter(|log| log.takes(asked.request_id, &repeated.sampled_by));
+        let Some(log) = taken else {
+            self.metrics.decided_again(&repeated.counter, took);
+            return Ok(());
+        };
         let line = repeated.line.as_ref();
-        match line.and_then(|line| line.write(asked, now, microseconds(took))) {
-            Some(line) => self.add(lines, &line),
-            None => self.metrics.log_line_dropped(),
-        }
+        let line = line.and_then(|line| line.write(&log.shape, asked, now, microseconds(took)));
+        self.add(log, line, &repeated.counter, took)
     }
 
     /// Counts a look for a decision that could be used again.
@@ -140,14 +191,16 @@ impl Recorder {
     ) {
         let agrees = asked.enforced.agrees(shadow);
         self.metrics.shadow_decision(client_id, shadow.said.outcome(), agrees);
-        if !agrees {
-            self.write(&ShadowRecord {
-                time: now.rfc3339(),
-                shadow_of: asked.id.clone(),
-                scope: client_id.to_owned(),
-                enforced: Some(opinion(&asked.enforced)),
-                shadow: Some(opinion(shadow)),
-            });
+        let Some(log) = self.log.as_ref().filter(|_| !agrees) else { return };
+        let line = log.shape.shadow_line(ShadowRecord {
+            time: now.rfc3339(),
+            shadow_of: asked.id.clone(),
+            scope: client_id.to_owned(),
+            enforced: Some(opinion(&asked.enforced)),
+            shadow: Some(opinion(shadow)),
+        });
+        if line.ok().is_none_or(|line| log.lines.add(&line).is_err()) {
+            self.metrics.log_lines_dropped(1);
         }
     }
 
@@ -156,20 +209,41 @@ impl Recorder {
         self.metrics.shadow_dropped(client_id);
     }
 
-    fn write(&self, record: &impl serde::Serialize) {
-        let Some(lines) = &self.lines else { return };
-        let Ok(mut line) = serde_json::to_vec(record) else {
-            self.metrics.log_line_dropped();
-            return;
-        };
-        line.push(b'\n');
-        self.add(lines, &line);
-    }
-
-    fn add(&self, lines: &Lines, line: &[u8]) {
-        if lines.add(line).is_err() {
-            self.metrics.log_line_dropped();
+    /// Adds a line and counts its decision; with [`WhenFull::Block`] neither while there is no room.
+    fn add(
+        &self,
+        log: &Log,
+        line: Option<Vec<u8>>,
+        counter: &Counter,
+        took: Duration,
+    ) -> Result<(), Box<Unwritten>> {
+        let added = line.as_deref().map(|line| log.lines.add(line));
+        match (line, added) {
+            (Some(_), Some(Ok(()))) => {}
+            (Some(line), Some(Err(Full))) if log.when_full == WhenFull::Block => {
+                let (lines, metrics) = (log.lines.clone(), self.metrics.clone());
+                let (counter, is_written) = (counter.clone(), false);
+                return Err(Box::new(Unwritten {
+                    line,
+                    lines,
+                    counter,
+                    took,
+                    metrics,
+                    is_written,
+                }));
+            }
+            _ => self.metrics.log_lines_dropped(1),
         }
+        self.metrics.decided_again(counter, took);
+        Ok(())
+    }
+}
+
+impl DecisionRecord {
+    fn trace(&mut self, trace: Option<Trace>) {
+        let span = trace.and_then(|trace| trace.span);
+        self.trace_id = trace.map(|trace| trace.id.to_string()).unwrap_or_default();
+        self.span_id = span.map(|span| span.to_string()).unwrap_or_default();
     }
 }
 
@@ -184,6 +258,7 @@ pub fn record(
     let facts = &decision.facts;
     DecisionRecord {
         request_id: request.map(|request| request.id.clone()).unwrap_or_default(),
+        credential_hash: credential_hash(request, scope, decision).unwrap_or_default(),
         http: request.map(|request| http(request, facts)),
         ..decided(decision.into(), facts, scope, now, took)
     }
@@ -203,6 +278,19 @@ pub fn told(scope: Option<&Scope>, decision: &Decision) -> Told {
         revision: revision.or_else(in_force).unwrap_or_default(),
         ..Told::default()
     }
+}
+
+/// Of the credential that was looked at, whether it held or not.
+fn credential_hash(
+    request: Option<&Request>,
+    scope: Option<&Scope>,
+    decision: &Decision,
+) -> Option<String> {
+    if matches!(decision.outcome, Ok(Grant::Bypass)) {
+        return None;
+    }
+    let digest = scope?.authorizer.identity.credential_digest(request?)?;
+    Some(shape::digits("sha256", &digest))
 }
 
 /// What is recorded of every decision, whoever asked for it.
@@ -236,6 +324,7 @@ fn decided(
         policy: grounds.or_else(in_force),
         id: facts.id.as_ref().map(ToString::to_string).unwrap_or_default(),
         duration_us: microseconds(took),
+        sample_rate: 1.0,
         ..DecisionRecord::default()
     };
     match outcome {
@@ -273,6 +362,11 @@ enum Outcome<'a> {
 }
 
 impl<'a> Outcome<'a> {
+    /// Whether the request passes undenied.
+    const fn is_yes(self) -> bool {
+        matches!(self, Self::Bypass | Self::Allow(_))
+    }
+
     const fn name(self) -> &'static str {
         match self {
             Self::Bypass => "bypass",

@@ -327,6 +327,8 @@ pub enum Reason {
     Deadline,
     /// Too many requests at once.
     Overload,
+    /// The decision log has no room, and nothing is to pass unlogged.
+    LogFull,
     /// A fault of our own.
     Internal,
 }
@@ -350,6 +352,7 @@ impl Reason {
             Self::PolicyStale => "policy_stale",
             Self::Deadline => "deadline",
             Self::Overload => "overload",
+            Self::LogFull => "log_full",
             Self::Internal => "internal",
         }
     }
@@ -367,6 +370,7 @@ impl Reason {
             | Self::PolicyStale
             | Self::Deadline
             | Self::Overload
+            | Self::LogFull
             | Self::Internal => 503,
         }
     }

@@ -18,7 +18,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::audit::Sink;
+use crate::audit::LogSettings;
 use crate::authorizer::DryRun;
 use crate::deny_list::DenyList;
 use crate::entitlement::Catalogue;
@@ -44,8 +44,8 @@ pub struct Config {
     pub listen: Listen,
     /// The protected applications.
     pub scopes: Vec<ScopeConfig>,
-    /// Where decision lines go.
-    pub decision_log: Sink,
+    /// Where decision lines go, and what they show.
+    pub decision_log: LogSettings,
     /// What is sent to a collector.
     pub telemetry: Option<TelemetrySettings>,
     /// How much memory kept answers take, in bytes.

@@ -26,15 +26,15 @@ use bytes::Bytes;
 use envoy_types::ext_authz::v3::pb::CheckResponse;
 use futures_util::FutureExt;
 use hyper::body;
-use tokio::sync::Semaphore;
+use tokio::sync::{Semaphore, SemaphorePermit};
 use tonic::body::Body;
 
 pub use self::front::Front;
 
 use self::answer_cache::{Answer, AnswerCache, InTheMaking, Terms};
 use self::view::View;
-use crate::audit::{self, Circumstances, Recorder};
-use crate::authorizer::{Decision, Denial, Grant, Reason};
+use crate::audit::{self, Circumstances, LogFull, Recorder, Unwritten};
+use crate::authorizer::{Decision, Denial, Facts, Grant, Reason};
 use crate::clock::Clock;
 use crate::request::{Host, Request};
 use crate::reuse::{self, Key};
@@ -107,20 +107,32 @@ impl Inner {
     /// Reads one message and answers it, whatever happens.
     async fn answer(&self, call: http::Request<impl body::Body<Data = Bytes> + Unpin>) -> Bytes {
         let deadline = framing::timeout(call.headers()).unwrap_or(DEFAULT_DEADLINE);
-        let mut seen = Seen::new(Edge::Grpc);
+        let mut seen = Seen::new(Edge::Grpc, deadline);
         if self.tracer.is_some() {
             let fields = call.headers().iter();
             let fields = fields.map(|(name, value)| (name.as_str().as_bytes(), value.as_bytes()));
             self.join(&mut seen, fields, false);
         }
+        // Kept until it is answered: what waits for the log is in progress too.
+        let place = self.in_progress.try_acquire().ok();
         let checked = {
             let checking = pin!(self.check_message(call.into_body(), &mut seen));
-            self.in_time(deadline, checking).await
+            self.in_time(place.as_ref(), deadline, checking).await
         };
         match checked {
-            Ok(Checked::Cached(answer)) => answer.framed.clone(),
-            Ok(Checked::Decided(decision)) => self.settle(*decision, seen),
-            Err(denial) => self.settle(Decision::denied(denial), seen),
+            Ok(Checked::Cached(answer)) => {
+                if let Some(unwritten) = seen.unwritten.take()
+                    && let Err(full) = unwritten.written(seen.until).await
+                {
+                    return self.settle(Decision::denied(full.into()), seen).await;
+                }
+                let told =
+                    || Told { reused: true, ..*answer.terms.told.clone().unwrap_or_default() };
+                self.finish_trace(&seen, told);
+                answer.framed.clone()
+            }
+            Ok(Checked::Decided(decision)) => self.settle(*decision, seen).await,
+            Err(denial) => self.settle(Decision::denied(denial), seen).await,
         }
     }
 
@@ -130,7 +142,8 @@ impl Inner {
         reading: impl Future<Output = Result<Request, Denial>>,
         deadline: Duration,
     ) -> CheckResponse {
-        let mut seen = Seen::new(Edge::Http);
+        let mut seen = Seen::new(Edge::Http, deadline);
+        let place = self.in_progress.try_acquire().ok();
         let checking = async {
             let request = Box::new(reading.await?);
             self.join_with(&mut seen, &request);
@@ -138,19 +151,22 @@ impl Inner {
             let decision = self.check_request(request, &scopes, Channel::Api, &mut seen).await?;
             Ok(over_http::carried(decision))
         };
-        let decision = self.in_time(deadline, checking).await.unwrap_or_else(Decision::denied);
-        self.record(decision, &mut seen).0
+        let checked = self.in_time(place.as_ref(), deadline, checking).await;
+        let decision = checked.unwrap_or_else(Decision::denied);
+        self.record(decision, &mut seen).await.0
     }
 
-    /// Checks unless too much is checked already. A deadline and a panic are denials too.
+    /// Checks unless there is no place for it, since too much is checked already. A deadline and a panic are
+    /// denials too.
     async fn in_time<T>(
         &self,
+        place: Option<&SemaphorePermit<'_>>,
         deadline: Duration,
         checking: impl Future<Output = Result<T, Denial>>,
     ) -> Result<T, Denial> {
-        let Ok(_permit) = self.in_progress.try_acquire() else {
+        if place.is_none() {
             return Err(Denial::new(Reason::Overload, "too many checks in progress"));
-        };
+        }
         let checking = AssertUnwindSafe(checking).catch_unwind();
         match tokio::time::timeout(margin(deadline), checking).await {
             Ok(Ok(checked)) => checked,
@@ -253,18 +269,25 @@ impl Inner {
         };
         let circumstances = Circumstances { trace: seen.trace, ..view.circumstances() };
         let (now, took) = (self.clock.now(), seen.started.elapsed());
-        self.recorder.record_repeated(&answer.terms.repeated, circumstances, now, took);
-        if let Some(tracer) = &self.tracer {
-            let told = || Told { reused: true, ..*answer.terms.told.clone().unwrap_or_default() };
-            tracer.finish(seen.trace, seen.started, &seen.stages, told);
+        let repeated = &answer.terms.repeated;
+        let recorded = self.recorder.record_repeated(repeated, circumstances, now, took);
+        if let Err(unwritten) = recorded {
+            seen.unwritten = Some(unwritten);
+            seen.scope = Some(Arc::clone(scope));
         }
         Some(answer)
     }
 
+    fn finish_trace(&self, seen: &Seen, told: impl FnOnce() -> Told) {
+        if let Some(tracer) = &self.tracer {
+            tracer.finish(seen.trace, seen.started, &seen.stages, told);
+        }
+    }
+
     /// Records `decision` and makes the answer, which is kept if it may be given again.
-    fn settle(&self, decision: Decision, mut seen: Seen) -> Bytes {
+    async fn settle(&self, decision: Decision, mut seen: Seen) -> Bytes {
         let key = seen.key;
-        let (response, terms) = self.record(decision, &mut seen);
+        let (response, terms) = self.record(decision, &mut seen).await;
         let framed = framing::framed(&response);
         if let (Some(key), Some(terms)) = (key, terms) {
             self.cache.keep(key, Answer { framed: framed.clone(), terms });
@@ -273,21 +296,27 @@ impl Inner {
     }
 
     /// The answer, and how it may be given again.
-    fn record(&self, decision: Decision, seen: &mut Seen) -> (CheckResponse, Option<Terms>) {
+    async fn record(&self, decision: Decision, seen: &mut Seen) -> (CheckResponse, Option<Terms>) {
         let (request, scope) = (seen.request.take(), seen.scope.take());
         let decision = match &scope {
-            Some(scope) => scope.enforced(decision),
-            None => decision,
+            // In a dry run too nothing passes unlogged that must not.
+            Some(scope) if !is_unlogged(&decision) => scope.enforced(decision),
+            _ => decision,
         };
-        let (now, took) = (self.clock.now(), seen.started.elapsed());
-        let (asked, by) = (request.as_deref(), scope.as_deref());
-        self.recorder.record(asked, by, &decision, seen.trace, now, took);
+        let now = self.clock.now();
+        let on = |decision: &Decision| {
+            let (request, scope, took) =
+                (request.as_deref(), scope.as_deref(), seen.started.elapsed());
+            self.recorder.record(seen.edge, request, scope, decision, seen.trace, now, took)
+        };
+        let decision = match on(&decision) {
+            Ok(()) => decision,
+            Err(unwritten) => logged(decision, *unwritten, seen.until, on).await,
+        };
         seen.stages.end();
         self.recorder.stages(&seen.stages);
-        let told = || Told { edge: seen.edge, ..audit::told(by, &decision) };
-        if let Some(tracer) = &self.tracer {
-            tracer.finish(seen.trace, seen.started, &seen.stages, told);
-        }
+        let told = || Told { edge: seen.edge, ..audit::told(scope.as_deref(), &decision) };
+        self.finish_trace(seen, told);
         let response = encode::response(scope.as_deref(), &decision);
         let (Some(scope), Some(request)) = (scope, request) else { return (response, None) };
         let terms = match &decision.outcome {
@@ -312,16 +341,48 @@ impl Inner {
     }
 }
 
+/// `decision` once it is logged by `until`, or what stands without that: a no does, a yes is none.
+async fn logged(
+    decision: Decision,
+    unwritten: Unwritten,
+    until: Instant,
+    log: impl Fn(&Decision) -> Result<(), Box<Unwritten>>,
+) -> Decision {
+    let Err(full) = unwritten.written(until).await else { return decision };
+    let outcome = decision.outcome.and(Err(full.into()));
+    // What was looked up was counted with the decision that is none now.
+    let facts = Facts { entitlements: None, ..decision.facts };
+    let decision = Decision { outcome, facts };
+    if let Err(unwritten) = log(&decision) {
+        unwritten.given_up();
+    }
+    decision
+}
+
+fn is_unlogged(decision: &Decision) -> bool {
+    matches!(&decision.outcome, Err(denial) if denial.reason() == Reason::LogFull)
+}
+
+impl From<LogFull> for Denial {
+    fn from(full: LogFull) -> Self {
+        Self::new(Reason::LogFull, full)
+    }
+}
+
 /// What was learned of a check.
 struct Seen {
+    edge: Edge,
     started: Instant,
+    /// When it must be answered.
+    until: Instant,
     request: Option<Box<Request>>,
     scope: Option<Arc<Scope>>,
     /// Under which its answer may be kept.
     key: Option<Key>,
     /// While the answer is made, others with the same question wait.
     making: Option<InTheMaking>,
-    edge: Edge,
+    /// The record of an answer that was given before, while the log has no room for it.
+    unwritten: Option<Box<Unwritten>>,
     /// The trace it belongs to, once that is known.
     trace: Option<Trace>,
     is_joined: bool,
@@ -329,14 +390,17 @@ struct Seen {
 }
 
 impl Seen {
-    fn new(edge: Edge) -> Self {
+    fn new(edge: Edge, deadline: Duration) -> Self {
+        let started = Instant::now();
         Self {
-            started: Instant::now(),
+            edge,
+            started,
+            until: started + margin(deadline),
             request: None,
             scope: None,
             key: None,
             making: None,
-            edge,
+            unwritten: None,
             trace: None,
             is_joined: false,
             stages: Stages::default(),

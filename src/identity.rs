@@ -156,6 +156,12 @@ impl Identity {
         Some(reads)
     }
 
+    /// The SHA-256 of the one credential that `request` presents; `None` where it presents none, or more
+    /// than one at a place.
+    pub fn credential_digest(&self, request: &Request) -> Option<[u8; 32]> {
+        self.bearer.credential_digest(request)
+    }
+
     /// What credentials are known by now.
     pub fn known_by(&self) -> KnownBy {
         self.bearer.known_by()

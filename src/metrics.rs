@@ -61,6 +61,7 @@ struct Inner {
     deny_list_since: Gauge<f64, AtomicU64>,
     deny_list_failures: Counter,
     log_dropped: Counter,
+    log: LogMetrics,
     key_age: Family<ScopeLabel, Whole>,
     key_left: Family<ScopeLabel, Whole>,
     shared_kids: Family<ScopeLabel, Whole>,
@@ -75,6 +76,14 @@ struct Inner {
 #[derive(Clone, Debug, EncodeLabelSet, Eq, Hash, PartialEq)]
 struct StageLabel {
     stage: &'static str,
+}
+
+/// Of the decision log's way to its sink.
+#[derive(Debug, Default)]
+struct LogMetrics {
+    waits: Counter,
+    failures: Counter,
+    waiting: Gauge<i64, AtomicI64>,
 }
 
 #[derive(Clone, Debug, EncodeLabelSet, Eq, Hash, PartialEq)]
@@ -144,6 +153,7 @@ impl Metrics {
             deny_list_since: Gauge::default(),
             deny_list_failures: Counter::default(),
             log_dropped: Counter::default(),
+            log: LogMetrics::default(),
             key_age: Family::default(),
             key_left: Family::default(),
             shared_kids: Family::default(),
@@ -252,9 +262,24 @@ impl Metrics {
         self.0.reload_failures.inc();
     }
 
-    /// Counts a line that the decision log could not take.
-    pub fn log_line_dropped(&self) {
-        self.0.log_dropped.inc();
+    /// Counts lines that the decision log could not take.
+    pub fn log_lines_dropped(&self, lines: u64) {
+        self.0.log_dropped.inc_by(lines);
+    }
+
+    /// Counts a decision that waited for room in the decision log.
+    pub fn log_waited(&self) {
+        self.0.log.waits.inc();
+    }
+
+    /// Counts an attempt to write or send lines that failed.
+    pub fn log_failed(&self) {
+        self.0.log.failures.inc();
+    }
+
+    /// Notes how many bytes of the decision log wait for its sink.
+    pub fn log_waiting(&self, bytes: usize) {
+        self.0.log.waiting.set(i64::try_from(bytes).unwrap_or(i64::MAX));
     }
 
     /// Notes how old a scope's signing key is.
@@ -414,7 +439,7 @@ impl Inner {
         );
         registry.register(
             "decision_log_dropped",
-            "Decision log lines dropped because the sink did not keep up",
+            "Decision log lines dropped because the sink failed or did not keep up",
             self.log_dropped.clone(),
         );
         registry.register(
@@ -443,7 +468,27 @@ impl Inner {
             self.shadow_dropped.clone(),
         );
         self.register_tls();
+        self.register_log();
         self
+    }
+
+    fn register_log(&mut self) {
+        let registry = &mut self.registry;
+        registry.register(
+            "decision_log_waits",
+            "Decisions that waited for room in the decision log (whenFull: block)",
+            self.log.waits.clone(),
+        );
+        registry.register(
+            "decision_log_failures",
+            "Attempts to write or send decision log lines that failed",
+            self.log.failures.clone(),
+        );
+        registry.register(
+            "decision_log_waiting_bytes",
+            "Decision log lines that wait for the sink, in bytes",
+            self.log.waiting.clone(),
+        );
     }
 
     fn register_tls(&mut self) {

@@ -63,6 +63,16 @@ pub enum Edge {
     Http,
 }
 
+impl Edge {
+    /// What records call a check by it.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Grpc => "check",
+            Self::Http => "http_check",
+        }
+    }
+}
+
 /// The span of a check, and those of its stages. Times are in nanoseconds since the Unix epoch.
 #[derive(Clone, Debug)]
 pub struct CheckSpan {

@@ -155,9 +155,9 @@ fn refused(refusal: &Refusal) -> Response {
         Refusal::TooLarge(_) => StatusCode::PAYLOAD_TOO_LARGE,
         Refusal::Unsearchable => StatusCode::NOT_IMPLEMENTED,
         Refusal::Caller(CallerError::NotLoaded)
-        | Refusal::Fault(Reason::Overload | Reason::Deadline | Reason::KeyUnavailable) => {
-            StatusCode::SERVICE_UNAVAILABLE
-        }
+        | Refusal::Fault(
+            Reason::Overload | Reason::LogFull | Reason::Deadline | Reason::KeyUnavailable,
+        ) => StatusCode::SERVICE_UNAVAILABLE,
         Refusal::Fault(_) => StatusCode::INTERNAL_SERVER_ERROR,
     };
     let mut response = (status, format!("{refusal}\n")).into_response();

@@ -14,7 +14,7 @@ use serde_json::{Map, Value, json};
 use tokio::sync::Semaphore;
 
 use super::question::{Batch, Malformed, Searching, Semantic, Single};
-use crate::audit::Recorder;
+use crate::audit::{Recorder, Unwritten};
 use crate::authorizer::{Denial, Evaluation, Facts, Reason, Statement};
 use crate::clock::Clock;
 use crate::scope::{CallerError, Presented, Scope, Scopes};
@@ -26,6 +26,9 @@ const MAX_IN_PROGRESS: usize = 1_024;
 
 /// The time for a request whose caller sets none.
 pub(super) const DEADLINE: Duration = Duration::from_secs(5);
+
+/// How long an answer waits for room in the decision log, where it has to.
+const WAITS_FOR_LOG: Duration = Duration::from_secs(4);
 
 /// Questions of a batch answered between two pauses.
 const BETWEEN_YIELDS: usize = 32;
@@ -132,7 +135,10 @@ impl Desk {
         let outcome = Err(Denial::new(reason, detail));
         let (facts, stages) = (Facts::default(), Stages::default());
         let evaluation = Evaluation { outcome, facts, stages };
-        self.record(scope, request_id, &evaluation, started);
+        if let Err(unwritten) = self.record(scope, request_id, &evaluation, started) {
+            // It is a no, which can stand without its line, and there is no time left.
+            unwritten.given_up();
+        }
         Err(Refusal::Fault(reason))
     }
 
@@ -204,13 +210,29 @@ impl Desk {
         let started = Instant::now();
         let now = self.0.clock.now();
         let evaluation = scope.authorizer.evaluate(statement, signed, now).await;
-        self.record(scope, request_id, &evaluation, started);
+        let Err(unwritten) = self.record(scope, request_id, &evaluation, started) else {
+            return evaluation;
+        };
+        let Err(full) = unwritten.written(started + WAITS_FOR_LOG).await else { return evaluation };
+        let outcome = evaluation.outcome.and(Err(Denial::new(Reason::LogFull, full)));
+        // What was looked up was counted with the evaluation that is none now.
+        let facts = Facts { entitlements: None, ..evaluation.facts };
+        let evaluation = Evaluation { outcome, facts, stages: Stages::default() };
+        if let Err(unwritten) = self.record(scope, request_id, &evaluation, started) {
+            unwritten.given_up();
+        }
         evaluation
     }
 
-    fn record(&self, scope: &Scope, request_id: &str, evaluation: &Evaluation, started: Instant) {
+    fn record(
+        &self,
+        scope: &Scope,
+        request_id: &str,
+        evaluation: &Evaluation,
+        started: Instant,
+    ) -> Result<(), Box<Unwritten>> {
         let now = self.0.clock.now();
-        self.0.recorder.record_evaluation(request_id, scope, evaluation, now, started.elapsed());
+        self.0.recorder.record_evaluation(request_id, scope, evaluation, now, started.elapsed())
     }
 }
 
@@ -255,6 +277,9 @@ fn is_fault(denial: &Denial) -> bool {
 mod tests {
     use super::*;
     use crate::api::fixture;
+    use crate::audit::{LogSettings, Sink, WhenFull};
+    use crate::fixture::NOW;
+    use crate::metrics::Metrics;
 
     async fn within(
         desk: &Desk,
@@ -287,5 +312,29 @@ mod tests {
         assert_eq!(refused, Err(Refusal::Fault(Reason::Overload)));
         drop(held);
         assert_eq!(within(&desk, DEADLINE, async { Ok(()) }).await, Ok(()));
+    }
+    #[tokio::test(start_paused = true)]
+    async fn what_the_log_has_no_room_for_is_no_yes() {
+        for (when_full, expected) in
+            [(WhenFull::Drop, Ok(true)), (WhenFull::Block, Err(Refusal::Fault(Reason::LogFull)))]
+        {
+            let sink = Sink::file("/dev/null");
+            let settings = LogSettings { when_full, buffer_bytes: 1, ..LogSettings::to(sink) };
+            let (recorder, _) = Recorder::open(settings, Metrics::new()).unwrap();
+            let desk = Desk::new(
+                Arc::new(ArcSwap::from_pointee(Scopes::default())),
+                recorder,
+                Clock::Fixed(NOW),
+            );
+            let question = json!({
+                "subject": {"type": "User", "id": "alice"},
+                "action": {"name": "read"},
+                "resource": {"type": "Account", "id": "1"},
+            });
+            let question = super::super::question::single(question.as_object().unwrap()).unwrap();
+            let scope = fixture::scope("orders", "permit(principal, action, resource);", "[]");
+            let answer = desk.single(&scope, "", &question).await;
+            assert_eq!(answer.map(|answer| answer.decision), expected);
+        }
     }
 }

@@ -1,13 +1,14 @@
 //! A desk for the unit tests, with its decision log in a file.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use base64::prelude::{BASE64_STANDARD, Engine as _};
 use serde_json::Value;
 
 use super::desk::Desk;
-use crate::audit::{LogWriter, Recorder, Sink};
+use crate::audit::{LogSettings, LogWriter, Recorder, Sink};
 use crate::clock::Clock;
 use crate::fixture::{self, NOW};
 use crate::metrics::Metrics;
@@ -42,8 +43,8 @@ pub(super) fn basic(pair: &str) -> String {
 /// A desk for one scope, and what it records.
 pub(super) fn desk(scope: Scope) -> (Desk, Log) {
     let file = tempfile::NamedTempFile::new().unwrap();
-    let sink = Sink::File(file.path().to_owned());
-    let (recorder, writer) = Recorder::open(&sink, Metrics::new()).unwrap();
+    let settings = LogSettings::to(Sink::file(file.path()));
+    let (recorder, writer) = Recorder::open(settings, Metrics::new()).unwrap();
     let selectable = Selectable { scope: Arc::new(scope), hosts: Vec::new(), default: true };
     let scopes = Arc::new(ArcSwap::from_pointee(Scopes::new(vec![selectable])));
     (Desk::new(scopes, recorder, Clock::Fixed(NOW)), Log { file, writer })
@@ -57,7 +58,7 @@ pub(super) struct Log {
 impl Log {
     /// What was recorded, once the desk is gone.
     pub(super) fn records(self) -> Vec<Value> {
-        self.writer.finish();
+        self.writer.finish(Duration::from_secs(10));
         let text = std::fs::read_to_string(self.file.path()).unwrap();
         text.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
     }

@@ -303,7 +303,7 @@ fn status(refusal: Refusal) -> Status {
         Refusal::Caller(CallerError::Missing | CallerError::Refused) => Code::Unauthenticated,
         Refusal::NotSwitchedOn => Code::PermissionDenied,
         Refusal::Malformed(_) | Refusal::TooLarge(_) => Code::InvalidArgument,
-        Refusal::Fault(Reason::Overload) => Code::ResourceExhausted,
+        Refusal::Fault(Reason::Overload | Reason::LogFull) => Code::ResourceExhausted,
         Refusal::Fault(Reason::Deadline) => Code::DeadlineExceeded,
         Refusal::Caller(CallerError::NotLoaded) | Refusal::Fault(Reason::KeyUnavailable) => {
             Code::Unavailable

@@ -1,4 +1,5 @@
-//! The record of a decision that is used again: what is the same each time is written once.
+//! The record of a decision that is used again: what is the same each time is written, masked and left out
+//! once.
 
 use std::io::Write as _;
 use std::net::IpAddr;
@@ -6,6 +7,7 @@ use std::net::IpAddr;
 use prometheus_client::metrics::counter::Counter;
 use serde_json::{Map, Value};
 
+use super::shape::{Covered, Shape};
 use crate::clock::Timestamp;
 use crate::proto::DecisionRecord;
 use crate::trace::Trace;
@@ -16,12 +18,14 @@ pub struct Repeated {
     pub(super) counter: Counter,
     /// `None` where there is no log.
     pub(super) line: Option<Line>,
+    /// The decision's own id, where not all allows are logged.
+    pub(super) sampled_by: String,
 }
 
 impl Repeated {
     /// How many bytes it takes.
     pub fn size(&self) -> usize {
-        self.line.as_ref().map_or(0, |line| line.http.len() + line.rest.len())
+        self.line.as_ref().map_or(0, Line::size) + self.sampled_by.len()
     }
 }
 
@@ -38,62 +42,210 @@ pub struct Circumstances<'a> {
     pub trace: Option<Trace>,
 }
 
-/// The two halves of a line that are the same each time, as members of an object.
+/// A line that is the same but for its circumstances.
 #[derive(Clone, Debug)]
-pub(super) struct Line {
+pub(super) enum Line {
+    Spliced(Box<Spliced>),
+    /// It is made anew each time, since what differs is masked, and what it covers may differ too.
+    Masked(Box<DecisionRecord>),
+}
+
+/// The two halves of a line that are the same each time, as members of an object, and what stands between
+/// them.
+#[derive(Clone, Debug)]
+pub(super) struct Spliced {
     http: String,
     rest: String,
+    /// What is masked in the halves, and so in what stands between them.
+    covered: Covered,
+    shows: Shows,
+}
+
+/// Which of the fields that differ are shown.
+#[expect(clippy::struct_excessive_bools, reason = "one for each field")]
+#[derive(Clone, Copy, Debug)]
+struct Shows {
+    time: bool,
+    request_id: bool,
+    duration: bool,
+    http: bool,
+    source_ip: bool,
+    source_principal: bool,
+    trace_id: bool,
+    span_id: bool,
 }
 
 impl Line {
-    pub(super) fn of(record: &DecisionRecord) -> Option<Self> {
-        let Value::Object(mut rest) = serde_json::to_value(record).ok()? else { return None };
-        for name in ["time", "requestId", "durationUs", "traceId", "spanId"] {
-            rest.remove(name);
+    /// The line of `record`, as `shape` has it.
+    pub(super) fn of(record: DecisionRecord, shape: &Shape) -> Option<Self> {
+        let mut record = DecisionRecord { reused: true, ..record };
+        if shape.masks_varying() {
+            return Some(Self::Masked(Box::new(record)));
         }
-        let Some(Value::Object(mut http)) = rest.remove("http") else { return None };
-        for name in ["sourceIp", "sourcePrincipal"] {
-            http.remove(name);
+        for varying in [
+            Some(&mut record.request_id),
+            record.http.as_mut().map(|http| &mut http.source_principal),
+        ] {
+            varying.into_iter().for_each(String::clear);
         }
-        rest.insert("reused".to_owned(), true.into());
-        Some(Self { http: members(&http)?, rest: members(&rest)? })
+        let covered = shape.mask(&mut record);
+        let Value::Object(mut rest) = shape.pruned(&record).ok()? else { return None };
+        let mut http = Map::new();
+        if let Some(Value::Object(members)) = rest.get_mut("http") {
+            http = std::mem::take(members);
+        }
+        rest.retain(|name, _| {
+            !matches!(
+                name.as_str(),
+                "time" | "requestId" | "durationUs" | "http" | "traceId" | "spanId"
+            )
+        });
+        http.retain(|name, _| !matches!(name.as_str(), "sourceIp" | "sourcePrincipal"));
+        let shows = Shows {
+            time: shape.shows("time"),
+            request_id: shape.shows("requestId"),
+            duration: shape.shows("durationUs"),
+            http: shape.shows("http"),
+            source_ip: shape.shows("http.sourceIp"),
+            source_principal: shape.shows("http.sourcePrincipal"),
+            trace_id: shape.shows("traceId"),
+            span_id: shape.shows("spanId"),
+        };
+        let (http, rest) = (members(&http)?, members(&rest)?);
+        Some(Self::Spliced(Box::new(Spliced { http, rest, covered, shows })))
     }
 
     /// The whole line, for one request.
     pub(super) fn write(
         &self,
+        shape: &Shape,
         asked: Circumstances<'_>,
         now: Timestamp,
         microseconds: u64,
     ) -> Option<Vec<u8>> {
+        match self {
+            Self::Spliced(spliced) => spliced.write(asked, now, microseconds),
+            Self::Masked(record) => shape.line(varied(record, asked, now, microseconds)).ok(),
+        }
+    }
+
+    fn size(&self) -> usize {
+        match self {
+            Self::Spliced(spliced) => spliced.http.len() + spliced.rest.len(),
+            // Its texts are most of it.
+            Self::Masked(record) => prost::Message::encoded_len(&**record) * 2,
+        }
+    }
+}
+
+impl Spliced {
+    fn write(
+        &self,
+        asked: Circumstances<'_>,
+        now: Timestamp,
+        microseconds: u64,
+    ) -> Option<Vec<u8>> {
+        let shows = self.shows;
         let mut line = Vec::with_capacity(self.http.len() + self.rest.len() + 256);
-        write!(line, r#"{{"time":"{}","requestId":"#, now.rfc3339()).ok()?;
-        serde_json::to_writer(&mut line, asked.request_id).ok()?;
-        write!(line, r#","durationUs":{microseconds},"http":{{"#).ok()?;
-        line.extend_from_slice(self.http.as_bytes());
-        line.extend_from_slice(br#","sourceIp":""#);
-        match asked.source_ip.parse() {
-            // It has one form only.
-            Ok(IpAddr::V4(_)) => line.extend_from_slice(asked.source_ip.as_bytes()),
-            Ok(IpAddr::V6(ip)) => write!(line, "{ip}").ok()?,
-            Err(_) => {}
+        line.push(b'{');
+        if shows.time {
+            line.extend_from_slice(br#""time":""#);
+            line.extend_from_slice(now.rfc3339().as_bytes());
+            line.push(b'"');
         }
-        line.extend_from_slice(br#"","sourcePrincipal":"#);
-        serde_json::to_writer(&mut line, asked.source_principal).ok()?;
-        line.extend_from_slice(b"},");
-        match asked.trace {
-            None => line.extend_from_slice(br#""traceId":"","spanId":"","#),
-            Some(Trace { id, span: None, .. }) => {
-                write!(line, r#""traceId":"{id}","spanId":"","#).ok()?;
-            }
-            Some(Trace { id, span: Some(span), .. }) => {
-                write!(line, r#""traceId":"{id}","spanId":"{span}","#).ok()?;
-            }
+        if shows.request_id {
+            name(&mut line, r#""requestId":"#);
+            self.text(&mut line, asked.request_id)?;
         }
-        line.extend_from_slice(self.rest.as_bytes());
+        if shows.duration {
+            name(&mut line, r#""durationUs":"#);
+            serde_json::to_writer(&mut line, &microseconds).ok()?;
+        }
+        if shows.http {
+            name(&mut line, r#""http":{"#);
+            line.extend_from_slice(self.http.as_bytes());
+            if shows.source_ip {
+                name(&mut line, r#""sourceIp":""#);
+                self.address(&mut line, asked.source_ip)?;
+                line.push(b'"');
+            }
+            if shows.source_principal {
+                name(&mut line, r#""sourcePrincipal":"#);
+                self.text(&mut line, asked.source_principal)?;
+            }
+            line.push(b'}');
+        }
+        self.trace(&mut line, asked.trace)?;
+        name(&mut line, &self.rest);
         line.extend_from_slice(b"}\n");
         Some(line)
     }
+
+    fn trace(&self, line: &mut Vec<u8>, trace: Option<Trace>) -> Option<()> {
+        let id = trace.map(|trace| trace.id);
+        if self.shows.trace_id {
+            name(line, r#""traceId":""#);
+            id.map_or(Ok(()), |id| write!(line, "{id}")).ok()?;
+            line.push(b'"');
+        }
+        if self.shows.span_id {
+            name(line, r#""spanId":""#);
+            let span = trace.and_then(|trace| trace.span);
+            span.map_or(Ok(()), |span| write!(line, "{span}")).ok()?;
+            line.push(b'"');
+        }
+        Some(())
+    }
+
+    fn text(&self, line: &mut Vec<u8>, text: &str) -> Option<()> {
+        if self.covered.is_empty() {
+            serde_json::to_writer(line, text).ok()
+        } else {
+            serde_json::to_writer(line, &self.covered.cover(text)).ok()
+        }
+    }
+
+    fn address(&self, line: &mut Vec<u8>, text: &str) -> Option<()> {
+        match text.parse() {
+            Ok(ip) if !self.covered.is_empty() => {
+                let ip: IpAddr = ip;
+                line.extend_from_slice(self.covered.cover(&ip.to_string()).as_bytes());
+            }
+            // It has one form only.
+            Ok(IpAddr::V4(_)) => line.extend_from_slice(text.as_bytes()),
+            Ok(IpAddr::V6(ip)) => write!(line, "{ip}").ok()?,
+            Err(_) => {}
+        }
+        Some(())
+    }
+}
+
+/// The record of one request.
+fn varied(
+    record: &DecisionRecord,
+    asked: Circumstances<'_>,
+    now: Timestamp,
+    microseconds: u64,
+) -> DecisionRecord {
+    let mut record = record.clone();
+    record.time = now.rfc3339();
+    record.request_id = asked.request_id.to_owned();
+    record.duration_us = microseconds;
+    record.trace(asked.trace);
+    if let Some(http) = &mut record.http {
+        let ip: Option<IpAddr> = asked.source_ip.parse().ok();
+        http.source_ip = ip.map(|ip| ip.to_string()).unwrap_or_default();
+        http.source_principal = asked.source_principal.to_owned();
+    }
+    record
+}
+
+/// Begins the next member of an object, or goes on with several; nothing where there are none.
+fn name(line: &mut Vec<u8>, members: &str) {
+    if !members.is_empty() && line.last() != Some(&b'{') {
+        line.push(b',');
+    }
+    line.extend_from_slice(members.as_bytes());
 }
 
 /// Without the braces.
@@ -128,7 +280,8 @@ mod tests {
             outcome: "allow".to_owned(),
             ..DecisionRecord::default()
         };
-        let line = Line::of(&record("first", "192.0.2.1", "spiffe://a", 7)).unwrap();
+        let shape = Shape::default();
+        let line = Line::of(record("first", "192.0.2.1", "spiffe://a", 7), &shape).unwrap();
         let (tracer, _) = Tracer::new(1.0, Metrics::new(), Clock::Fixed(NOW));
         let sampled = tracer.join(None);
         let unsampled = sampled.map(|trace| Trace { span: None, ..trace });
@@ -139,7 +292,7 @@ mod tests {
         ] {
             let (request_id, source_ip, source_principal) = (id, ip, principal);
             let asked = Circumstances { request_id, source_ip, source_principal, trace };
-            let written = line.write(asked, NOW, 3).unwrap();
+            let written = line.write(&shape, asked, NOW, 3).unwrap();
             let (end, json) = written.split_last().unwrap();
             assert_eq!(*end, b'\n');
             let written: Value = serde_json::from_slice(json).unwrap();

@@ -202,6 +202,7 @@ fn every_reason_denies_with_the_status_of_the_contract() {
         (PolicyStale, "policy_stale", 503),
         (Deadline, "deadline", 503),
         (Overload, "overload", 503),
+        (LogFull, "log_full", 503),
         (Internal, "internal", 503),
     ];
     for (reason, code, status) in all {

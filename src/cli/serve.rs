@@ -26,6 +26,9 @@ pub(super) fn run(config: PathBuf) -> Result<()> {
         let mut terminate = signal(SignalKind::terminate()).context("can't wait for SIGTERM")?;
         let mut interrupt = signal(SignalKind::interrupt()).context("can't wait for SIGINT")?;
         let mut hang_up = signal(SignalKind::hangup()).context("can't wait for SIGHUP")?;
+        // A log file that may not grow is a failure to write like any other, and no reason to end.
+        let _file_size =
+            signal(SignalKind::from_raw(nix::libc::SIGXFSZ)).context("can't outlive SIGXFSZ")?;
         let stop = shutdown.clone();
         let signals = tokio::spawn(async move {
             loop {

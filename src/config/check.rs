@@ -2,6 +2,7 @@
 
 mod credential;
 mod listen;
+mod log;
 mod scope;
 mod stores;
 mod telemetry;
@@ -14,7 +15,6 @@ use std::time::Duration;
 use super::load::Loaded;
 use super::report::Report;
 use super::{Config, DenyListFile, ScopeConfig, effective, raw};
-use crate::audit::Sink;
 use crate::deny_list::DenyList;
 use crate::files::{Look, Stamp};
 
@@ -52,7 +52,7 @@ pub(super) fn check(
         })
         .collect();
     check_together(&settings.scopes, report);
-    let decision_log = sink(settings.decision_log.sink.as_ref(), &loaded, report);
+    let decision_log = log::check(&settings.decision_log, &loaded.base, report);
     let telemetry = telemetry::check(settings.telemetry.as_ref(), &loaded.base, report);
     let startup_grace =
         duration("startupGrace", settings.startup_grace.as_deref(), secs(30), report);
@@ -152,22 +152,6 @@ fn check_recipients(scopes: &[raw::Scope], report: &mut Report) {
                 ),
             );
         }
-    }
-}
-
-fn sink(form: Option<&raw::SinkForm>, loaded: &Loaded, report: &mut Report) -> Option<Sink> {
-    match form {
-        None => Some(Sink::Stdout),
-        Some(raw::SinkForm::Name(name)) if name == "stdout" => Some(Sink::Stdout),
-        Some(raw::SinkForm::Name(name)) if name == "none" => Some(Sink::None),
-        Some(raw::SinkForm::Name(name)) => {
-            let message = format!("`{name}` is no sink: use stdout, none or {{file: PATH}}");
-            report.error("decisionLog.sink", message);
-            None
-        }
-        Some(raw::SinkForm::File(file)) => report
-            .required("decisionLog.sink.file", file.file.as_ref())
-            .map(|file| Sink::File(loaded.base.join(file))),
     }
 }
 

@@ -11,9 +11,12 @@ use crate::token::Items;
 pub(super) fn settings(written: &raw::Settings, listen: &Listen, scopes: &[ScopeConfig]) -> Value {
     let mut settings = serde_json::to_value(written).unwrap_or_default();
     redact(&mut settings);
-    // Nobody is to write a credential there, and somebody will.
-    let headers = settings.pointer_mut("/telemetry/otlp/headers").and_then(Value::as_object_mut);
-    headers.into_iter().flatten().for_each(|(_, value)| *value = "redacted".into());
+    for headers in ["/telemetry/otlp", "/decisionLog/sink/http", "/decisionLog/sink/otlp"] {
+        // Nobody is to write a credential there, and somebody will.
+        let headers = settings.pointer_mut(&format!("{headers}/headers"));
+        let headers = headers.and_then(Value::as_object_mut).into_iter().flatten();
+        headers.for_each(|(_, value)| *value = "redacted".into());
+    }
     if let Some(telemetry) = &written.telemetry {
         lay_over(&mut settings, json!({ "telemetry": self::telemetry(telemetry) }));
     }
@@ -164,7 +167,7 @@ fn redact(value: &mut Value) {
         Value::Object(fields) => {
             fields.retain(|_, value| !is_unset(value));
             for (name, value) in fields {
-                if matches!(name.as_str(), "token" | "secretId" | "clientSecret") {
+                if matches!(name.as_str(), "token" | "secretId" | "clientSecret" | "hashKey") {
                     *value = "redacted".into();
                 } else {
                     redact(value);

@@ -10,14 +10,18 @@ use crate::keys::Algorithm;
 
 pub use self::schema::schema;
 
-pub(super) use self::forms::{ListenerForm, OneOrMany, SinkForm};
+pub(super) use self::forms::{FileForm, ListenerForm, OneOrMany, SinkForm};
 use self::forms::{NameOrNumber, ScopesForm, name_or_number, present};
 pub(super) use self::identity::{
     ApiKeys, CertificateSource, Identity, Introspection, Issuer, Peer, PeerSubject, Place, Require,
 };
+pub(super) use self::log::{
+    BatchCompression, BatchFormat, DecisionLog, FileSink, Mask, Masking, OtlpProtocol, RemoteSink,
+    Sink, WhenFull,
+};
 pub(super) use self::policy::{BundleVerification, Engine, Policy, PolicyBundle, Shadow};
 pub(super) use self::stores::{Auth, AuthMethod, Details, Store, StoreType};
-pub(super) use self::telemetry::{Otlp, OtlpProtocol, Telemetry};
+pub(super) use self::telemetry::{Otlp, Telemetry};
 
 macro_rules! raw {
     ($(#[$meta:meta])* $vis:vis struct $name:ident { $($body:tt)* }) => {
@@ -30,6 +34,7 @@ macro_rules! raw {
 
 mod forms;
 mod identity;
+mod log;
 mod policy;
 mod schema;
 mod stores;
@@ -386,22 +391,6 @@ raw! {
         pub(super) enabled: Option<bool>,
         /// How much memory the kept answers take, in bytes. Default: 4194304. A change takes a restart.
         pub(super) max_bytes: Option<u64>,
-    }
-}
-
-raw! {
-    /// Where a line for each decision goes.
-    pub(super) struct DecisionLog {
-        /// `stdout`, `none`, or `{file: PATH}`. Default: stdout.
-        pub(super) sink: Option<SinkForm>,
-    }
-}
-
-raw! {
-    /// A file that decision lines are appended to.
-    pub(super) struct SinkFile {
-        /// Its path.
-        pub(super) file: Option<String>,
     }
 }
 

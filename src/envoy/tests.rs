@@ -12,7 +12,7 @@ use prost::Message;
 use tokio::sync::mpsc;
 
 use super::*;
-use crate::audit::Sink;
+use crate::audit::{LogSettings, Sink, WhenFull};
 use crate::authorizer::{Authorizer, DryRun};
 use crate::fixture::{self, NOW};
 use crate::metrics::Metrics;
@@ -28,7 +28,7 @@ fn service() -> (CheckService, Metrics) {
 
 fn serving(scope: Scope) -> (CheckService, Metrics) {
     let metrics = Metrics::new();
-    let (recorder, _) = Recorder::open(&Sink::None, metrics.clone()).unwrap();
+    let (recorder, _) = Recorder::open(LogSettings::to(Sink::None), metrics.clone()).unwrap();
     (serving_with(scope, recorder), metrics)
 }
 
@@ -163,7 +163,7 @@ async fn a_deadline_is_denied_but_passes_in_a_dry_run() {
 /// A service that traces, and its spans.
 fn tracing(scope: Scope, ratio: f64) -> (CheckService, mpsc::Receiver<CheckSpan>, Metrics) {
     let metrics = Metrics::new();
-    let (recorder, _) = Recorder::open(&Sink::None, metrics.clone()).unwrap();
+    let (recorder, _) = Recorder::open(LogSettings::to(Sink::None), metrics.clone()).unwrap();
     let (tracer, spans) = Tracer::new(ratio, metrics.clone(), Clock::Fixed(NOW));
     (serving_traced(scope, recorder, Some(tracer)), spans, metrics)
 }
@@ -309,12 +309,56 @@ async fn token(service: &CheckService, message: &[u8]) -> Option<String> {
     }
 }
 
+/// A service whose log has no room for any line.
+fn without_room(scope: Scope, when_full: WhenFull) -> (CheckService, Metrics) {
+    let metrics = Metrics::new();
+    let sink = Sink::file("/dev/null");
+    let settings = LogSettings { when_full, buffer_bytes: 1, ..LogSettings::to(sink) };
+    let (recorder, _) = Recorder::open(settings, metrics.clone()).unwrap();
+    (serving_with(scope, recorder), metrics)
+}
+
+async fn status(service: &CheckService, path: &str) -> i32 {
+    let response = service.answer(call(framed(&message(path)))).await;
+    let body = response.into_body().collect().await.unwrap().to_bytes();
+    match CheckResponse::decode(body.get(5..).unwrap()).unwrap().http_response.unwrap() {
+        HttpResponse::DeniedResponse(denied) => denied.status.unwrap().code,
+        _ => 200,
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_the_log_has_no_room_for_passes_unless_it_must_not() {
+    let dry = || Scope { dry_run: DryRun::of_setting(true), ..fixture::scope("orders") };
+    let plain = || fixture::scope("orders");
+    for (when_full, scope, statuses) in [
+        (WhenFull::Drop, plain(), [200, 200, 200, 403]),
+        (WhenFull::Block, plain(), [503, 503, 503, 403]),
+        (WhenFull::Drop, dry(), [200, 200, 200, 200]),
+        (WhenFull::Block, dry(), [503, 503, 503, 503]),
+    ] {
+        let (service, metrics) = without_room(scope, when_full);
+        let mut found = Vec::new();
+        for path in ["/accounts/1", "/accounts/1", "/healthz", "/accounts/2"] {
+            found.push(status(&service, path).await);
+        }
+        assert_eq!(found, statuses, "{when_full:?}");
+        let exposition = metrics.exposition();
+        let decided: f64 = exposition
+            .lines()
+            .filter(|line| line.starts_with("placet_decisions_total"))
+            .map(|line| line.rsplit(' ').next().unwrap().parse::<f64>().unwrap())
+            .sum();
+        assert!((decided - 4.0).abs() < 0.1, "each is counted once: {exposition}");
+    }
+}
+
 #[tokio::test]
 async fn the_same_question_gets_the_same_token_and_a_record_of_its_own() {
     let file = tempfile::NamedTempFile::new().unwrap();
     let metrics = Metrics::new();
     let (recorder, log) =
-        Recorder::open(&Sink::File(file.path().to_owned()), metrics.clone()).unwrap();
+        Recorder::open(LogSettings::to(Sink::file(file.path())), metrics.clone()).unwrap();
     let service = serving_with(fixture::scope("orders"), recorder);
     let ask = |header, id| message_with("/accounts/1?q=1", header, id);
     let first = token(&service, &ask(("x-other", "1"), "one")).await.unwrap();
@@ -335,7 +379,7 @@ async fn the_same_question_gets_the_same_token_and_a_record_of_its_own() {
         assert!(exposition.contains(line), "{exposition}");
     }
     drop(service);
-    log.finish();
+    log.finish(Duration::from_secs(10));
     let lines = std::fs::read_to_string(file.path()).unwrap();
     let lines: Vec<serde_json::Value> =
         lines.lines().map(|line| serde_json::from_str(line).unwrap()).collect();

@@ -9,6 +9,7 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
+use aws_lc_rs::digest;
 use serde_json::{Map, Value};
 
 use super::api_keys::{ApiKeySettings, ApiKeys};
@@ -132,6 +133,12 @@ impl Bearer {
     pub(super) fn reads(&self) -> Option<Reads> {
         let are_keys = |issuer: &Issuer| matches!(issuer.proof, Proof::Keys(_));
         self.issuers.iter().all(are_keys).then(|| self.places.reads())
+    }
+
+    pub(super) fn credential_digest(&self, request: &Request) -> Option<[u8; 32]> {
+        let credential = self.places.find(request).ok()??;
+        let digest = digest::digest(&digest::SHA256, credential.text.as_bytes());
+        digest.as_ref().try_into().ok()
     }
 
     pub(super) fn known_by(&self) -> KnownBy {

@@ -185,6 +185,7 @@ def test_every_answer_is_in_the_decision_log(placet):
     assert line["principal"] == {"type": "user", "id": "alice", "issuer": ""}
     assert line["target"] == {"assetType": "record", "assetId": "record-1", "action": "read"}
     assert line["policy"]["determining"] == ["read"] and line["http"] is None
+    assert line["requestType"] == "evaluation"
     counted = placet.metrics()
     assert counted['placet_decisions_total{scope="records",outcome="allow",reason="permitted"}'] >= 1
 

@@ -140,7 +140,8 @@ def recorded(world, key, value):
 def reason(world, answer):
     """What the answer says, having been found in the decision log too."""
     told = dict(part.split("=", 1) for part in answer.header("x-placet-reason").split(", "))
-    assert recorded(world, "id", told["id"])["reason"] == told["reason"]
+    record = recorded(world, "id", told["id"])
+    assert (record["reason"], record["requestType"]) == (told["reason"], "http_check")
     return told["reason"]
 
 

@@ -27,7 +27,10 @@ fn exposition() -> String {
     metrics.reload_failed();
     metrics.deny_list(1, now);
     metrics.deny_list_failed();
-    metrics.log_line_dropped();
+    metrics.log_lines_dropped(1);
+    metrics.log_failed();
+    metrics.log_waited();
+    metrics.log_waiting(1);
     metrics.signing_key_age("orders", second);
     metrics.signing_key_left("orders", second);
     metrics.shared_key_ids("orders", 0);

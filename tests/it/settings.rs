@@ -2,6 +2,7 @@
 
 mod identity;
 mod listen;
+mod log;
 mod telemetry;
 
 use std::path::{Path, PathBuf};
@@ -657,7 +658,7 @@ fn a_public_address_belongs_to_authzen() {
 #[test]
 fn the_schema_and_the_parser_require_the_same() {
     type Remove = (&'static str, &'static str);
-    let removals: [Remove; 14] = [
+    let removals: [Remove; 16] = [
         ("", "secretStores"),
         ("", "scopes"),
         ("/secretStores/0", "id"),
@@ -672,6 +673,8 @@ fn the_schema_and_the_parser_require_the_same() {
         ("/scopes/0/identity/jwt/1/introspection", "url"),
         ("/scopes/0/identity/jwt/1/introspection", "clientId"),
         ("/scopes/0/routes/0", "match"),
+        ("/decisionLog/sink/file", "path"),
+        ("/decisionLog/mask/0", "field"),
     ];
     let full = |tree: &mut Value| {
         tree["scopes"][0]["identity"] = serde_json::json!({"jwt": [
@@ -681,6 +684,10 @@ fn the_schema_and_the_parser_require_the_same() {
             }},
         ]});
         tree["scopes"][0]["routes"] = serde_json::json!([{"match": {"path": "/"}, "bypass": true}]);
+        tree["decisionLog"] = serde_json::json!({
+            "sink": {"file": {"path": "log", "daily": true}},
+            "mask": [{"field": "principal.id", "with": "redact"}],
+        });
     };
     let (_folder, path) = settings(full);
     assert!(errors(&path).is_empty());
@@ -693,9 +700,9 @@ fn the_schema_and_the_parser_require_the_same() {
     }
     let text = config::schema().to_string();
     let required = text.matches("\"required\":").count();
-    // The ten of the structs, the root, and the directory form of `scopes`. What a policy requires
+    // The twelve of the structs, the root, and the directory form of `scopes`. What a policy requires
     // depends on its engine.
-    assert_eq!(required, 12, "{text}");
+    assert_eq!(required, 14, "{text}");
 }
 
 /// Every key of `example` stands in the schema: both were derived from the same structs, and this

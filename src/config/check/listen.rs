@@ -79,11 +79,8 @@ fn listener(
 
 /// Who may open the Unix socket.
 fn access(path: &str, raw: &raw::Listener, report: &mut Report) -> Option<SocketAccess> {
-    let mode = raw.mode.as_deref().map(|text| {
-        let mode = u32::from_str_radix(text, 8).ok().filter(|mode| *mode <= 0o777);
-        let mode = mode.ok_or_else(|| format!("`{text}` is no octal mode such as \"0660\""));
-        report.keep(format_args!("{path}.mode"), mode)
-    });
+    let mode = raw.mode.as_deref();
+    let mode = mode.map(|text| report.keep(format_args!("{path}.mode"), mode_of(text, "0660")));
     let group = raw.group.as_deref().and_then(|name| {
         let known = name
             .parse()
@@ -97,6 +94,12 @@ fn access(path: &str, raw: &raw::Listener, report: &mut Report) -> Option<Socket
     });
     let mode = mode.map_or(Some(None), |mode| mode.map(Some));
     Some(SocketAccess { mode: mode?, group })
+}
+
+/// Permissions, octal as in `example`.
+pub(super) fn mode_of(text: &str, example: &str) -> Result<u32, String> {
+    let mode = u32::from_str_radix(text, 8).ok().filter(|mode| *mode <= 0o777);
+    mode.ok_or_else(|| format!("`{text}` is no octal mode such as \"{example}\""))
 }
 
 fn tls(

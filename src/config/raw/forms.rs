@@ -10,7 +10,7 @@ use serde::de::value::{MapAccessDeserializer, SeqAccessDeserializer};
 use serde::de::{self, Deserializer, MapAccess, SeqAccess, Visitor};
 use serde::{Deserialize, Serialize};
 
-use super::{Listener, Scope, SinkFile};
+use super::{FileSink, Listener, Scope, Sink};
 
 /// One text, or a list of them.
 #[derive(Clone, Debug, JsonSchema, Serialize)]
@@ -28,12 +28,20 @@ pub(in crate::config) enum ListenerForm {
     Listener(Listener),
 }
 
-/// A named sink, or a map with a file.
+/// A named sink, or a map with another.
 #[derive(Clone, Debug, JsonSchema, Serialize)]
 #[serde(untagged)]
 pub(in crate::config) enum SinkForm {
     Name(String),
-    File(SinkFile),
+    Sink(Box<Sink>),
+}
+
+/// A path, or a map with one.
+#[derive(Clone, Debug, JsonSchema, Serialize)]
+#[serde(untagged)]
+pub(in crate::config) enum FileForm {
+    Path(String),
+    File(FileSink),
 }
 
 /// The schema of what [`name_or_number`] reads.
@@ -139,13 +147,32 @@ impl<'de> Deserialize<'de> for SinkForm {
         impl<'de> Visitor<'de> for Form {
             type Value = SinkForm;
             fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str("`stdout`, `none` or a map with a file")
+                f.write_str("`stdout`, `none` or a map with file, http or otlp")
             }
             fn visit_str<E: de::Error>(self, text: &str) -> Result<SinkForm, E> {
                 Ok(SinkForm::Name(text.to_owned()))
             }
             fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<SinkForm, A::Error> {
-                SinkFile::deserialize(MapAccessDeserializer::new(map)).map(SinkForm::File)
+                Box::deserialize(MapAccessDeserializer::new(map)).map(SinkForm::Sink)
+            }
+        }
+        deserializer.deserialize_any(Form)
+    }
+}
+
+impl<'de> Deserialize<'de> for FileForm {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Form;
+        impl<'de> Visitor<'de> for Form {
+            type Value = FileForm;
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("a path or a map with one")
+            }
+            fn visit_str<E: de::Error>(self, text: &str) -> Result<FileForm, E> {
+                Ok(FileForm::Path(text.to_owned()))
+            }
+            fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<FileForm, A::Error> {
+                FileSink::deserialize(MapAccessDeserializer::new(map)).map(FileForm::File)
             }
         }
         deserializer.deserialize_any(Form)

@@ -6,7 +6,7 @@ use super::Settings;
 
 /// What must be written, by definition. The structs can't say so: to them every field is optional,
 /// so that one missing field does not hide the next error.
-const REQUIRED: [(&str, &[&str]); 10] = [
+const REQUIRED: [(&str, &[&str]); 12] = [
     ("Store", &["id", "type"]),
     ("Auth", &["method"]),
     ("Scope", &["clientId", "policy", "jwtResponse"]),
@@ -17,6 +17,8 @@ const REQUIRED: [(&str, &[&str]); 10] = [
     ("JwtResponse", &["tokenLifetimeSeconds"]),
     ("PolicyBundle", &["url"]),
     ("BundleVerification", &["keyFile"]),
+    ("FileSink", &["path"]),
+    ("Mask", &["field"]),
 ];
 
 /// The JSON Schema of the settings.

@@ -5,6 +5,8 @@ use std::collections::BTreeMap;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use super::OtlpProtocol;
+
 raw! {
     /// What is sent to an OpenTelemetry collector. A change takes a restart.
     pub(in crate::config) struct Telemetry {
@@ -59,12 +61,4 @@ raw! {
         /// How often. Default: 60s.
         pub(in crate::config) interval: Option<String>,
     }
-}
-
-/// What a collector speaks.
-#[derive(Clone, Copy, Debug, Deserialize, JsonSchema, Serialize)]
-#[serde(rename_all = "camelCase")]
-pub(in crate::config) enum OtlpProtocol {
-    Grpc,
-    Http,
 }

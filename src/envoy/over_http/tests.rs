@@ -7,7 +7,7 @@ use proptest::prelude::*;
 use tower::ServiceExt as _;
 
 use super::*;
-use crate::audit::{Recorder, Sink};
+use crate::audit::{LogSettings, Recorder, Sink};
 use crate::authorizer::DryRun;
 use crate::clock::Clock;
 use crate::fixture::{self, NOW};
@@ -37,7 +37,7 @@ fn scope(client_id: &str, check: bool) -> Scope {
 
 fn routes(scopes: Vec<Scope>) -> (Router, Metrics) {
     let metrics = Metrics::new();
-    let (recorder, _) = Recorder::open(&Sink::None, metrics.clone()).unwrap();
+    let (recorder, _) = Recorder::open(LogSettings::to(Sink::None), metrics.clone()).unwrap();
     let scopes = scopes.into_iter().map(|scope| Selectable {
         scope: Arc::new(scope),
         hosts: Vec::new(),

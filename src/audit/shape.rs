@@ -1,0 +1,333 @@
+//! What of a record is shown: the fields that are listed, and masks in place of what they hold.
+//!
+//! A mask covers its field, and the same text wherever else a record repeats what came from outside: a
+//! masked asset id is masked in the path too. Masks come first, then the list of fields. What a decision
+//! was, when and by which policies is never masked, so that no caller can hide its denials.
+
+use std::collections::BTreeSet;
+use std::fmt;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::sync::Arc;
+
+use aws_lc_rs::hmac;
+use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
+use serde_json::{Map, Value};
+
+use crate::proto::{DecisionRecord, HttpRequest, Opinion, Policy, Principal, ShadowRecord, Target};
+
+/// The fields that can be masked: those that came from outside.
+pub const MASKABLE: [&str; 14] = [
+    "requestId",
+    "detail",
+    "credentialHash",
+    "http.method",
+    "http.host",
+    "http.path",
+    SOURCE_IP,
+    "http.sourcePrincipal",
+    "principal.id",
+    "principal.issuer",
+    "target.assetId",
+    "target.action",
+    "policy.errors",
+    "policy.reasons",
+];
+
+/// Those of them that differ between requests that are decided the same.
+const VARYING: [&str; 3] = ["requestId", SOURCE_IP, "http.sourcePrincipal"];
+
+/// The field that can be masked by its network.
+pub const SOURCE_IP: &str = "http.sourceIp";
+
+/// What stands for a text that is not to be seen.
+const REDACTED: &str = "[redacted]";
+
+/// How many hexadecimal digits of a hash are shown: 128 bits.
+const HASH_DIGITS: usize = 32;
+
+/// What a canonical path escapes of a value in one segment.
+const ESCAPED: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b'~');
+
+/// What of a record is shown.
+#[derive(Clone, Debug, Default)]
+pub struct Shape {
+    /// `None`: every field.
+    fields: Option<BTreeSet<String>>,
+    masks: Vec<Mask>,
+}
+
+/// What stands in place of a field's text.
+#[derive(Clone, Debug)]
+pub struct Mask {
+    /// One of [`MASKABLE`].
+    pub field: &'static str,
+    /// What is put there.
+    pub with: Masking,
+}
+
+/// What is put in place of a text.
+#[derive(Clone, Debug)]
+pub enum Masking {
+    /// The same for every text.
+    Redact,
+    /// A hash with the operator's key, so that equal texts are seen to be equal.
+    Hash(HashKey),
+    /// The network of an address: its first 24 bits, of IPv6 its first 48.
+    Network,
+}
+
+/// The key of hashes.
+#[derive(Clone)]
+pub struct HashKey(Arc<hmac::Key>);
+
+impl HashKey {
+    /// From a text that is hard to guess.
+    pub fn new(text: &str) -> Self {
+        Self(Arc::new(hmac::Key::new(hmac::HMAC_SHA256, text.as_bytes())))
+    }
+}
+
+impl fmt::Debug for HashKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("HashKey")
+    }
+}
+
+/// The first digits of `digest`, with the name of what made it.
+pub(super) fn digits(algorithm: &str, digest: &[u8]) -> String {
+    let digits: String = hex::encode(digest).chars().take(HASH_DIGITS).collect();
+    format!("{algorithm}:{digits}")
+}
+
+/// Texts that are not to be seen, and what stands for them.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Covered(Vec<(String, String)>);
+
+impl Shape {
+    /// A shape that shows `fields` (all, if there is no list) and masks what `masks` say.
+    pub fn new(fields: Option<BTreeSet<String>>, masks: Vec<Mask>) -> Self {
+        Self { fields, masks }
+    }
+
+    /// The names of all fields of a record.
+    pub fn names() -> Vec<String> {
+        let full = DecisionRecord {
+            http: Some(HttpRequest::default()),
+            principal: Some(Principal::default()),
+            target: Some(Target::default()),
+            policy: Some(Policy::default()),
+            ..DecisionRecord::default()
+        };
+        let mut names = Vec::new();
+        for (name, value) in
+            serde_json::to_value(full).iter().filter_map(Value::as_object).flatten()
+        {
+            match value.as_object() {
+                Some(inner) => names.extend(inner.keys().map(|inner| format!("{name}.{inner}"))),
+                None => names.push(name.clone()),
+            }
+        }
+        names
+    }
+
+    /// Whether the field `name`, or anything in it, is shown.
+    pub fn shows(&self, name: &str) -> bool {
+        let is_within = |field: &String| {
+            field.strip_prefix(name).is_some_and(|rest| rest.is_empty() || rest.starts_with('.'))
+        };
+        self.fields.as_ref().is_none_or(|fields| fields.iter().any(is_within))
+    }
+
+    /// Whether it masks what differs between requests that are decided the same.
+    pub(super) fn masks_varying(&self) -> bool {
+        self.masks.iter().any(|mask| VARYING.contains(&mask.field))
+    }
+
+    /// The line of a record, its end included.
+    pub(super) fn line(&self, mut record: DecisionRecord) -> serde_json::Result<Vec<u8>> {
+        self.mask(&mut record);
+        ended(match &self.fields {
+            None => serde_json::to_vec(&record),
+            Some(_) => serde_json::to_vec(&self.pruned(&record)?),
+        }?)
+    }
+
+    /// The line of what shadow policies say. It has the decision's fields where it has the same; where anything is
+    /// masked it has no free text, since it has not what that could repeat.
+    pub(super) fn shadow_line(&self, mut record: ShadowRecord) -> serde_json::Result<Vec<u8>> {
+        if !self.masks.is_empty() {
+            [&mut record.enforced, &mut record.shadow]
+                .into_iter()
+                .flatten()
+                .for_each(without_texts);
+        }
+        if self.fields.is_none() {
+            return ended(serde_json::to_vec(&record)?);
+        }
+        let mut value = serde_json::to_value(&record)?;
+        if let Some(members) = value.as_object_mut() {
+            members.retain(|name, _| match name.as_str() {
+                "shadowOf" => self.shows("id"),
+                "enforced" | "shadow" => true,
+                name => self.shows(name),
+            });
+            for name in ["enforced", "shadow"] {
+                members
+                    .get_mut(name)
+                    .and_then(Value::as_object_mut)
+                    .into_iter()
+                    .for_each(|said| self.prune("", said));
+            }
+        }
+        ended(serde_json::to_vec(&value)?)
+    }
+
+    /// The fields of `record` that are shown.
+    pub(super) fn pruned(&self, record: &DecisionRecord) -> serde_json::Result<Value> {
+        let mut value = serde_json::to_value(record)?;
+        if let Some(members) = value.as_object_mut() {
+            self.prune("", members);
+        }
+        Ok(value)
+    }
+
+    fn prune(&self, path: &str, members: &mut Map<String, Value>) {
+        if self.fields.is_none() {
+            return;
+        }
+        members.retain(|name, value| {
+            let name = format!("{path}{name}");
+            if let Value::Object(inner) = value {
+                self.prune(&format!("{name}."), inner);
+            }
+            self.shows(&name)
+        });
+    }
+
+    /// Masks `record`; what is covered by that.
+    pub(super) fn mask(&self, record: &mut DecisionRecord) -> Covered {
+        let mut covered = Covered::default();
+        if self.masks.is_empty() {
+            return covered;
+        }
+        let texts = texts(record);
+        for mask in &self.masks {
+            let masked =
+                texts.iter().filter(|(name, text)| *name == mask.field && !text.is_empty());
+            masked.for_each(|(_, text)| covered.add(text, mask.with.of(text)));
+        }
+        covered.0.sort_by_key(|(text, _)| std::cmp::Reverse(text.len()));
+        for (name, text) in texts {
+            match self.masks.iter().find(|mask| mask.field == name && !text.is_empty()) {
+                Some(mask) => *text = mask.with.of(text),
+                None => *text = covered.cover(text),
+            }
+        }
+        covered
+    }
+}
+
+impl Covered {
+    fn add(&mut self, text: &str, mask: String) {
+        let escaped = utf8_percent_encode(text, ESCAPED).to_string();
+        if escaped != text {
+            self.0.push((escaped, mask.clone()));
+        }
+        self.0.push((text.to_owned(), mask));
+    }
+
+    pub(super) const fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    /// `text`, with masks where it repeats what is covered. A mask is not looked into again.
+    pub(super) fn cover(&self, text: &str) -> String {
+        let mut result = String::with_capacity(text.len());
+        let mut rest = text;
+        'text: while let Some(first) = rest.chars().next() {
+            for (covered, mask) in &self.0 {
+                if let Some(after) = rest.strip_prefix(covered.as_str()) {
+                    result.push_str(mask);
+                    rest = after;
+                    continue 'text;
+                }
+            }
+            result.push(first);
+            rest = rest.get(first.len_utf8()..).unwrap_or_default();
+        }
+        result
+    }
+}
+
+impl Masking {
+    fn of(&self, text: &str) -> String {
+        match self {
+            Self::Redact => REDACTED.to_owned(),
+            Self::Hash(HashKey(key)) => {
+                digits("hmac-sha256", hmac::sign(key, text.as_bytes()).as_ref())
+            }
+            Self::Network => match text.parse() {
+                Ok(IpAddr::V4(ip)) => {
+                    let network = Ipv4Addr::from_bits(ip.to_bits() & (u32::MAX << 8));
+                    format!("{network}/24")
+                }
+                Ok(IpAddr::V6(ip)) => {
+                    let network = Ipv6Addr::from_bits(ip.to_bits() & (u128::MAX << 80));
+                    format!("{network}/48")
+                }
+                Err(_) => REDACTED.to_owned(),
+            },
+        }
+    }
+}
+
+/// The texts of `record` that came from outside, by the names of their fields.
+fn texts(record: &mut DecisionRecord) -> Vec<(&'static str, &mut String)> {
+    let mut texts = vec![
+        ("requestId", &mut record.request_id),
+        ("detail", &mut record.detail),
+        ("credentialHash", &mut record.credential_hash),
+    ];
+    if let Some(http) = &mut record.http {
+        texts.extend([
+            ("http.method", &mut http.method),
+            ("http.host", &mut http.host),
+            ("http.path", &mut http.path),
+            (SOURCE_IP, &mut http.source_ip),
+            ("http.sourcePrincipal", &mut http.source_principal),
+        ]);
+    }
+    if let Some(principal) = &mut record.principal {
+        texts.extend([
+            ("principal.id", &mut principal.id),
+            ("principal.issuer", &mut principal.issuer),
+        ]);
+    }
+    if let Some(target) = &mut record.target {
+        texts.extend([
+            ("target.assetId", &mut target.asset_id),
+            ("target.action", &mut target.action),
+        ]);
+    }
+    if let Some(policy) = &mut record.policy {
+        texts.extend(policy.errors.iter_mut().map(|error| ("policy.errors", error)));
+        texts.extend(policy.reasons.iter_mut().map(|reason| ("policy.reasons", reason)));
+    }
+    texts
+}
+
+fn without_texts(opinion: &mut Opinion) {
+    opinion.detail.clear();
+    if let Some(policy) = &mut opinion.policy {
+        policy.errors.clear();
+        policy.reasons.clear();
+    }
+}
+
+fn ended(mut line: Vec<u8>) -> serde_json::Result<Vec<u8>> {
+    line.push(b'\n');
+    Ok(line)
+}
+
+#[cfg(test)]
+mod tests;
