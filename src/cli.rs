@@ -3,6 +3,7 @@
 //! A command prints its result on standard output and, when it fails, one error with its causes on
 //! standard error. Exit codes: 0 done, 1 failed, 2 the settings (or arguments) are wrong.
 
+mod bench;
 mod check;
 mod doctor;
 mod jwks;
@@ -59,6 +60,8 @@ enum Command {
     Check(check::Check),
     /// Run case files: requests with the decisions they must get.
     Test(test::Test),
+    /// Ask a running instance over and over, and say how long it takes.
+    Bench(bench::Bench),
     /// Look through the proxy's configuration for what lets a forged decision pass.
     Doctor(doctor::Doctor),
     /// Print the JWKS.
@@ -110,6 +113,7 @@ impl Command {
             Self::Validate(settings) => return validate::run(&settings.config),
             Self::Check(check) => check::run(&check)?,
             Self::Test(test) => return test::run(&test),
+            Self::Bench(bench) => bench::run(&bench)?,
             Self::Doctor(doctor) => return doctor::run(&doctor),
             Self::Jwks(settings) => jwks::run(&settings.config, Clock::System.now())?,
             Self::Verify(verify) => verify::run(&verify, Clock::System.now())?,

@@ -41,13 +41,17 @@ pub enum CaptureError {
 
 /// Reads the content of a file: JSON if it begins with `{`, else protobuf.
 pub fn read(bytes: &[u8]) -> Result<Captured, CaptureError> {
-    let check = if bytes.trim_ascii_start().first() == Some(&b'{') {
-        serde_json::from_slice::<Check>(bytes)?.into()
-    } else {
-        CheckRequest::decode(bytes).map_err(BadRequest::from)?
-    };
+    let check = read_message(bytes)?;
     let request = decode::from_proto(&check)?;
     Ok(Captured { time: request.time, request })
+}
+
+/// The message in a file, as [`read`] reads it.
+pub fn read_message(bytes: &[u8]) -> Result<CheckRequest, CaptureError> {
+    if bytes.trim_ascii_start().first() == Some(&b'{') {
+        return Ok(serde_json::from_slice::<Check>(bytes)?.into());
+    }
+    Ok(CheckRequest::decode(bytes).map_err(BadRequest::from)?)
 }
 
 #[derive(Deserialize)]
