@@ -36,6 +36,7 @@ use crate::api::pdp::PdpService;
 use crate::audit::{LogWriter, Recorder};
 use crate::clock::Clock;
 use crate::config::{Config, Listen};
+use crate::envoy::capture::Tap;
 use crate::envoy::{self, CheckService, Front};
 use crate::metrics::Metrics;
 use crate::policy::Confirmed;
@@ -73,6 +74,8 @@ pub struct App {
     listeners: Listeners,
     log: LogWriter,
     reuse_max_bytes: u64,
+    /// Where checks are shown to an operator.
+    tap: Option<Tap>,
     ending: Ending,
 }
 
@@ -97,8 +100,9 @@ struct Listeners {
 }
 
 impl App {
-    /// Reads the settings, binds the listeners and begins to load keys.
-    pub async fn build(path: PathBuf, clock: Clock) -> Result<Self> {
+    /// Reads the settings, binds the listeners and begins to load keys. With a `tap` the admin listener
+    /// shows what is asked.
+    pub async fn build(path: PathBuf, clock: Clock, tap: Option<Tap>) -> Result<Self> {
         let config = Config::load(&path)?;
         config.warnings.iter().for_each(|warning| tracing::warn!("{warning}"));
         let metrics = Metrics::new();
@@ -120,7 +124,18 @@ impl App {
             ready: state::channel(false).0,
             metrics: world.metrics.clone(),
         };
-        Ok(Self { path, live, world, generation, watch, listeners, log, reuse_max_bytes, ending })
+        Ok(Self {
+            path,
+            live,
+            world,
+            generation,
+            watch,
+            listeners,
+            log,
+            reuse_max_bytes,
+            tap,
+            ending,
+        })
     }
 
     /// Serves until `shutdown`, then drains. `reload` yields once for each time the settings are to
@@ -130,13 +145,19 @@ impl App {
         shutdown: CancellationToken,
         reload: tokio::sync::mpsc::Receiver<()>,
     ) -> Result<()> {
-        let Self { path, live, world, generation, watch, listeners, log, reuse_max_bytes, ending } =
-            self;
+        let Self { path, live, world, generation, watch, listeners, log, .. } = self;
+        let (reuse_max_bytes, tap, ending) = (self.reuse_max_bytes, self.tap, self.ending);
         let (health, health_service) = tonic_health::server::health_reporter();
         tell_health(&health, false).await;
         let (recorder, clock) = (world.recorder.clone(), world.clock);
         let desk = Desk::new(Arc::clone(&live.scopes), recorder.clone(), clock);
-        let check = CheckService::new(Arc::clone(&live.scopes), recorder, clock, reuse_max_bytes);
+        let check = CheckService::new(
+            Arc::clone(&live.scopes),
+            recorder,
+            clock,
+            reuse_max_bytes,
+            tap.clone(),
+        );
         let others = Routes::new(health_service)
             .add_service(reflection().build_v1()?)
             .add_service(reflection().build_v1alpha()?)
@@ -144,7 +165,9 @@ impl App {
         let public = api::jwks::router(Arc::clone(&live.scopes))
             .merge(api::authzen::router(desk))
             .merge(envoy::over_http::router(check.clone()));
-        let served = Served { grpc: Front::new(check, others), public, shown: live.shown(clock) };
+        let admin = api::admin::router(live.shown(clock))
+            .merge(api::capture::router(tap, Arc::clone(&live.scopes)));
+        let served = Served { grpc: Front::new(check, others), public, admin };
         let addresses = listeners.addresses.clone();
         // Cancelled when the listeners are to close, which may be a while after `shutdown`.
         let closing = CancellationToken::new();
@@ -166,7 +189,7 @@ impl App {
 struct Served {
     grpc: Front,
     public: Router,
-    shown: api::admin::Shown,
+    admin: Router,
 }
 
 impl Served {
@@ -190,7 +213,7 @@ impl Served {
             tasks.spawn(watch.run(closing.clone()));
         }
         spawn_http(tasks, http, self.public, closing);
-        spawn_http(tasks, admin, api::admin::router(self.shown), closing);
+        spawn_http(tasks, admin, self.admin, closing);
         if let Some(control) = control {
             let routes = api::keys::control(needs);
             let signal = closing.clone().cancelled_owned();

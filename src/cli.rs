@@ -10,6 +10,7 @@ mod jwks;
 mod keygen;
 mod keys;
 mod serve;
+mod stand_in;
 mod test;
 mod validate;
 mod verify;
@@ -53,7 +54,7 @@ enum Output {
 #[derive(Debug, Subcommand)]
 enum Command {
     /// Serve Envoy.
-    Serve(Settings),
+    Serve(serve::Serve),
     /// Check the settings, with all they name; print every error.
     Validate(Settings),
     /// Decide on a captured request, and explain.
@@ -109,7 +110,7 @@ impl Cli {
 impl Command {
     fn run(self) -> Result<ExitCode> {
         match self {
-            Self::Serve(settings) => serve::run(settings.config)?,
+            Self::Serve(serve) => serve::run(serve)?,
             Self::Validate(settings) => return validate::run(&settings.config),
             Self::Check(check) => check::run(&check)?,
             Self::Test(test) => return test::run(&test),

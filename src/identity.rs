@@ -156,6 +156,11 @@ impl Identity {
         Some(reads)
     }
 
+    /// What of a request may hold a credential.
+    pub fn places(&self) -> Reads {
+        self.bearer.places()
+    }
+
     /// What credentials are known by now.
     pub fn known_by(&self) -> KnownBy {
         self.bearer.known_by()

@@ -17,7 +17,7 @@ pub(super) struct Bench {
     /// The gRPC listener: `HOST:PORT` or `unix:PATH`.
     #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1:9191")]
     address: String,
-    /// A captured CheckRequest, JSON or protobuf; of several, each is sent in turn.
+    /// Captured CheckRequests, JSON or protobuf; of several, each is sent in turn.
     #[arg(long, value_name = "FILE", required = true)]
     request: Vec<PathBuf>,
     /// Checks a second; without it, as many as are answered.
@@ -95,7 +95,7 @@ fn plan(args: &Bench) -> Result<Plan> {
     for path in &args.request {
         let named = || format!("`{}`", path.display());
         let bytes = std::fs::read(path).with_context(|| format!("can't read {}", named()))?;
-        checks.push(json::read_message(&bytes).with_context(named)?);
+        checks.extend(json::read_messages(&bytes).with_context(named)?);
     }
     Ok(Plan {
         checks,

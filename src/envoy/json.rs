@@ -39,19 +39,23 @@ pub enum CaptureError {
     BadRequest(#[from] BadRequest),
 }
 
-/// Reads the content of a file: JSON if it begins with `{`, else protobuf.
-pub fn read(bytes: &[u8]) -> Result<Captured, CaptureError> {
-    let check = read_message(bytes)?;
-    let request = decode::from_proto(&check)?;
-    Ok(Captured { time: request.time, request })
+/// Reads the content of a file: JSON if it begins with `{`, one object or several after each other; else
+/// one message in protobuf.
+pub fn read(bytes: &[u8]) -> Result<Vec<Captured>, CaptureError> {
+    let captured = |check: CheckRequest| {
+        let request = decode::from_proto(&check)?;
+        Ok(Captured { time: request.time, request })
+    };
+    read_messages(bytes)?.into_iter().map(captured).collect()
 }
 
-/// The message in a file, as [`read`] reads it.
-pub fn read_message(bytes: &[u8]) -> Result<CheckRequest, CaptureError> {
+/// The messages in a file, as [`read`] reads them.
+pub fn read_messages(bytes: &[u8]) -> Result<Vec<CheckRequest>, CaptureError> {
     if bytes.trim_ascii_start().first() == Some(&b'{') {
-        return Ok(serde_json::from_slice::<Check>(bytes)?.into());
+        let checks = serde_json::Deserializer::from_slice(bytes).into_iter::<Check>();
+        return Ok(checks.map(|check| check.map(Into::into)).collect::<Result<_, _>>()?);
     }
-    Ok(CheckRequest::decode(bytes).map_err(BadRequest::from)?)
+    Ok(vec![CheckRequest::decode(bytes).map_err(BadRequest::from)?])
 }
 
 #[derive(Deserialize)]

@@ -33,7 +33,7 @@ fn serving_with(scope: Scope, recorder: Recorder) -> CheckService {
     let scope = Arc::new(scope);
     let scopes = Scopes::new(vec![Selectable { scope, hosts: Vec::new(), default: true }]);
     let scopes = Arc::new(ArcSwap::from_pointee(scopes));
-    CheckService::new(scopes, recorder, Clock::Fixed(NOW), 1 << 20)
+    CheckService::new(scopes, recorder, Clock::Fixed(NOW), 1 << 20, None)
 }
 
 fn message(path: &str) -> Vec<u8> {
