@@ -7,6 +7,8 @@
 mod denying;
 mod generation;
 mod grpc;
+#[cfg(feature = "control")]
+pub(crate) mod https;
 mod keeper;
 mod listener;
 mod offline;

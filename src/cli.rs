@@ -38,9 +38,12 @@ pub struct Cli {
     log_format: Option<LogFormat>,
 }
 
+/// How log lines are written.
 #[derive(Clone, Copy, Debug, ValueEnum)]
-enum LogFormat {
+pub(crate) enum LogFormat {
+    /// An object a line.
     Json,
+    /// For people.
     Text,
 }
 
@@ -135,7 +138,7 @@ impl Command {
 }
 
 /// Writes `text` and a line end to standard output.
-fn print(text: &str) -> Result<()> {
+pub(crate) fn print(text: &str) -> Result<()> {
     let mut out = std::io::stdout().lock();
     out.write_all(text.as_bytes())?;
     out.write_all(b"\n")?;
@@ -143,7 +146,7 @@ fn print(text: &str) -> Result<()> {
 }
 
 #[expect(clippy::print_stderr, reason = "the one place where a command's failure is said")]
-fn report(error: &anyhow::Error) -> ExitCode {
+pub(crate) fn report(error: &anyhow::Error) -> ExitCode {
     if let Some(errors) = error.downcast_ref::<ConfigErrors>() {
         errors.iter().for_each(|line| eprintln!("error: {line}"));
         return ExitCode::from(2);
@@ -154,7 +157,7 @@ fn report(error: &anyhow::Error) -> ExitCode {
 
 /// A core dump would hold the private keys, which not only the server reads; nor may another process
 /// of this user read the memory.
-fn forbid_core_dumps() {
+pub(crate) fn forbid_core_dumps() {
     let limit = Rlimit { current: Some(0), maximum: Some(0) };
     let limited = setrlimit(Resource::Core, limit);
     let closed = set_dumpable_behavior(DumpableBehavior::NotDumpable);
@@ -164,7 +167,7 @@ fn forbid_core_dumps() {
 }
 
 /// Log lines go to standard error: standard output is the decision log's.
-fn start_log(format: Option<LogFormat>) {
+pub(crate) fn start_log(format: Option<LogFormat>) {
     let is_terminal = std::io::stderr().is_terminal();
     let filter = EnvFilter::try_from_env("PLACET_LOG").unwrap_or_else(|_| EnvFilter::new("info"));
     let builder = tracing_subscriber::fmt()

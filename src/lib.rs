@@ -29,6 +29,8 @@ pub mod bench;
 pub mod cli;
 pub mod clock;
 pub mod config;
+#[cfg(feature = "control")]
+pub mod control;
 pub mod deny_list;
 pub mod doctor;
 pub mod entitlement;

@@ -27,8 +27,9 @@ const INNER: [&str; 17] = [
 const PROTOCOLS: [&str; 6] = ["tonic", "axum", "hyper", "kube", "sqlx", "envoy_types"];
 
 /// From the top down; a room may use the rooms after it, and those on its own line.
-const ORDER: [&[&str]; 12] = [
+const ORDER: [&[&str]; 13] = [
     &["main"],
+    &["control"],
     &["cli"],
     &["app"],
     &["config"],

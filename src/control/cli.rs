@@ -1,0 +1,143 @@
+//! The command line of `placet-control`.
+
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use anyhow::{Context as _, Result};
+use clap::{Args, Parser, Subcommand, ValueEnum};
+use tokio::signal::unix::{SignalKind, signal};
+use tokio_util::sync::CancellationToken;
+
+use super::inject::manifest;
+use super::settings::Settings;
+use super::webhook;
+use crate::app::https;
+use crate::cli::{LogFormat, forbid_core_dumps, print, report, start_log};
+use crate::clock::Clock;
+
+/// The control plane of Placet: brings it into pods.
+#[derive(Debug, Parser)]
+#[command(name = "placet-control", version)]
+pub struct Cli {
+    #[command(subcommand)]
+    command: Command,
+    /// How log lines are written (default: text on a terminal, else json).
+    #[arg(long, global = true, value_enum)]
+    log_format: Option<LogFormat>,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Serve the API server: add Placet to the pods that it asks about.
+    Webhook {
+        /// The settings file.
+        #[arg(long, env = "PLACET_CONTROL_CONFIG", value_name = "FILE")]
+        config: PathBuf,
+    },
+    /// Add Placet to manifests, as the webhook would.
+    Inject(Inject),
+}
+
+#[derive(Args, Debug)]
+struct Inject {
+    /// Manifests, YAML or JSON; `-` reads standard input.
+    #[arg(short, long = "file", required = true, value_name = "FILE")]
+    files: Vec<PathBuf>,
+    /// The settings file; without it the defaults hold.
+    #[arg(long, env = "PLACET_CONTROL_CONFIG", value_name = "FILE")]
+    config: Option<PathBuf>,
+    /// Take every namespace for labelled, as those are whose Namespace is among the manifests.
+    #[arg(long)]
+    all: bool,
+    /// How the manifests are written.
+    #[arg(long, value_enum, default_value_t = Output::Yaml)]
+    output: Output,
+}
+
+#[derive(Clone, Copy, Debug, ValueEnum)]
+enum Output {
+    Yaml,
+    Json,
+}
+
+impl Cli {
+    /// Runs the command and says how it went: 0 done, 1 failed, 2 the settings or manifests are wrong.
+    pub fn run(self) -> ExitCode {
+        start_log(self.log_format);
+        forbid_core_dumps();
+        let done = match &self.command {
+            Command::Webhook { config } => serve(config),
+            Command::Inject(args) => inject(args),
+        };
+        done.unwrap_or_else(|error| report(&error))
+    }
+}
+
+fn serve(config: &Path) -> Result<ExitCode> {
+    let settings = match Settings::load(config) {
+        Ok(settings) => settings,
+        Err(errors) => return Ok(refuse(errors)),
+    };
+    let Some(listener) = settings.webhook else {
+        let what = "webhook: is required: it names certificateFile and keyFile";
+        return Ok(refuse(vec![what.to_owned()]));
+    };
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
+    runtime.block_on(async {
+        let shutdown = CancellationToken::new();
+        let mut terminate = signal(SignalKind::terminate()).context("can't wait for SIGTERM")?;
+        let mut interrupt = signal(SignalKind::interrupt()).context("can't wait for SIGINT")?;
+        let stop = shutdown.clone();
+        tokio::spawn(async move {
+            tokio::select! {
+                _ = terminate.recv() => {}
+                _ = interrupt.recv() => {}
+            }
+            stop.cancel();
+        });
+        let router = webhook::router(settings.injection);
+        https::serve(&listener, "webhook", router, Clock::System, &shutdown).await
+    })?;
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Writes all manifests, or says everything that keeps them from being injected.
+fn inject(args: &Inject) -> Result<ExitCode> {
+    let settings = match args.config.as_deref().map(Settings::load) {
+        None => Settings::default(),
+        Some(Ok(settings)) => settings,
+        Some(Err(errors)) => return Ok(refuse(errors)),
+    };
+    let mut documents = Vec::new();
+    for path in &args.files {
+        let name = path.display();
+        let text = if path == Path::new("-") {
+            std::io::read_to_string(std::io::stdin())
+        } else {
+            std::fs::read_to_string(path)
+        };
+        let text = text.with_context(|| format!("can't read `{name}`"))?;
+        match manifest::read(&text) {
+            Ok(read) => documents.extend(read),
+            Err(problem) => return Ok(refuse(vec![format!("`{name}`: {problem}")])),
+        }
+    }
+    match manifest::inject(&mut documents, &settings.injection, args.all) {
+        Ok(warnings) => warnings.iter().for_each(|warning| tracing::warn!("{warning}")),
+        Err(faults) => return Ok(refuse(faults)),
+    }
+    for document in &documents {
+        match args.output {
+            Output::Yaml => print(format!("---\n{}", manifest::write(document)).trim_end())?,
+            Output::Json => print(&document.to_string())?,
+        }
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+fn refuse(errors: Vec<String>) -> ExitCode {
+    errors.into_iter().for_each(|line| {
+        report(&anyhow::Error::msg(line));
+    });
+    ExitCode::from(2)
+}

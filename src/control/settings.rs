@@ -1,0 +1,187 @@
+//! The settings of `placet-control`: a serde mirror of the file, and what it means.
+//!
+//! Unknown keys are errors, and all errors are told at once, each with its path. What a pod's annotations
+//! may change is checked by the same code that checks it here.
+
+use std::path::Path;
+
+use serde::Deserialize;
+
+use super::inject::{Field, Injection};
+use crate::config::{Address, ListenerSettings};
+use crate::tls::{Protocols, TlsSettings};
+
+/// Checked settings.
+#[derive(Debug, Default)]
+pub struct Settings {
+    /// Where the webhook listens.
+    pub webhook: Option<ListenerSettings>,
+    /// What is put into pods.
+    pub injection: Injection,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields, default)]
+struct Raw {
+    version: Option<u64>,
+    webhook: Option<RawWebhook>,
+    injection: RawInjection,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields, default)]
+struct RawWebhook {
+    address: Option<String>,
+    certificate_file: Option<String>,
+    key_file: Option<String>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields, default)]
+struct RawInjection {
+    image: Option<String>,
+    config_map: Option<String>,
+    proxies: Option<Vec<String>>,
+    vault_audience: Option<String>,
+    admin_port: Option<u16>,
+    cpu_request: Option<String>,
+    cpu_limit: Option<String>,
+    memory_request: Option<String>,
+    memory_limit: Option<String>,
+    log: Option<String>,
+    user: Option<u32>,
+    group: Option<u32>,
+    native_sidecar: Option<bool>,
+}
+
+impl Settings {
+    /// Reads and checks the file at `path`.
+    ///
+    /// # Errors
+    /// All that is wrong with it, a line each.
+    pub fn load(path: &Path) -> Result<Self, Vec<String>> {
+        let text = std::fs::read_to_string(path)
+            .map_err(|error| vec![format!("can't read `{}`: {error}", path.display())])?;
+        Self::parse(&text, path.parent().unwrap_or(Path::new("")))
+    }
+
+    /// Checks `text`, whose paths are relative to `base`.
+    ///
+    /// # Errors
+    /// All that is wrong with it, a line each.
+    pub fn parse(text: &str, base: &Path) -> Result<Self, Vec<String>> {
+        let yaml = yaml_serde::Deserializer::from_str(text);
+        // Its text has the path.
+        let raw = Raw::deserialize(yaml).map_err(|error| vec![error.to_string()])?;
+        let mut errors = Vec::new();
+        if raw.version != Some(1) {
+            errors.push("version: write `version: 1`".to_owned());
+        }
+        let webhook = raw.webhook.and_then(|webhook| listener(&webhook, base, &mut errors));
+        let injection = injection(&raw.injection, &mut errors);
+        if errors.is_empty() { Ok(Self { webhook, injection }) } else { Err(errors) }
+    }
+}
+
+fn listener(raw: &RawWebhook, base: &Path, errors: &mut Vec<String>) -> Option<ListenerSettings> {
+    let text = raw.address.as_deref().unwrap_or("0.0.0.0:9443");
+    let address = text.parse().map_err(|_| {
+        errors.push(format!("webhook.address: `{text}` is no address: write IP:PORT"));
+    });
+    let mut file = |name: &str, value: &Option<String>| {
+        if value.is_none() {
+            errors.push(format!("webhook.{name}: is required: the API server asks over TLS only"));
+        }
+        value.as_ref().map(|value| base.join(value))
+    };
+    let certificate = file("certificateFile", &raw.certificate_file);
+    let key = file("keyFile", &raw.key_file);
+    let tls = TlsSettings {
+        certificate_file: certificate?,
+        key_file: key?,
+        client_ca_file: None,
+        allowed: None,
+        protocols: Protocols::Http,
+    };
+    Some(ListenerSettings { address: Address::Tcp(address.ok()?), tls: Some(tls) })
+}
+
+fn injection(raw: &RawInjection, errors: &mut Vec<String>) -> Injection {
+    let mut injection = Injection::default();
+    let proxies = raw.proxies.as_ref().map(|names| names.join(","));
+    let port = raw.admin_port.map(|port| port.to_string());
+    let fields = [
+        (Field::Image, raw.image.as_deref()),
+        (Field::ConfigMap, raw.config_map.as_deref()),
+        (Field::Proxies, proxies.as_deref()),
+        (Field::VaultAudience, raw.vault_audience.as_deref()),
+        (Field::AdminPort, port.as_deref()),
+        (Field::CpuRequest, raw.cpu_request.as_deref()),
+        (Field::CpuLimit, raw.cpu_limit.as_deref()),
+        (Field::MemoryRequest, raw.memory_request.as_deref()),
+        (Field::MemoryLimit, raw.memory_limit.as_deref()),
+        (Field::Log, raw.log.as_deref()),
+    ];
+    for (field, text) in fields {
+        if let Some(Err(problem)) = text.map(|text| injection.set(field, text)) {
+            errors.push(format!("injection.{}: {problem}", field.setting()));
+        }
+    }
+    if let Err((field, problem)) = injection.check_together() {
+        errors.push(format!("injection.{}: {problem}", field.setting()));
+    }
+    let ids = [("user", raw.user, &mut injection.user), ("group", raw.group, &mut injection.group)];
+    for (name, value, place) in ids {
+        match value {
+            Some(0) => errors.push(format!("injection.{name}: is root's: write another than 0")),
+            Some(id) if i32::try_from(id).is_err() => {
+                errors.push(format!(
+                    "injection.{name}: is beyond what Kubernetes takes (2147483647)"
+                ));
+            }
+            Some(id) => *place = id,
+            None => {}
+        }
+    }
+    injection.is_native = raw.native_sidecar.unwrap_or(injection.is_native);
+    injection
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_error_is_told_with_its_path() {
+        let text = r#"
+version: 2
+webhook: {address: nowhere, keyFile: tls.key}
+injection: {image: "a b", configMap: Placet, proxies: [envoy, placet], cpuRequest: "1x", memoryRequest: 1Gi,
+  memoryLimit: 1Mi, user: 0, group: 4294967295, adminPort: 80, log: "placet=loud"}
+"#;
+        let errors = Settings::parse(text, Path::new("")).unwrap_err();
+        let mut paths: Vec<&str> =
+            errors.iter().map(|line| line.split(": ").next().unwrap()).collect();
+        paths.sort_unstable();
+        let expected = [
+            "injection.adminPort",
+            "injection.configMap",
+            "injection.cpuRequest",
+            "injection.group",
+            "injection.image",
+            "injection.log",
+            "injection.memoryLimit",
+            "injection.proxies",
+            "injection.user",
+            "version",
+            "webhook.address",
+            "webhook.certificateFile",
+        ];
+        assert_eq!(paths, expected, "{errors:#?}");
+        let unknown =
+            Settings::parse("version: 1\ninjection: {imag: x}", Path::new("")).unwrap_err();
+        assert!(unknown[0].starts_with("injection: unknown field `imag`"), "{unknown:?}");
+        let good = Settings::parse("version: 1\ninjection: {user: 7}", Path::new("")).unwrap();
+        assert_eq!(good.injection.user, 7);
+    }
+}
