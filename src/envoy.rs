@@ -32,6 +32,7 @@ use tonic::body::Body;
 pub use self::front::Front;
 
 use self::answer_cache::{Answer, AnswerCache, InTheMaking, Terms};
+use self::framing::FrameError;
 use self::view::View;
 use crate::audit::Recorder;
 use crate::authorizer::{Decision, Denial, Grant, Reason};
@@ -47,6 +48,9 @@ const MAX_IN_PROGRESS: usize = 8_192;
 /// The time for a check whose caller sends no deadline.
 const DEFAULT_DEADLINE: Duration = Duration::from_secs(5);
 
+/// The time for a check at most, whatever its caller says.
+const LONGEST_DEADLINE: Duration = Duration::from_secs(60);
+
 /// The ext_authz service.
 #[derive(Clone, Debug)]
 pub struct CheckService(Arc<Inner>);
@@ -57,6 +61,7 @@ struct Inner {
     recorder: Recorder,
     clock: Clock,
     in_progress: Semaphore,
+    room: framing::Room,
     cache: AnswerCache,
 }
 
@@ -77,8 +82,8 @@ impl CheckService {
         max_cached_bytes: u64,
     ) -> Self {
         let in_progress = Semaphore::new(MAX_IN_PROGRESS);
-        let cache = AnswerCache::new(max_cached_bytes);
-        Self(Arc::new(Inner { scopes, recorder, clock, in_progress, cache }))
+        let (room, cache) = (framing::Room::new(), AnswerCache::new(max_cached_bytes));
+        Self(Arc::new(Inner { scopes, recorder, clock, in_progress, room, cache }))
     }
 
     /// Answers one call of the service.
@@ -151,7 +156,11 @@ impl Inner {
         seen: &mut Seen,
     ) -> Result<Checked, Denial> {
         let bad = |error: &dyn std::fmt::Display| Denial::new(Reason::BadRequest, error);
-        let message = framing::read_message(body).await.map_err(|error| bad(&error))?;
+        let read = framing::read_message(body, &self.room).await;
+        let (message, _room) = read.map_err(|error| match error {
+            FrameError::NoRoom => Denial::new(Reason::Overload, error),
+            error => bad(&error),
+        })?;
         let scopes = self.scopes.load_full();
         let view = View::of(&message);
         if let Some(view) = &view
@@ -268,6 +277,7 @@ impl Seen {
 
 /// Answers before the caller gives up: its giving up would be an error, and could be an allow.
 fn margin(deadline: Duration) -> Duration {
+    let deadline = deadline.min(LONGEST_DEADLINE);
     deadline.saturating_sub(Duration::from_millis(5).max(deadline / 10))
 }
 
