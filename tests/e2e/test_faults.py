@@ -8,33 +8,29 @@ What the rows measured is printed.
 
 import json
 import os
-import re
 import signal
 import socket
-import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from pathlib import Path
-from types import SimpleNamespace
 
 import h2.config
 import h2.connection
 import h2.events
 import jwt
 import pytest
-from google.protobuf import json_format, struct_pb2
+from google.protobuf import struct_pb2
 
 from harness import envoy
 from harness.authz import METHOD, call, check_request, denied_status, is_denial
 from harness.bao import Bao, RaftBao
-from harness.burst import burst
 from harness.client import bearer, send
 from harness.faults import Clients, claims_of, descriptors, forget_peak, judge_log, peak_mib
-from harness.issuer import Issuer, new_key
+from harness.issuer import Issuer, new_key, sign
 from harness.load import patient
 from harness.placet import Placet, new_private_key, pem, scope
-from harness.process import free_port, wait_until
+from harness.process import wait_until
 
 VAULT_POLICY = (envoy.DEPLOY.parent / "vault" / "placet.hcl").read_text()
 MIB = 1024 * 1024
@@ -114,6 +110,7 @@ def test_vault_is_away_while_requests_go_on(directory, issuer, echo):
 
 # --- issuers
 
+
 def endless():
     """100 MiB of a key set."""
     yield b'{"keys": [' + b" " * 16
@@ -122,6 +119,7 @@ def endless():
 
 
 OTHER = new_key("ES256", "idp-1").export_public(as_dict=True)
+STRANGER = new_key("ES256", "idp-1")
 RAW = {
     "huge": endless,
     "half": b'{"keys": [{"kty": "EC", "crv"',
@@ -152,7 +150,9 @@ def heal(issuer, kind):
 def test_issuers_that_fail_in_every_way_at_start_and_later(directory, echo):
     """A scope for each way. At the start each is 503 until its issuer is well, later each goes on with the keys it has; and the others never notice."""
     with ExitStack() as running:
-        issuers = {kind: running.enter_context(Issuer()) for kind in ("well", *KINDS)}
+        issuers = {kind: running.enter_context(Issuer()) for kind in ("well", "doubled", *KINDS)}
+        # Two keys under one id, of which the second is its own.
+        issuers["doubled"].raw = json.dumps({"keys": [OTHER, *issuers["doubled"].jwks()["keys"]]}).encode()
         for kind in KINDS:
             spoil(issuers[kind], kind)
         scopes = [scope(issuer, kind, match={"hosts": [f"{kind}.example.com"]}) for kind, issuer in issuers.items()]
@@ -172,7 +172,9 @@ def test_issuers_that_fail_in_every_way_at_start_and_later(directory, echo):
             wait_until(lambda: all(issuers[kind].fetches for kind in KINDS if kind != "gone"), "all were asked")
             wait_until(lambda: all(failed(placet, issuers[kind]) for kind in KINDS), "all have failed")
             assert issuers["huge"].sent < 16 * MIB
-            assert denied_status(ask("twice")) == 503
+            assert not is_denial(ask("doubled"))
+            forged = sign(STRANGER, issuers["doubled"].header(), issuers["doubled"].claims())
+            assert denied_status(call(placet, check_request(headers=dict([bearer(forged)]), host="doubled.example.com"))) == 401
             for kind in KINDS:
                 heal(issuers[kind], kind)
             wait_until(lambda: all(not is_denial(ask(kind)) for kind in KINDS), "all are well", 40)
@@ -267,16 +269,17 @@ def test_the_clock_steps_an_hour_forward_and_back(directory, issuer):
     with ExitStack() as running:
         bao = running.enter_context(Bao(place))
         bao.policy("placet", VAULT_POLICY)
-        bao.put_key("placet/keys", orders=pem(new_private_key("ES256")), short=pem(new_private_key("ES256")))
+        bao.put_key("placet/keys", orders=pem(new_private_key("ES256")), short=pem(new_private_key("ES256")), aged=pem(new_private_key("ES256")))
         names = {"keyId": "{{client_id}}-{{key_version}}"}
         scopes = [scope(issuer, default=True, jwtSigning={"publishBefore": "30m"}, jwtResponse=names),
-                  scope(issuer, "short", match={"hosts": ["short.example.com"]}, jwtSigning={"maxKeyAge": "3s"}, jwtResponse=names)]
+                  scope(issuer, "short", match={"hosts": ["short.example.com"]}, jwtSigning={"maxKeyAge": "3s"}, jwtResponse=names),
+                  scope(issuer, "aged", match={"hosts": ["aged.example.com"]}, policy={"maxPolicyAge": "3s"}, jwtResponse=names)]
         (place / "p").mkdir()
         until = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(time.time() + HOUR // 2))
         (place / "p" / "deny.yaml").write_text(f"subjects: [{{subject: mallory, until: {until}}}]")
-        placet = running.enter_context(in_vault(bao, place / "p", scopes, env=clock.env, denyList={"file": "deny.yaml"}))
+        placet = running.enter_context(in_vault(bao, place / "p", scopes, env=clock.env, denyList={"file": "deny.yaml"}, reload={"watch": True, "interval": "1s"}))
         jwks = lambda: placet.jwks()["keys"]
-        keys = {key["kid"]: key for key in jwks() + placet.jwks("short")["keys"]}
+        keys = {key["kid"]: key for key in jwks() + placet.jwks("short")["keys"] + placet.jwks("aged")["keys"]}
 
         def at(offset, **claims):
             """Headers with a token that was issued at that time."""
@@ -321,19 +324,27 @@ def test_the_clock_steps_an_hour_forward_and_back(directory, issuer):
         assert minted(mallory[-HOUR]) == 403
         assert minted(yesterday, "short.example.com")["client_id"] == "short"
 
-        # The store goes away, and the clock is set back: that prolongs nothing.
+        # The store and the policies go away, and the clock is set back: that prolongs nothing.
         clock.step(0)
-        assert minted(today, "short.example.com")["client_id"] == "short"
+        for name in ("short", "aged"):
+            assert minted(today, f"{name}.example.com")["client_id"] == name
         bao.signal(signal.SIGKILL)
+        (place / "p" / "orders.cedar").unlink()
         clock.step(-HOUR)
-        began = time.monotonic()
-        wait_until(lambda: minted(yesterday, "short.example.com") == 503, "it stops signing in its time", 15)
-        stopped = time.monotonic() - began
+        began, stopped = time.monotonic(), {}
+
+        def stop():
+            for name in {"short", "aged"} - set(stopped):
+                if minted(yesterday, f"{name}.example.com") == 503:
+                    stopped[name] = time.monotonic() - began
+            return len(stopped) == 2
+
+        wait_until(stop, "what may only be so old stops in its time", 15)
         assert minted(yesterday)["iat"], "a day's key signs on"
         assert placet.readiness()[0] == 200 and "panicked" not in placet.stderr
         lines = judge_log(placet, {})
-        assert {line["outcome"] for line in lines} == {"allow", "deny"}
-        told("clock", decisions=len(lines), stopped_signing_after=stopped)
+        assert {line["reason"] for line in lines if line.get("status") == 503} == {"key_unavailable", "policy_stale"}
+        told("clock", decisions=len(lines), stopped_signing_after=stopped["short"], stopped_deciding_after=stopped["aged"])
 
 
 # --- the process itself
