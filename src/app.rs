@@ -54,6 +54,9 @@ use watch::Watch;
 
 pub use offline::{GivenKeys, Offline};
 
+/// What the health and reflection services read of a message, at most.
+const MAX_QUESTION_BYTES: usize = 64 * 1024;
+
 /// What is in force, for readers; [`App`] is the one writer.
 #[derive(Clone, Debug)]
 struct Live {
@@ -167,9 +170,11 @@ impl App {
         );
         let gauges = live.gauges(&check, clock);
         let told = telling.start(&gauges);
-        let others = Routes::new(health_service)
-            .add_service(reflection().build_v1()?)
-            .add_service(reflection().build_v1alpha()?)
+        let others = Routes::new(health_service.max_decoding_message_size(MAX_QUESTION_BYTES))
+            .add_service(reflection().build_v1()?.max_decoding_message_size(MAX_QUESTION_BYTES))
+            .add_service(
+                reflection().build_v1alpha()?.max_decoding_message_size(MAX_QUESTION_BYTES),
+            )
             .add_service(PdpService::new(desk.clone()));
         let public = api::jwks::router(Arc::clone(&live.scopes))
             .merge(api::authzen::router(desk))
