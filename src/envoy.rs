@@ -44,7 +44,7 @@ use crate::reuse::{self, Key};
 use crate::scope::{SCOPE_EXTENSION, Scope, Scopes};
 use crate::stages::Stages;
 use crate::token::Channel;
-use crate::trace::{Edge, Incoming, Told, Trace, Tracer};
+use crate::trace::{Arrival, Edge, Incoming, Told, Trace, Tracer};
 
 /// Checks in progress at once; one more is refused rather than queued.
 const MAX_IN_PROGRESS: usize = 8_192;
@@ -323,7 +323,8 @@ impl Inner {
         let on = |decision: &Decision| {
             let (request, scope, took) =
                 (request.as_deref(), scope.as_deref(), seen.started.elapsed());
-            self.recorder.record(seen.edge, request, scope, decision, seen.trace, now, took)
+            let arrival = Arrival { edge: seen.edge, trace: seen.trace };
+            self.recorder.record(arrival, request, scope, decision, now, took)
         };
         let decision = match on(&decision) {
             Ok(()) => decision,
