@@ -2,6 +2,7 @@
 
 pub mod admin;
 pub mod authzen;
+pub mod capture;
 pub mod desk;
 #[cfg(test)]
 mod fixture;

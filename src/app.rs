@@ -38,6 +38,7 @@ use crate::api::pdp::PdpService;
 use crate::audit::{LogWriter, Recorder};
 use crate::clock::Clock;
 use crate::config::{Config, Listen};
+use crate::envoy::capture::Tap;
 use crate::envoy::{self, CheckService, Front};
 use crate::fips;
 use crate::metrics::Metrics;
@@ -78,6 +79,8 @@ pub struct App {
     log: LogWriter,
     telling: Telling,
     reuse_max_bytes: u64,
+    /// Where checks are shown to an operator.
+    tap: Option<Tap>,
     ending: Ending,
 }
 
@@ -102,8 +105,9 @@ struct Listeners {
 }
 
 impl App {
-    /// Reads the settings, binds the listeners and begins to load keys.
-    pub async fn build(path: PathBuf, clock: Clock) -> Result<Self> {
+    /// Reads the settings, binds the listeners and begins to load keys. With a `tap` the admin listener
+    /// shows what is asked.
+    pub async fn build(path: PathBuf, clock: Clock, tap: Option<Tap>) -> Result<Self> {
         let config = Config::load(&path)?;
         config.warnings.iter().for_each(|warning| tracing::warn!("{warning}"));
         let metrics = Metrics::new();
@@ -136,6 +140,7 @@ impl App {
             log,
             telling,
             reuse_max_bytes,
+            tap,
             ending,
         })
     }
@@ -147,15 +152,20 @@ impl App {
         shutdown: CancellationToken,
         reload: tokio::sync::mpsc::Receiver<()>,
     ) -> Result<()> {
-        let (reuse_max_bytes, ending) = (self.reuse_max_bytes, self.ending);
+        let (reuse_max_bytes, tap, ending) = (self.reuse_max_bytes, self.tap, self.ending);
         let Self { path, live, world, generation, watch, listeners, log, telling, .. } = self;
         let (health, health_service) = tonic_health::server::health_reporter();
         tell_health(&health, false).await;
         let (recorder, clock) = (world.recorder.clone(), world.clock);
         let desk = Desk::new(Arc::clone(&live.scopes), recorder.clone(), clock);
-        let scopes = Arc::clone(&live.scopes);
-        let tracer = telling.tracer();
-        let check = CheckService::new(scopes, recorder, clock, reuse_max_bytes, tracer);
+        let check = CheckService::new(
+            Arc::clone(&live.scopes),
+            recorder,
+            clock,
+            reuse_max_bytes,
+            telling.tracer(),
+            tap.clone(),
+        );
         let gauges = live.gauges(&check, clock);
         let told = telling.start(&gauges);
         let others = Routes::new(health_service)
@@ -165,8 +175,9 @@ impl App {
         let public = api::jwks::router(Arc::clone(&live.scopes))
             .merge(api::authzen::router(desk))
             .merge(envoy::over_http::router(check.clone()));
-        let served =
-            Served { grpc: Front::new(check, others), public, shown: live.shown(gauges, clock) };
+        let admin = api::admin::router(live.shown(gauges, clock))
+            .merge(api::capture::router(tap, Arc::clone(&live.scopes)));
+        let served = Served { grpc: Front::new(check, others), public, admin };
         let addresses = listeners.addresses.clone();
         // Cancelled when the listeners are to close, which may be a while after `shutdown`.
         let closing = CancellationToken::new();
@@ -190,7 +201,7 @@ impl App {
 struct Served {
     grpc: Front,
     public: Router,
-    shown: api::admin::Shown,
+    admin: Router,
 }
 
 impl Served {
@@ -215,7 +226,7 @@ impl Served {
             tasks.spawn(watch.run(closing.clone()));
         }
         spawn_http(tasks, http, self.public, closing);
-        spawn_http(tasks, admin, api::admin::router(self.shown), closing);
+        spawn_http(tasks, admin, self.admin, closing);
         if let Some(control) = control {
             let routes = api::keys::control(needs);
             let signal = closing.clone().cancelled_owned();

@@ -3,12 +3,14 @@
 //! A command prints its result on standard output and, when it fails, one error with its causes on
 //! standard error. Exit codes: 0 done, 1 failed, 2 the settings (or arguments) are wrong.
 
+mod bench;
 mod check;
 mod doctor;
 mod jwks;
 mod keygen;
 mod keys;
 mod serve;
+mod stand_in;
 mod test;
 mod validate;
 mod verify;
@@ -53,13 +55,15 @@ enum Output {
 #[derive(Debug, Subcommand)]
 enum Command {
     /// Serve Envoy.
-    Serve(Settings),
+    Serve(serve::Serve),
     /// Check the settings, with all they name; print every error.
     Validate(Settings),
     /// Decide on a captured request, and explain.
     Check(check::Check),
     /// Run case files: requests with the decisions they must get.
     Test(test::Test),
+    /// Ask a running instance over and over, and say how long it takes.
+    Bench(bench::Bench),
     /// Look through the proxy's configuration for what lets a forged decision pass.
     Doctor(doctor::Doctor),
     /// Print the JWKS.
@@ -108,10 +112,11 @@ impl Cli {
 impl Command {
     fn run(self) -> Result<ExitCode> {
         match self {
-            Self::Serve(settings) => serve::run(settings.config)?,
+            Self::Serve(serve) => serve::run(serve)?,
             Self::Validate(settings) => return validate::run(&settings.config),
             Self::Check(check) => check::run(&check)?,
             Self::Test(test) => return test::run(&test),
+            Self::Bench(bench) => bench::run(&bench)?,
             Self::Doctor(doctor) => return doctor::run(&doctor),
             Self::Jwks(settings) => jwks::run(&settings.config, Clock::System.now())?,
             Self::Verify(verify) => verify::run(&verify, Clock::System.now())?,

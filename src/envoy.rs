@@ -6,6 +6,7 @@
 //! panic, is answered with a denial *inside* a `CheckResponse`.
 
 mod answer_cache;
+pub mod capture;
 pub mod decode;
 pub mod encode;
 mod explain;
@@ -32,6 +33,7 @@ use tonic::body::Body;
 pub use self::front::Front;
 
 use self::answer_cache::{Answer, AnswerCache, InTheMaking, Terms};
+use self::capture::Tap;
 use self::view::View;
 use crate::audit::{self, Circumstances, LogFull, Recorder, Unwritten};
 use crate::authorizer::{Decision, Denial, Facts, Grant, Reason};
@@ -62,6 +64,7 @@ struct Inner {
     cache: AnswerCache,
     /// `None` where no traces are made.
     tracer: Option<Tracer>,
+    tap: Option<Tap>,
 }
 
 /// What a check comes to.
@@ -73,17 +76,18 @@ enum Checked {
 
 impl CheckService {
     /// A service that decides by whatever `scopes` holds when a request comes, and keeps answers of up to
-    /// `max_cached_bytes` to give them again.
+    /// `max_cached_bytes` to give them again. Checks are also handed to `tap`.
     pub fn new(
         scopes: Arc<ArcSwap<Scopes>>,
         recorder: Recorder,
         clock: Clock,
         max_cached_bytes: u64,
         tracer: Option<Tracer>,
+        tap: Option<Tap>,
     ) -> Self {
         let in_progress = Semaphore::new(MAX_IN_PROGRESS);
         let cache = AnswerCache::new(max_cached_bytes);
-        Self(Arc::new(Inner { scopes, recorder, clock, in_progress, cache, tracer }))
+        Self(Arc::new(Inner { scopes, recorder, clock, in_progress, cache, tracer, tap }))
     }
 
     /// How many checks are in progress.
@@ -184,6 +188,9 @@ impl Inner {
     ) -> Result<Checked, Denial> {
         let bad = |error: &dyn std::fmt::Display| Denial::new(Reason::BadRequest, error);
         let message = framing::read_message(body).await.map_err(|error| bad(&error))?;
+        if let Some(tap) = &self.tap {
+            tap.offer(&message);
+        }
         let scopes = self.scopes.load_full();
         let view = View::of(&message);
         if let Some(view) = view.as_ref().filter(|_| self.tracer.is_some()) {

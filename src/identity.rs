@@ -162,6 +162,11 @@ impl Identity {
         self.bearer.credential_digest(request)
     }
 
+    /// What of a request may hold a credential.
+    pub fn places(&self) -> Reads {
+        self.bearer.places()
+    }
+
     /// What credentials are known by now.
     pub fn known_by(&self) -> KnownBy {
         self.bearer.known_by()

@@ -25,6 +25,7 @@ pub mod api;
 pub mod app;
 pub mod audit;
 pub mod authorizer;
+pub mod bench;
 pub mod cli;
 pub mod clock;
 pub mod config;

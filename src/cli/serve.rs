@@ -1,28 +1,46 @@
 //! `placet serve`.
 
 use std::num::NonZero;
-use std::path::PathBuf;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
+use clap::Args;
 use tokio::runtime::{Builder, Runtime};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
+use super::Settings;
 use crate::app::App;
 use crate::clock::Clock;
+use crate::envoy::capture::Tap;
 
 /// How long work beside the requests may take when all else has ended.
 const LAST_WORK: Duration = Duration::from_secs(1);
 
-pub(super) fn run(config: PathBuf) -> Result<()> {
+/// The arguments of `placet serve`.
+#[derive(Args, Debug)]
+pub(super) struct Serve {
+    #[command(flatten)]
+    settings: Settings,
+    /// Show on the admin listener (`/capture`) what Envoy asks, without credentials.
+    #[arg(long)]
+    capture: bool,
+}
+
+pub(super) fn run(args: Serve) -> Result<()> {
     log_panics();
+    let tap = if args.capture {
+        tracing::warn!("--capture: whoever reaches the admin listener can see what is asked");
+        Some(Tap::new().context("checks can't be captured")?)
+    } else {
+        None
+    };
     let runtime = runtime()?;
     let outcome = runtime.block_on(async {
         let shutdown = CancellationToken::new();
         let (reload_sender, reload) = mpsc::channel(1);
-        let app = App::build(config, Clock::System).await?;
+        let app = App::build(args.settings.config, Clock::System, tap).await?;
         let mut terminate = signal(SignalKind::terminate()).context("can't wait for SIGTERM")?;
         let mut interrupt = signal(SignalKind::interrupt()).context("can't wait for SIGINT")?;
         let mut hang_up = signal(SignalKind::hangup()).context("can't wait for SIGHUP")?;

@@ -11,19 +11,17 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use anyhow::{Context, Result};
-use base64::prelude::{BASE64_URL_SAFE_NO_PAD, Engine as _};
 use clap::{Args, ValueEnum};
 use serde::Deserialize;
-use serde_json::{Map, Value, json};
+use serde_json::{Map, Value};
 
+use super::stand_in::StandIn;
 use super::{Settings, print};
-use crate::app::{GivenKeys, Offline};
+use crate::app::Offline;
 use crate::authorizer::{Decision, Grant};
 use crate::clock::{Clock, Timestamp};
 use crate::config::Config;
-use crate::identity::jwks::IssuerKeys;
-use crate::identity::{Audiences, KeySet};
-use crate::keys::{KeySettings, SigningKey};
+use crate::identity::Audiences;
 use crate::policy::Opinion;
 use crate::request::{Headers, Host, Request, Source};
 use crate::scope::{SCOPE_EXTENSION, Scope};
@@ -122,10 +120,10 @@ fn http() -> String {
 /// Exit code 0 when every case passed, 1 otherwise.
 pub(super) fn run(args: &Test) -> Result<ExitCode> {
     let now = Clock::System.now();
-    let issuer = Issuer::new(now)?;
+    let issuer = StandIn::new(now)?;
     let config = Config::load_without_listening(&args.settings.config)?;
     let issuers: BTreeMap<String, (String, Option<String>)> = defaults(&config);
-    let offline = Offline::new(config, &GivenKeys::Every(issuer.keys.clone()), now)?;
+    let offline = Offline::new(config, &issuer.keys(), now)?;
     let runtime = tokio::runtime::Builder::new_current_thread().build()?;
     let mut results = Vec::new();
     let mut coverage = Coverage::of(&offline);
@@ -217,38 +215,9 @@ fn case_files(given: &[PathBuf]) -> Result<Vec<PathBuf>> {
     Ok(files)
 }
 
-/// A throw-away issuer.
-struct Issuer {
-    key: SigningKey,
-    keys: IssuerKeys,
-}
-
-impl Issuer {
-    fn new(now: Timestamp) -> Result<Self> {
-        let settings = KeySettings {
-            client_id: "issuer".to_owned(),
-            algorithm: None,
-            key_id: None,
-            certificate: None,
-            token_type: "JWT".to_owned(),
-        };
-        let key = SigningKey::throw_away(&settings, now)?;
-        let set = json!({ "keys": [key.jwk()] }).to_string();
-        let keys = IssuerKeys::fixed(KeySet::parse(set.as_bytes())?);
-        Ok(Self { key, keys })
-    }
-
-    async fn sign(&self, claims: &Map<String, Value>) -> Result<String> {
-        let payload = BASE64_URL_SAFE_NO_PAD.encode(serde_json::to_vec(claims)?);
-        let message = format!("{}.{payload}", self.key.jws_header());
-        let signature = BASE64_URL_SAFE_NO_PAD.encode(self.key.sign(message.as_bytes()).await?);
-        Ok(format!("{message}.{signature}"))
-    }
-}
-
 async fn request(
     case: &Case,
-    issuer: &Issuer,
+    issuer: &StandIn,
     standard: Option<&(String, Option<String>)>,
     now: Timestamp,
 ) -> Result<Request> {

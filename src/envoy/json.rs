@@ -39,15 +39,23 @@ pub enum CaptureError {
     BadRequest(#[from] BadRequest),
 }
 
-/// Reads the content of a file: JSON if it begins with `{`, else protobuf.
-pub fn read(bytes: &[u8]) -> Result<Captured, CaptureError> {
-    let check = if bytes.trim_ascii_start().first() == Some(&b'{') {
-        serde_json::from_slice::<Check>(bytes)?.into()
-    } else {
-        CheckRequest::decode(bytes).map_err(BadRequest::from)?
+/// Reads the content of a file: JSON if it begins with `{`, one object or several after each other; else
+/// one message in protobuf.
+pub fn read(bytes: &[u8]) -> Result<Vec<Captured>, CaptureError> {
+    let captured = |check: CheckRequest| {
+        let request = decode::from_proto(&check)?;
+        Ok(Captured { time: request.time, request })
     };
-    let request = decode::from_proto(&check)?;
-    Ok(Captured { time: request.time, request })
+    read_messages(bytes)?.into_iter().map(captured).collect()
+}
+
+/// The messages in a file, as [`read`] reads them.
+pub fn read_messages(bytes: &[u8]) -> Result<Vec<CheckRequest>, CaptureError> {
+    if bytes.trim_ascii_start().first() == Some(&b'{') {
+        let checks = serde_json::Deserializer::from_slice(bytes).into_iter::<Check>();
+        return Ok(checks.map(|check| check.map(Into::into)).collect::<Result<_, _>>()?);
+    }
+    Ok(vec![CheckRequest::decode(bytes).map_err(BadRequest::from)?])
 }
 
 #[derive(Deserialize)]

@@ -40,7 +40,7 @@ fn serving_traced(scope: Scope, recorder: Recorder, tracer: Option<Tracer>) -> C
     let scope = Arc::new(scope);
     let scopes = Scopes::new(vec![Selectable { scope, hosts: Vec::new(), default: true }]);
     let scopes = Arc::new(ArcSwap::from_pointee(scopes));
-    CheckService::new(scopes, recorder, Clock::Fixed(NOW), 1 << 20, tracer)
+    CheckService::new(scopes, recorder, Clock::Fixed(NOW), 1 << 20, tracer, None)
 }
 
 fn message(path: &str) -> Vec<u8> {

@@ -129,6 +129,11 @@ impl Bearer {
         issuers.any(|issuer| is_same(issuer.key_set().as_ref(), Some(key_set)))
     }
 
+    /// What of a request may hold a credential.
+    pub(super) fn places(&self) -> Reads {
+        self.places.reads()
+    }
+
     /// What of a request is read; `None` where an issuer is asked.
     pub(super) fn reads(&self) -> Option<Reads> {
         let are_keys = |issuer: &Issuer| matches!(issuer.proof, Proof::Keys(_));

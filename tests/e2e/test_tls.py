@@ -533,3 +533,15 @@ def test_a_socket_is_open_to_the_members_of_its_group(world):
 
         assert not is_refused(54321)
         assert is_refused(12345)
+
+
+def test_bench_shows_its_certificate(world):
+    request = world.directory / "bench.bin"
+    request.write_bytes(check_request(headers={"authorization": f"Bearer {world.issuer.token()}"}).SerializeToString())
+    common = ["bench", "--address", world.placet.grpc, "--request", request, "--rate", 20, "--duration", "500ms", "--ca-file", world.authority.file]
+    for name, authority in [("envoy", world.authority), ("application", world.authority), ("envoy", world.stranger)]:
+        certificate, key = authority.pair(name)
+        result = run(*common, "--server-name", "placet.example", "--certificate-file", certificate, "--key-file", key)
+        is_allowed = name == "envoy" and authority is world.authority
+        assert (result.returncode == 0, "10 allowed" in result.stdout) == (is_allowed, is_allowed), result
+    assert f"`{request}` holds no certificate in PEM" in run(*common[:-1], request).stderr

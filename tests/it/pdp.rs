@@ -75,7 +75,7 @@ impl Running {
             "decisionLog": {"sink": "none"},
         });
         write("placet.yaml", &settings.to_string());
-        let app = App::build(folder.path().join("placet.yaml"), Clock::System).await.unwrap();
+        let app = App::build(folder.path().join("placet.yaml"), Clock::System, None).await.unwrap();
         let stop = CancellationToken::new();
         let (_never, reload) = tokio::sync::mpsc::channel(1);
         let run = app.run(stop.clone(), reload);

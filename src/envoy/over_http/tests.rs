@@ -44,7 +44,7 @@ fn routes(scopes: Vec<Scope>) -> (Router, Metrics) {
         default: false,
     });
     let scopes = Arc::new(ArcSwap::from_pointee(Scopes::new(scopes.collect())));
-    (router(CheckService::new(scopes, recorder, Clock::Fixed(NOW), 1 << 20, None)), metrics)
+    (router(CheckService::new(scopes, recorder, Clock::Fixed(NOW), 1 << 20, None, None)), metrics)
 }
 
 fn credentials(pair: &str) -> String {

@@ -1,0 +1,131 @@
+use envoy_types::pb::envoy::service::auth::v3::AttributeContext;
+use envoy_types::pb::envoy::service::auth::v3::attribute_context::{HttpRequest, Request};
+use proptest::prelude::*;
+
+use super::*;
+
+/// `{"alg":"ES256"}` and `{"sub":"alice"}`.
+const JWT: &str = "eyJhbGciOiJFUzI1NiJ9.eyJzdWIiOiJhbGljZSJ9";
+const SIGNATURE: &str = "c2lnbmF0dXJl";
+
+fn check(http: HttpRequest) -> Bytes {
+    let request = Request { http: Some(http), ..Request::default() };
+    let attributes = AttributeContext { request: Some(request), ..AttributeContext::default() };
+    CheckRequest { attributes: Some(attributes) }.encode_to_vec().into()
+}
+
+fn header(name: &str, value: &str) -> String {
+    let http = HttpRequest {
+        headers: [(name.to_owned(), value.to_owned())].into(),
+        ..HttpRequest::default()
+    };
+    let shown = shown(&check(http));
+    shown["attributes"]["request"]["http"]["headers"][name].as_str().unwrap().to_owned()
+}
+
+fn shown(check: &[u8]) -> serde_json::Value {
+    let tap = Tap::new().unwrap();
+    let scopes = Scopes::new(Vec::new());
+    serde_json::from_str(&line(check, &tap.message, &Kept::by(&scopes)).unwrap()).unwrap()
+}
+
+#[test]
+fn what_could_be_used_again_is_taken_out() {
+    let cut = format!("{JWT}.redacted");
+    for (name, value, expected) in [
+        ("authorization", format!("Bearer {JWT}.{SIGNATURE}"), format!("Bearer {cut}")),
+        ("authorization", "Bearer opaque".into(), "Bearer redacted".into()),
+        ("authorization", "Basic dXNlcjpwYXNzd29yZA==".into(), "Basic redacted".into()),
+        ("Authorization", "s3cr3t".into(), "redacted".into()),
+        (
+            "cookie",
+            format!("a=1; session={JWT}.{SIGNATURE}; lone"),
+            format!("a=redacted; session={cut}; redacted"),
+        ),
+        ("x-api-key", "k3y".into(), "redacted".into()),
+        ("x-anything", "who knows".into(), "who redacted".into()),
+        ("x-anything", format!("{JWT}.{SIGNATURE}"), cut.clone()),
+        ("x-anything", format!("{JWT}.iv.text.tag"), "redacted".into()),
+        ("user-agent", "curl/8".into(), "curl/8".into()),
+        (
+            "traceparent",
+            "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01".into(),
+            "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01".into(),
+        ),
+        ("x-forwarded-for", format!("192.0.2.7, {JWT}.{SIGNATURE}"), format!("192.0.2.7, {cut}")),
+        (
+            ":path",
+            format!("/a/{JWT}.{SIGNATURE}?access_token={JWT}.{SIGNATURE}&b=2"),
+            format!("/a/{cut}?access_token={cut}&b=redacted"),
+        ),
+        ("x-empty", String::new(), String::new()),
+    ] {
+        assert_eq!(header(name, &value), expected, "{name}: {value}");
+    }
+    let http = HttpRequest {
+        path: "/a?b=1".into(),
+        body: "secret".into(),
+        raw_body: b"secret".to_vec(),
+        ..HttpRequest::default()
+    };
+    let page = shown(&check(http));
+    assert_eq!(page["attributes"]["request"]["http"], serde_json::json!({"path": "/a?b=redacted"}));
+}
+
+proptest! {
+    /// No signature and no opaque value comes through, wherever it stands.
+    #[test]
+    fn nothing_secret_is_shown(
+        name in "[a-z-]{1,12}|authorization|cookie|:path|accept",
+        before in "[ -~]{0,12}",
+        after in "[ -~]{0,12}",
+    ) {
+        let value = format!("{before} {JWT}.{SIGNATURE} {after}");
+        prop_assert!(!header(&name, &value).contains(SIGNATURE), "{}", value);
+        if !Kept::default().has(&name) && name != ":path" && name != "cookie" {
+            prop_assert!(!header(&name, "Token 0paque=").contains("0paque"));
+        }
+    }
+}
+
+#[tokio::test]
+async fn only_so_many_read_and_one_that_goes_makes_room() {
+    let tap = Tap::new().unwrap();
+    let request = check(HttpRequest { path: "/a".into(), ..HttpRequest::default() });
+    tap.offer(&request);
+    let mut readings: Vec<Reading> = (0..MAX_READERS).map(|_| tap.read().unwrap()).collect();
+    assert!(tap.read().is_none());
+    tap.offer(&request);
+    let scopes = || Arc::new(Scopes::new(Vec::new()));
+    for reading in &mut readings {
+        assert!(reading.next(scopes).await.unwrap().contains("\"path\":\"/a\""));
+    }
+    readings.pop();
+    let mut last = tap.read().unwrap();
+    for _ in 0..WAITING + 10 {
+        tap.offer(&request);
+    }
+    assert!(last.next(scopes).await.is_some(), "a slow one misses some");
+    drop(tap);
+    while last.next(scopes).await.is_some() {}
+}
+
+#[test]
+fn what_is_shown_can_be_read_again() {
+    let http = HttpRequest {
+        method: "GET".into(),
+        host: "orders.example".into(),
+        path: "/accounts/1".into(),
+        headers: [("authorization".into(), format!("Bearer {JWT}.{SIGNATURE}"))].into(),
+        ..HttpRequest::default()
+    };
+    let page = shown(&check(http)).to_string();
+    let captured = crate::envoy::json::read(page.as_bytes()).unwrap();
+    let [captured] = captured.as_slice() else { panic!("{captured:?}") };
+    assert_eq!(captured.request.target, "/accounts/1");
+    let authorization = format!("Bearer {JWT}.{REDACTED}");
+    assert_eq!(
+        captured.request.headers.all("authorization").next(),
+        Some(authorization.as_bytes())
+    );
+}
