@@ -40,6 +40,7 @@ use crate::clock::Clock;
 use crate::config::{Config, Listen};
 use crate::envoy::capture::Tap;
 use crate::envoy::{self, CheckService, Front};
+use crate::fips;
 use crate::metrics::Metrics;
 use crate::policy::Confirmed;
 use crate::proto;
@@ -218,7 +219,8 @@ impl Served {
         closing: &CancellationToken,
     ) {
         let Listeners { addresses, grpc, http, admin, control, certificates } = listeners;
-        tracing::info!(grpc = %addresses.grpc, http = %addresses.http, admin = %addresses.admin, "listening");
+        let version = fips::VERSION;
+        tracing::info!(version, grpc = %addresses.grpc, http = %addresses.http, admin = %addresses.admin, "listening");
         let signal = closing.clone().cancelled_owned();
         let front = self.grpc;
         tasks.spawn(async move {

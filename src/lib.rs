@@ -30,10 +30,12 @@ pub mod cli;
 pub mod clock;
 pub mod config;
 pub mod deny_list;
+pub mod digest;
 pub mod doctor;
 pub mod entitlement;
 pub mod envoy;
 pub mod files;
+pub mod fips;
 #[cfg(test)]
 mod fixture;
 pub mod identity;

@@ -41,7 +41,7 @@ const ORDER: [&[&str]; 12] = [
     &["entitlement", "search", "token", "policy", "identity", "route"],
     &[
         "keys", "secrets", "path", "request", "remote", "json", "metrics", "clock", "proto",
-        "fixture", "files", "stages", "trace",
+        "bench", "digest", "fips", "fixture", "files", "stages", "trace",
     ],
 ];
 
