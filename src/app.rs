@@ -42,6 +42,7 @@ use crate::clock::Clock;
 use crate::config::{Config, Listen};
 use crate::envoy::capture::Tap;
 use crate::envoy::{self, CheckService, Front};
+use crate::fips;
 use crate::metrics::Metrics;
 use crate::policy::Confirmed;
 use crate::proto;
@@ -55,6 +56,9 @@ use telling::Telling;
 use watch::Watch;
 
 pub use offline::{GivenKeys, Offline};
+
+/// What the health and reflection services read of a message, at most.
+const MAX_QUESTION_BYTES: usize = 64 * 1024;
 
 /// What is in force, for readers; [`App`] is the one writer.
 #[derive(Clone, Debug)]
@@ -169,9 +173,11 @@ impl App {
         );
         let gauges = live.gauges(&check, clock);
         let told = telling.start(&gauges);
-        let others = Routes::new(health_service)
-            .add_service(reflection().build_v1()?)
-            .add_service(reflection().build_v1alpha()?)
+        let others = Routes::new(health_service.max_decoding_message_size(MAX_QUESTION_BYTES))
+            .add_service(reflection().build_v1()?.max_decoding_message_size(MAX_QUESTION_BYTES))
+            .add_service(
+                reflection().build_v1alpha()?.max_decoding_message_size(MAX_QUESTION_BYTES),
+            )
             .add_service(PdpService::new(desk.clone()));
         let public = api::jwks::router(Arc::clone(&live.scopes))
             .merge(api::authzen::router(desk))
@@ -215,7 +221,8 @@ impl Served {
         closing: &CancellationToken,
     ) {
         let Listeners { addresses, grpc, http, admin, control, certificates } = listeners;
-        tracing::info!(grpc = %addresses.grpc, http = %addresses.http, admin = %addresses.admin, "listening");
+        let version = fips::VERSION;
+        tracing::info!(version, grpc = %addresses.grpc, http = %addresses.http, admin = %addresses.admin, "listening");
         let signal = closing.clone().cancelled_owned();
         let front = self.grpc;
         tasks.spawn(async move {

@@ -48,7 +48,7 @@ use crate::scope::Scope;
 use crate::shadow::Asked;
 use crate::stages::Stages;
 use crate::token::Token;
-use crate::trace::{Edge, Told, Trace};
+use crate::trace::{Arrival, Edge, Told, Trace};
 
 /// Records decisions.
 #[derive(Clone, Debug)]
@@ -69,11 +69,10 @@ impl Recorder {
     /// Counts and logs one decision, unless the log has no room and is to be waited for.
     pub fn record(
         &self,
-        edge: Edge,
+        arrival: Arrival,
         request: Option<&Request>,
         scope: Option<&Scope>,
         decision: &Decision,
-        trace: Option<Trace>,
         now: Timestamp,
         took: Duration,
     ) -> Result<(), Box<Unwritten>> {
@@ -81,8 +80,8 @@ impl Recorder {
         let counter = self.counter(outcome, &decision.facts, scope);
         self.write(counter, took, outcome, || {
             let mut record = record(request, scope, decision, now, took);
-            record.request_type = edge.name().to_owned();
-            record.trace(trace);
+            record.request_type = arrival.edge.name().to_owned();
+            record.trace(arrival.trace);
             record
         })
     }

@@ -26,10 +26,11 @@ use tracing_subscriber::EnvFilter;
 
 use crate::clock::Clock;
 use crate::config::{self, ConfigErrors};
+use crate::fips;
 
 /// The sidecar that Envoy asks about every request, and that signs its answer.
 #[derive(Debug, Parser)]
-#[command(name = "placet", version)]
+#[command(name = "placet", version = fips::VERSION)]
 pub struct Cli {
     #[command(subcommand)]
     command: Command,
@@ -103,7 +104,8 @@ impl Cli {
     pub fn run(self) -> ExitCode {
         start_log(self.log_format);
         forbid_core_dumps();
-        match self.command.run() {
+        let outcome = fips::require().map_err(Into::into).and_then(|()| self.command.run());
+        match outcome {
             Ok(code) => code,
             Err(error) => report(&error),
         }

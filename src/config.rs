@@ -13,6 +13,7 @@ mod report;
 use std::collections::BTreeSet;
 use std::fmt;
 use std::fs::File;
+use std::io;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -21,6 +22,7 @@ use std::time::Duration;
 use crate::audit::LogSettings;
 use crate::authorizer::DryRun;
 use crate::deny_list::DenyList;
+use crate::digest::Hasher;
 use crate::entitlement::Catalogue;
 use crate::files::{Look, Stamp};
 use crate::identity::IdentitySettings;
@@ -309,19 +311,19 @@ const MAX_READINGS: usize = 4;
 /// Of the settings as they are shown, and the contents of the files in `named`. Directories are in the
 /// settings already, by the revisions of their policies.
 fn revision(effective: &serde_json::Value, mut named: Vec<PathBuf>) -> String {
-    let mut hasher = blake3::Hasher::new();
+    let mut hasher = Hasher::default();
     hasher.update(effective.to_string().as_bytes());
     named.sort_unstable();
     named.dedup();
     for file in named {
-        let mut content = blake3::Hasher::new();
+        let mut content = Hasher::default();
         // One that can't be read is said elsewhere, or is read only when it is needed.
-        let read = File::open(&file).and_then(|file| content.update_reader(file).map(drop));
+        let read = File::open(&file).and_then(|mut file| io::copy(&mut file, &mut content));
         if read.is_ok() {
-            hasher.update(content.finalize().as_bytes());
+            hasher.update(&content.finish());
         }
     }
-    hasher.finalize().to_hex().chars().take(16).collect()
+    hex::encode(hasher.finish()).chars().take(16).collect()
 }
 
 /// Everything that is wrong with the settings, one line each.

@@ -34,6 +34,7 @@ pub use self::front::Front;
 
 use self::answer_cache::{Answer, AnswerCache, InTheMaking, Terms};
 use self::capture::Tap;
+use self::framing::FrameError;
 use self::view::View;
 use crate::audit::{self, Circumstances, LogFull, Recorder, Unwritten};
 use crate::authorizer::{Decision, Denial, Facts, Grant, Reason};
@@ -43,13 +44,16 @@ use crate::reuse::{self, Key};
 use crate::scope::{SCOPE_EXTENSION, Scope, Scopes};
 use crate::stages::Stages;
 use crate::token::Channel;
-use crate::trace::{Edge, Incoming, Told, Trace, Tracer};
+use crate::trace::{Arrival, Edge, Incoming, Told, Trace, Tracer};
 
 /// Checks in progress at once; one more is refused rather than queued.
 const MAX_IN_PROGRESS: usize = 8_192;
 
 /// The time for a check whose caller sends no deadline.
 const DEFAULT_DEADLINE: Duration = Duration::from_secs(5);
+
+/// The time for a check at most, whatever its caller says.
+const LONGEST_DEADLINE: Duration = Duration::from_secs(60);
 
 /// The ext_authz service.
 #[derive(Clone, Debug)]
@@ -61,6 +65,7 @@ struct Inner {
     recorder: Recorder,
     clock: Clock,
     in_progress: Semaphore,
+    room: framing::Room,
     cache: AnswerCache,
     /// `None` where no traces are made.
     tracer: Option<Tracer>,
@@ -86,8 +91,8 @@ impl CheckService {
         tap: Option<Tap>,
     ) -> Self {
         let in_progress = Semaphore::new(MAX_IN_PROGRESS);
-        let cache = AnswerCache::new(max_cached_bytes);
-        Self(Arc::new(Inner { scopes, recorder, clock, in_progress, cache, tracer, tap }))
+        let (room, cache) = (framing::Room::new(), AnswerCache::new(max_cached_bytes));
+        Self(Arc::new(Inner { scopes, recorder, clock, in_progress, room, cache, tracer, tap }))
     }
 
     /// How many checks are in progress.
@@ -187,7 +192,11 @@ impl Inner {
         seen: &mut Seen,
     ) -> Result<Checked, Denial> {
         let bad = |error: &dyn std::fmt::Display| Denial::new(Reason::BadRequest, error);
-        let message = framing::read_message(body).await.map_err(|error| bad(&error))?;
+        let read = framing::read_message(body, &self.room).await;
+        let (message, _room) = read.map_err(|error| match error {
+            FrameError::NoRoom => Denial::new(Reason::Overload, error),
+            error => bad(&error),
+        })?;
         if let Some(tap) = &self.tap {
             tap.offer(&message);
         }
@@ -314,7 +323,8 @@ impl Inner {
         let on = |decision: &Decision| {
             let (request, scope, took) =
                 (request.as_deref(), scope.as_deref(), seen.started.elapsed());
-            self.recorder.record(seen.edge, request, scope, decision, seen.trace, now, took)
+            let arrival = Arrival { edge: seen.edge, trace: seen.trace };
+            self.recorder.record(arrival, request, scope, decision, now, took)
         };
         let decision = match on(&decision) {
             Ok(()) => decision,
@@ -417,6 +427,7 @@ impl Seen {
 
 /// Answers before the caller gives up: its giving up would be an error, and could be an allow.
 fn margin(deadline: Duration) -> Duration {
+    let deadline = deadline.min(LONGEST_DEADLINE);
     deadline.saturating_sub(Duration::from_millis(5).max(deadline / 10))
 }
 

@@ -12,6 +12,8 @@ use std::io;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 
+use crate::digest::{Digest, Hasher};
+
 /// How deep directories are looked into, as bundles of policies are.
 const DEPTH_LIMIT: usize = 32;
 
@@ -20,31 +22,26 @@ const ENTRY_LIMIT: usize = 10_000;
 
 /// What a file was, or all files of a directory were, at one look; that there was none is a stamp too.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub struct Stamp([u8; 32]);
+pub struct Stamp(Digest);
 
 impl Stamp {
     /// Looks at `path`. Of a directory, names that begin with a dot are passed over.
     pub fn of(path: &Path) -> Self {
-        let mut hasher = blake3::Hasher::new();
+        let mut hasher = Hasher::default();
         let mut left = ENTRY_LIMIT;
         add(path, 0, &mut left, &mut hasher);
-        Self(*hasher.finalize().as_bytes())
+        Self(hasher.finish())
     }
 }
 
-fn add(path: &Path, depth: usize, left: &mut usize, hasher: &mut blake3::Hasher) {
+fn add(path: &Path, depth: usize, left: &mut usize, hasher: &mut Hasher) {
     if let Err(error) = try_add(path, depth, left, hasher) {
         let code = error.raw_os_error().unwrap_or_default();
         hasher.update(b"error").update(&code.to_le_bytes());
     }
 }
 
-fn try_add(
-    path: &Path,
-    depth: usize,
-    left: &mut usize,
-    hasher: &mut blake3::Hasher,
-) -> io::Result<()> {
+fn try_add(path: &Path, depth: usize, left: &mut usize, hasher: &mut Hasher) -> io::Result<()> {
     let metadata = fs::metadata(path)?;
     let times = [metadata.mtime(), metadata.mtime_nsec(), metadata.ctime(), metadata.ctime_nsec()];
     for number in [metadata.dev(), metadata.ino(), metadata.len()] {

@@ -32,10 +32,12 @@ pub mod config;
 #[cfg(feature = "control")]
 pub mod control;
 pub mod deny_list;
+pub mod digest;
 pub mod doctor;
 pub mod entitlement;
 pub mod envoy;
 pub mod files;
+pub mod fips;
 #[cfg(test)]
 mod fixture;
 pub mod identity;

@@ -438,11 +438,6 @@ impl Inner {
             self.cache_misses.clone(),
         );
         registry.register(
-            "decision_log_dropped",
-            "Decision log lines dropped because the sink failed or did not keep up",
-            self.log_dropped.clone(),
-        );
-        registry.register(
             "signing_key_age_seconds",
             "Age of a scope's signing key, from its creation in the secret store where known",
             self.key_age.clone(),
@@ -474,6 +469,11 @@ impl Inner {
 
     fn register_log(&mut self) {
         let registry = &mut self.registry;
+        registry.register(
+            "decision_log_dropped",
+            "Decision log lines dropped because the sink failed or did not keep up",
+            self.log_dropped.clone(),
+        );
         registry.register(
             "decision_log_waits",
             "Decisions that waited for room in the decision log (whenFull: block)",

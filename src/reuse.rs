@@ -13,12 +13,12 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use arc_swap::ArcSwapOption;
-use aws_lc_rs::rand;
 use prost::encoding::encode_varint;
 
 use crate::authorizer::Authorizer;
 use crate::clock::Timestamp;
 use crate::deny_list::DenyList;
+use crate::digest;
 use crate::identity::KnownBy;
 use crate::keys::KeyRing;
 use crate::policy::InForce;
@@ -27,7 +27,7 @@ use crate::request::{AddressRead, Asked, Reads};
 /// A request to a scope while the same things are in force. It tells nothing of the request: the digest
 /// is keyed with a secret of the process.
 #[derive(Clone, Copy, Eq, Hash, PartialEq)]
-pub struct Key([u8; 32]);
+pub struct Key(digest::Digest);
 
 impl fmt::Debug for Key {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -37,7 +37,7 @@ impl fmt::Debug for Key {
 
 /// Tells which requests to one scope are alike.
 pub struct Reuse {
-    secret: [u8; 32],
+    secret: digest::Key,
     epoch: ArcSwapOption<Epoch>,
 }
 
@@ -57,9 +57,7 @@ static EPOCHS: AtomicU64 = AtomicU64::new(0);
 impl Reuse {
     /// Keys for one scope; `None` if the system has no randomness.
     pub fn new() -> Option<Self> {
-        let mut secret = [0; 32];
-        rand::fill(&mut secret).ok()?;
-        Some(Self { secret, epoch: ArcSwapOption::empty() })
+        Some(Self { secret: digest::Key::random()?, epoch: ArcSwapOption::empty() })
     }
 
     /// The key of a request that `authorizer`, always the same one, decides on. `None`: it is to be
@@ -104,7 +102,7 @@ impl Epoch {
             && authorizer.policy.is_in_force(&self.policies)
     }
 
-    fn key(&self, secret: &[u8; 32], asked: &Asked<'_>) -> Option<Key> {
+    fn key(&self, secret: &digest::Key, asked: &Asked<'_>) -> Option<Key> {
         let reads = self.reads.as_ref()?;
         let mut text = Vec::with_capacity(1024);
         let mut add = |part: &[u8]| {
@@ -137,7 +135,9 @@ impl Epoch {
             add(&values.clone().count().to_le_bytes());
             values.for_each(&mut add);
         }
-        Some(Key(*blake3::keyed_hash(secret, &text).as_bytes()))
+        let mut hasher = secret.hasher();
+        hasher.update(&text);
+        Some(Key(hasher.finish()))
     }
 }
 
@@ -163,9 +163,7 @@ pub fn span((issued, expires): (Timestamp, Timestamp)) -> Option<(Timestamp, Tim
 /// A key of no request.
 #[cfg(test)]
 pub(crate) fn any_key() -> Key {
-    let mut bytes = [0; 32];
-    rand::fill(&mut bytes).unwrap();
-    Key(bytes)
+    Key(digest::Key::random().unwrap().hasher().finish())
 }
 
 #[cfg(test)]

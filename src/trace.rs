@@ -73,6 +73,15 @@ impl Edge {
     }
 }
 
+/// How a check came.
+#[derive(Clone, Copy, Debug)]
+pub struct Arrival {
+    /// Over what.
+    pub edge: Edge,
+    /// The trace it belongs to.
+    pub trace: Option<Trace>,
+}
+
 /// The span of a check, and those of its stages. Times are in nanoseconds since the Unix epoch.
 #[derive(Clone, Debug)]
 pub struct CheckSpan {

@@ -7,16 +7,58 @@
 use std::time::Duration;
 
 use bytes::{Buf, Bytes, BytesMut};
+use futures_util::FutureExt as _;
 use http::{HeaderMap, HeaderName, HeaderValue, header};
 use http_body_util::{BodyExt, Full};
 use hyper::body;
 use prost::Message;
+use tokio::sync::{Semaphore, SemaphorePermit};
 use tonic::body::Body;
 
 /// A larger message is refused. Its rest is read and dropped, so that the answer still arrives.
 const MAX_MESSAGE_BYTES: usize = 4 * 1024 * 1024;
 
 const PREFIX_BYTES: usize = 5;
+
+/// So many messages may be waited for at once. It is well below what can be in progress, so that calls whose
+/// messages never come take no room from those that are there.
+const MAX_AWAITED: usize = 1_024;
+
+/// What messages of more than one piece may take at once, in KiB.
+const MAX_ROOM: usize = 64 * 1024;
+
+/// The room there is for messages that do not come in one piece.
+#[derive(Debug)]
+pub(crate) struct Room {
+    awaited: Semaphore,
+    kib: Semaphore,
+}
+
+/// Room taken by one message, until it is dropped.
+#[derive(Debug, Default)]
+pub(crate) struct Taken<'a>(Option<SemaphorePermit<'a>>);
+
+impl Room {
+    /// All of it.
+    pub(crate) const fn new() -> Self {
+        Self { awaited: Semaphore::const_new(MAX_AWAITED), kib: Semaphore::const_new(MAX_ROOM) }
+    }
+}
+
+impl<'a> Taken<'a> {
+    /// Takes as much of `room` as `bytes` in all need.
+    fn grow(&mut self, room: &'a Room, bytes: usize) -> Result<(), FrameError> {
+        let taken = self.0.as_ref().map_or(0, SemaphorePermit::num_permits);
+        let missing = bytes.div_ceil(1024).saturating_sub(taken);
+        let missing = u32::try_from(missing).map_err(|_| FrameError::TooLarge)?;
+        let more = room.kib.try_acquire_many(missing).map_err(|_| FrameError::NoRoom)?;
+        match &mut self.0 {
+            Some(taken) => taken.merge(more),
+            none => *none = Some(more),
+        }
+        Ok(())
+    }
+}
 
 const GRPC_STATUS: HeaderName = HeaderName::from_static("grpc-status");
 const GRPC_TIMEOUT: HeaderName = HeaderName::from_static("grpc-timeout");
@@ -34,29 +76,45 @@ pub(crate) enum FrameError {
     NotOneMessage,
     #[error("the body could not be read")]
     Broken,
+    #[error("too many messages that are not there yet, or not in one piece")]
+    NoRoom,
 }
 
-/// Reads the one message of a unary call.
+/// Reads the one message of a unary call. Most are there at once, in one piece, which is not copied; others
+/// take of `room`.
 pub(crate) async fn read_message(
     mut body: impl body::Body<Data = Bytes> + Unpin,
-) -> Result<Bytes, FrameError> {
-    // Most messages come in one piece, which is not copied.
+    room: &Room,
+) -> Result<(Bytes, Taken<'_>), FrameError> {
     let mut read = Bytes::new();
+    let (mut taken, mut awaited) = (Taken::default(), None);
     let mut is_too_large = false;
-    while let Some(frame) = body.frame().await {
+    loop {
+        let frame = match body.frame().now_or_never() {
+            Some(frame) => frame,
+            None => {
+                if awaited.is_none() {
+                    awaited = Some(room.awaited.try_acquire().map_err(|_| FrameError::NoRoom)?);
+                }
+                body.frame().await
+            }
+        };
+        let Some(frame) = frame else { break };
         let Ok(data) = frame.map_err(|_| FrameError::Broken)?.into_data() else { continue };
         is_too_large = is_too_large || read.len() + data.len() > PREFIX_BYTES + MAX_MESSAGE_BYTES;
         if is_too_large {
             read.clear();
+            taken = Taken::default();
         } else if read.is_empty() {
             read = data;
         } else {
+            taken.grow(room, read.len() + data.len())?;
             let mut longer = read.try_into_mut().unwrap_or_else(|read| BytesMut::from(&read[..]));
             longer.extend_from_slice(&data);
             read = longer.freeze();
         }
     }
-    if is_too_large { Err(FrameError::TooLarge) } else { message(read) }
+    if is_too_large { Err(FrameError::TooLarge) } else { Ok((message(read)?, taken)) }
 }
 
 /// The one message that `framed` holds.
@@ -93,8 +151,22 @@ pub(crate) fn response(framed: Bytes) -> http::Response<Body> {
 
 /// The answer to a method that does not exist.
 pub(crate) fn unimplemented() -> http::Response<Body> {
+    status("12")
+}
+
+/// The answer where there is no room for a call (RESOURCE_EXHAUSTED).
+pub(crate) fn exhausted() -> http::Response<Body> {
+    status("8")
+}
+
+/// The answer to a call that took too long (DEADLINE_EXCEEDED).
+pub(crate) fn too_late() -> http::Response<Body> {
+    status("4")
+}
+
+fn status(code: &'static str) -> http::Response<Body> {
     let mut response = http::Response::new(Body::empty());
-    response.headers_mut().insert(GRPC_STATUS, HeaderValue::from_static("12"));
+    response.headers_mut().insert(GRPC_STATUS, HeaderValue::from_static(code));
     with_grpc_type(response)
 }
 
@@ -125,6 +197,11 @@ fn with_grpc_type(mut response: http::Response<Body>) -> http::Response<Body> {
 
 #[cfg(test)]
 mod tests {
+    use std::io;
+
+    use futures_util::{StreamExt as _, stream};
+    use http_body_util::StreamBody;
+
     use super::*;
 
     fn framed(flag: u8, length: u32, message: &[u8]) -> Body {
@@ -136,8 +213,10 @@ mod tests {
 
     #[tokio::test]
     async fn reads_exactly_one_message() {
-        assert_eq!(read_message(framed(0, 3, b"abc")).await.unwrap(), "abc");
-        assert_eq!(read_message(framed(0, 0, b"")).await.unwrap(), "");
+        let room = Room::new();
+        let read = async |body| read_message(body, &room).await.map(|(message, _)| message);
+        assert_eq!(read(framed(0, 3, b"abc")).await.unwrap(), "abc");
+        assert_eq!(read(framed(0, 0, b"")).await.unwrap(), "");
         for (body, error) in [
             (framed(0, 4, b"abc"), "exactly one"),
             (framed(0, 2, b"abc"), "exactly one"),
@@ -146,9 +225,53 @@ mod tests {
             (Body::empty(), "exactly one"),
             (framed(0, 0, &vec![0; MAX_MESSAGE_BYTES + 1]), "larger"),
         ] {
-            let refusal = read_message(body).await.unwrap_err().to_string();
+            let refusal = read(body).await.unwrap_err().to_string();
             assert!(refusal.contains(error), "{refusal}");
         }
+    }
+
+    /// A body of `parts`, after which it ends or never goes on.
+    fn in_parts(parts: Vec<Bytes>, is_ended: bool) -> Body {
+        let parts = parts.into_iter().map(|part| Ok::<_, io::Error>(http_body::Frame::data(part)));
+        let parts = stream::iter(parts);
+        if is_ended {
+            Body::new(StreamBody::new(parts))
+        } else {
+            Body::new(StreamBody::new(parts.chain(stream::pending())))
+        }
+    }
+
+    #[tokio::test]
+    async fn messages_that_do_not_come_take_only_so_much_room() {
+        let room = Room::new();
+        let silent = || Box::pin(read_message(in_parts(Vec::new(), false), &room));
+        let mut waiting: Vec<_> = (0..MAX_AWAITED).map(|_| silent()).collect();
+        assert!(waiting.iter_mut().all(|reading| reading.as_mut().now_or_never().is_none()));
+        assert!(matches!(silent().await, Err(FrameError::NoRoom)));
+        assert_eq!(read_message(framed(0, 3, b"abc"), &room).await.unwrap().0, "abc");
+        waiting.pop();
+        assert!(silent().now_or_never().is_none());
+    }
+
+    #[tokio::test]
+    async fn messages_in_pieces_take_only_so_many_bytes() {
+        const MIB: usize = 1024 * 1024;
+        let room = Room::new();
+        let pieces = || vec![Bytes::from(vec![0; MIB / 2]), Bytes::from(vec![0; MIB / 2])];
+        let slow = || Box::pin(read_message(in_parts(pieces(), false), &room));
+        let mut waiting: Vec<_> = (0..MAX_ROOM / 1024).map(|_| slow()).collect();
+        assert!(waiting.iter_mut().all(|reading| reading.as_mut().now_or_never().is_none()));
+        assert!(matches!(slow().await, Err(FrameError::NoRoom)));
+        assert_eq!(read_message(framed(0, 3, b"abc"), &room).await.unwrap().0, "abc");
+        waiting.clear();
+        assert_eq!(room.kib.available_permits(), MAX_ROOM);
+        let message = vec![7; MIB];
+        let prefix = [&[0], u32::try_from(MIB).unwrap().to_be_bytes().as_slice()].concat();
+        let parts = vec![Bytes::from(prefix), Bytes::from(message.clone())];
+        let (read, taken) = read_message(in_parts(parts, true), &room).await.unwrap();
+        assert!(read == message && room.kib.available_permits() < MAX_ROOM);
+        drop(taken);
+        assert_eq!(room.kib.available_permits(), MAX_ROOM);
     }
 
     #[test]

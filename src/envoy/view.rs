@@ -390,6 +390,9 @@ fn metadata<'a>(
     of(check.attributes?).map(Cow::Owned)
 }
 
+/// So many headers of a map are compared with each other; with more of them the general decoder is faster.
+const MANY: usize = 128;
+
 /// The names of a map's headers so far: of two alike the last would count.
 #[derive(Default)]
 struct Names(u64);
@@ -398,7 +401,7 @@ impl Names {
     /// Adds `name`, which none of `headers` has, in lower case.
     fn add(&mut self, name: &[u8], headers: &[(&[u8], &[u8])]) -> Option<()> {
         let (first, last) = (name.first()?, name.last()?);
-        if !is_name(name) {
+        if !is_name(name) || headers.len() >= MANY {
             return None;
         }
         let bit = 1 << ((name.len() ^ usize::from(*first) ^ usize::from(*last) << 2) & 63);

@@ -52,7 +52,7 @@ pub fn start(
         pace,
         state: sender,
         nudges,
-        last: Vec::new(),
+        last: None,
         failures: 0,
         looks: Outcomes::default(),
     };
@@ -184,7 +184,7 @@ pub struct JwksTask {
     state: watch::Sender<State>,
     nudges: Arc<Notify>,
     /// The set as it was last read, so that an unchanged one is not parsed again.
-    last: Vec<u8>,
+    last: Option<Vec<u8>>,
     failures: u32,
     looks: Outcomes,
 }
@@ -251,7 +251,7 @@ impl JwksTask {
 
     async fn try_look(&mut self) -> Result<Duration, LookError> {
         let Fetched { body, good_for } = self.source.fetch(&self.pace).await?;
-        if body != self.last {
+        if self.last.as_ref() != Some(&body) {
             let keys = KeySet::parse(&body)?;
             info!(issuer = self.issuer, keys = keys.count(), "the issuer's keys were read");
             for unused in keys.unused() {
@@ -259,7 +259,7 @@ impl JwksTask {
                 warn!(issuer = self.issuer, %kid, reason, "a key of the issuer is left out");
             }
             self.state.send_modify(|state| state.keys = Some(Arc::new(keys)));
-            self.last = body;
+            self.last = Some(body);
         }
         Ok(good_for)
     }
@@ -427,6 +427,16 @@ mod tests {
         }
         let pauses: std::collections::HashSet<_> = (0..1000).map(|_| jittered(MINUTE)).collect();
         assert!(pauses.len() > 1);
+    }
+
+    #[tokio::test]
+    async fn an_empty_answer_is_no_key_set() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        let mut settings = fixture::issuer(fixture::ISSUER);
+        settings.keys = KeySourceSettings::File(file.path().to_owned());
+        let (keys, mut task) = start(&settings, Pace::default(), None).unwrap();
+        assert!(task.look().await <= Pace::default().retry.0);
+        assert!(keys.last_error().is_some() && !keys.ready());
     }
 
     #[tokio::test(start_paused = true)]

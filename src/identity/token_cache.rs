@@ -10,7 +10,6 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
-use aws_lc_rs::rand;
 use quick_cache::Weighter;
 use quick_cache::sync::Cache;
 
@@ -18,6 +17,7 @@ use super::key_set::KeySet;
 use super::principal::Principal;
 use super::refusal::BadToken;
 use crate::clock::Timestamp;
+use crate::digest;
 
 /// What the kept tokens of one scope may take, in bytes.
 const MAX_BYTES: u64 = 1024 * 1024;
@@ -30,13 +30,13 @@ const WRONG_FOR: Duration = Duration::from_secs(2);
 
 /// The tokens that are known.
 pub(super) struct TokenCache {
-    secret: [u8; 32],
+    secret: digest::Key,
     tokens: Cache<Digest, Arc<Known>, Weight>,
 }
 
 /// Of a token and of who reads it.
 #[derive(Clone, Copy, Eq, Hash, PartialEq)]
-pub(super) struct Digest([u8; 32]);
+pub(super) struct Digest(digest::Digest);
 
 struct Known {
     key_set: Arc<KeySet>,
@@ -57,20 +57,19 @@ impl Weighter<Digest, Arc<Known>> for Weight {
 impl TokenCache {
     /// Knows none yet; `None` if the system has no randomness.
     pub(super) fn new() -> Option<Self> {
-        let mut secret = [0; 32];
-        rand::fill(&mut secret).ok()?;
+        let secret = digest::Key::random()?;
         Some(Self { secret, tokens: Cache::with_weighter(256, MAX_BYTES, Weight) })
     }
 
     /// The digest of `token`, as the readers with these numbers read it.
     pub(super) fn digest(&self, token: &str, readers: impl Iterator<Item = usize>) -> Digest {
-        let mut hasher = blake3::Hasher::new_keyed(&self.secret);
+        let mut hasher = self.secret.hasher();
         hasher.update(token.as_bytes());
         for reader in readers {
             // No token has this byte.
             hasher.update(b"\0").update(&reader.to_le_bytes());
         }
-        Digest(*hasher.finalize().as_bytes())
+        Digest(hasher.finish())
     }
 
     /// What is known of a token at `now`; `is_current` tells whether an issuer's key set still is the one

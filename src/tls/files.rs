@@ -18,6 +18,8 @@ use zeroize::{Zeroize as _, Zeroizing};
 
 use super::{NamedClients, TlsSettings};
 use crate::clock::Timestamp;
+use crate::digest::{Digest, Hasher, digest};
+use crate::fips;
 
 /// A certificate that ends sooner is warned of.
 const SOON: Duration = Duration::from_secs(7 * 24 * 3600);
@@ -58,6 +60,8 @@ pub enum TlsFault {
     Mismatch { key: PathBuf, certificate: PathBuf },
     #[error("TLS can't be set up: {0}")]
     Setup(#[from] rustls::Error),
+    #[error(transparent)]
+    NotFips(#[from] fips::NotInForce),
 }
 
 impl TlsFault {
@@ -68,7 +72,7 @@ impl TlsFault {
             | Self::NoCertificate { setting, .. }
             | Self::Certificate { setting, .. } => Some(setting),
             Self::NoKey { .. } | Self::Key { .. } | Self::Mismatch { .. } => Some(KEY),
-            Self::Setup(_) => None,
+            Self::Setup(_) | Self::NotFips(_) => None,
         }
     }
 }
@@ -88,8 +92,8 @@ impl Files {
     }
 
     /// A digest of all that they hold, and of what could not be read.
-    pub fn fingerprint(&self) -> [u8; 32] {
-        let mut hasher = blake3::Hasher::new();
+    pub fn fingerprint(&self) -> Digest {
+        let mut hasher = Hasher::default();
         let key = self.key.as_ref().map(|key| key.as_slice());
         let all = [
             Some(self.certificate.as_ref().map(Vec::as_slice)),
@@ -103,9 +107,9 @@ impl Files {
                 Some(Err(error)) => (2, error.to_string().into_bytes().into()),
             };
             hasher.update(&[kind]);
-            hasher.update(blake3::hash(&bytes).as_bytes());
+            hasher.update(&digest(&bytes));
         }
-        hasher.finalize().into()
+        hasher.finish()
     }
 }
 
@@ -140,7 +144,7 @@ impl Served {
         let Chain { certificates, begins, ends } = chain;
         let certified = CertifiedKey::new(certificates, key);
         certified.keys_match().map_err(|error| vec![mismatch(settings, error)])?;
-        let config = config(settings, certified, clients).map_err(|error| vec![error.into()])?;
+        let config = config(settings, certified, clients).map_err(|fault| vec![fault])?;
         Ok(Self { config: Arc::new(config), ends, begins })
     }
 
@@ -235,7 +239,7 @@ fn config(
     settings: &TlsSettings,
     certified: CertifiedKey,
     clients: Option<Arc<dyn ClientCertVerifier>>,
-) -> Result<ServerConfig, rustls::Error> {
+) -> Result<ServerConfig, TlsFault> {
     let builder = ServerConfig::builder_with_provider(Arc::new(default_provider()))
         .with_safe_default_protocol_versions()?;
     let certificate = Arc::new(SingleCertAndKey::from(certified));
@@ -250,6 +254,7 @@ fn config(
         }
     };
     config.alpn_protocols = settings.protocols.names();
+    fips::require_of(config.fips(), "a listener's TLS")?;
     Ok(config)
 }
 

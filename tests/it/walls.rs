@@ -42,7 +42,7 @@ const ORDER: [&[&str]; 13] = [
     &["entitlement", "search", "token", "policy", "identity", "route"],
     &[
         "keys", "secrets", "path", "request", "remote", "json", "metrics", "clock", "proto",
-        "fixture", "files", "stages", "trace",
+        "bench", "digest", "fips", "fixture", "files", "stages", "trace",
     ],
 ];
 

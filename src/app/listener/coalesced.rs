@@ -3,8 +3,8 @@
 //! HTTP/2 writes each answer as it is ready. Here a write only appends to a buffer, and a task of the
 //! connection's own writes the buffer after the connection's task has run, with all answers that were
 //! ready then. Only that task waits for the socket; a writer waits when it is too far ahead. A failure to
-//! write is told at the next write, flush or shutdown. What was written before a connection is dropped is
-//! still sent, for as long as [`LINGER`].
+//! write is told at the next write, flush or shutdown; that the other end takes nothing for [`STALLED`] is one.
+//! What was written before a connection is dropped is still sent, for as long as [`LINGER`].
 
 use std::io;
 use std::pin::Pin;
@@ -20,6 +20,9 @@ pub(super) const HIGH_WATER: usize = 256 * 1024;
 
 /// How much is read at once, in bytes.
 const READ_BUFFER: usize = 64 * 1024;
+
+/// How long is tried to send what was written while the other end does not take all of it.
+const STALLED: Duration = Duration::from_secs(30);
 
 /// How long is tried to send what a dropped connection has written.
 const LINGER: Duration = Duration::from_secs(5);
@@ -103,12 +106,13 @@ impl Outbox {
         }
     }
 
-    /// Waits until the connection has been closing for [`LINGER`].
+    /// Waits until the connection has been closing for [`LINGER`], or open for [`STALLED`].
     async fn given_up(&self, is_closing: bool) {
-        if !is_closing {
-            self.closing.notified().await;
+        let is_closing =
+            is_closing || tokio::time::timeout(STALLED, self.closing.notified()).await.is_ok();
+        if is_closing {
+            tokio::time::sleep(LINGER).await;
         }
-        tokio::time::sleep(LINGER).await;
     }
 
     /// Tells the task that nothing more is written; it wakes `waker` at the end.
@@ -265,6 +269,20 @@ mod tests {
         assert_eq!(error.kind(), io::ErrorKind::TimedOut);
         assert!(before.elapsed() >= LINGER);
         assert!(outbox.lock().is_done);
+        drop(theirs);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_reader_that_takes_nothing_is_given_up_while_the_connection_is_open() {
+        let (mut ours, theirs) = connection(10);
+        let before = tokio::time::Instant::now();
+        let error = loop {
+            if let Err(error) = ours.write_all(&[1; 5_000]).await {
+                break error;
+            }
+        };
+        assert_eq!(error.kind(), io::ErrorKind::TimedOut);
+        assert!(before.elapsed() >= STALLED);
         drop(theirs);
     }
 

@@ -3,6 +3,8 @@
 use std::collections::{BTreeSet, HashSet};
 use std::sync::{Arc, Mutex, PoisonError};
 
+use tokio::time::Instant;
+
 use super::order::{Order, OrderError};
 use super::plan::{Plan, Version};
 use super::{Backend, KeySource, LoadError};
@@ -26,6 +28,8 @@ pub(super) struct Memory {
     /// Versions that were seen to stop signing, and when.
     stopped: Vec<(u64, Timestamp)>,
     last_success: Option<Timestamp>,
+    /// The same by a clock that nobody sets: a wall clock that is set back prolongs nothing.
+    succeeded: Option<Instant>,
     /// The thumbprints of keys that an operator withdrew: no version brings them back.
     withdrawn: Withdrawn,
 }
@@ -97,6 +101,7 @@ impl Memory {
         }
         if !self.loaded.is_empty() && !faults.is_stale {
             self.last_success = Some(now);
+            self.succeeded = Some(Instant::now());
         }
         match faults.unusable {
             Some(error) => Err(error),
@@ -115,8 +120,9 @@ impl Memory {
         let active = self.key(plan.active)?;
         let keys =
             |numbers: &[u64]| numbers.iter().filter_map(|number| self.key(*number)).collect();
-        let is_current =
-            self.last_success.is_some_and(|success| now.since(success) <= source.max_key_age);
+        let age = self.last_success.map(|success| now.since(success));
+        let age = age.max(self.succeeded.map(|succeeded| succeeded.elapsed()));
+        let is_current = age.is_some_and(|age| age <= source.max_key_age);
         Some(KeyRing::new(keys(&plan.next), active, keys(&plan.retired), is_current))
     }
 

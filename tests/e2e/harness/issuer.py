@@ -53,13 +53,13 @@ class Issuer:
         self.keys = {"idp-1": new_key(algorithm, "idp-1")}
         self.current = "idp-1"
         self.down, self.delay, self.redirect_to, self.padding = False, 0.0, None, 0
-        self.fetches = 0
-        self._server = ThreadingHTTPServer(("127.0.0.1", 0), self._handler())
-        self._server.daemon_threads = True
-        self.port = self._server.server_port
+        # Sent instead of the key set: bytes, or what yields them until the asker has gone.
+        self.raw = None
+        self.fetches, self.sent = 0, 0
+        self.port = 0
+        self.resume()
         self.url = f"http://127.0.0.1:{self.port}"
         self.jwks_uri = f"{self.url}/jwks.json"
-        threading.Thread(target=self._server.serve_forever, args=(0.05,), daemon=True).start()
 
     @property
     def key(self):
@@ -91,8 +91,17 @@ class Issuer:
         return sign(self.key, self.header(**(header or {})), self.claims(**claims))
 
     def stop(self):
-        self._server.shutdown()
-        self._server.server_close()
+        if self._server:
+            self._server.shutdown()
+            self._server.server_close()
+            self._server = None
+
+    def resume(self):
+        """Listens again, at the same port."""
+        self._server = ThreadingHTTPServer(("127.0.0.1", self.port), self._handler())
+        self._server.daemon_threads = True
+        self.port = self._server.server_port
+        threading.Thread(target=self._server.serve_forever, args=(0.05,), daemon=True).start()
 
     def __enter__(self):
         return self
@@ -115,6 +124,8 @@ class Issuer:
                 }
                 if issuer.down or self.path not in pages:
                     return self._answer(503 if issuer.down else 404, {})
+                if issuer.raw is not None and self.path == "/jwks.json":
+                    return self._pour(issuer.raw)
                 if issuer.redirect_to:
                     return self._answer(302, {}, {"location": issuer.redirect_to})
                 return self._answer(200, pages[self.path]())
@@ -125,8 +136,24 @@ class Issuer:
                 for name, value in {"content-type": "application/json", **(headers or {})}.items():
                     self.send_header(name, value)
                 self.send_header("content-length", str(len(body)))
+                try:
+                    self.end_headers()
+                    self.wfile.write(body)
+                except OSError:
+                    # Who asked did not wait.
+                    pass
+
+            def _pour(self, raw):
+                self.send_response(200)
+                self.send_header("content-type", "application/json")
                 self.end_headers()
-                self.wfile.write(body)
+                issuer.sent = 0
+                try:
+                    for part in [raw] if isinstance(raw, bytes) else raw():
+                        self.wfile.write(part)
+                        issuer.sent += len(part)
+                except OSError:
+                    pass
 
             def log_message(self, *_):
                 pass

@@ -1,0 +1,61 @@
+//! Digests by which the process knows again what it has seen: files, tokens, requests.
+//!
+//! They are BLAKE3's, which is quick; with the feature `fips` they are SHA-256 and HMAC-SHA-256 of the
+//! FIPS module, since a token or a decision that is used again is found by one. None leaves the process
+//! but for the settings' revision, which names them and proves nothing.
+
+#[cfg(feature = "fips")]
+mod fips;
+#[cfg(not(feature = "fips"))]
+mod quick;
+
+#[cfg(feature = "fips")]
+pub use fips::{Hasher, Key};
+#[cfg(not(feature = "fips"))]
+pub use quick::{Hasher, Key};
+
+/// What a [`Hasher`] ends with.
+pub type Digest = [u8; 32];
+
+/// The digest of `bytes`.
+pub fn digest(bytes: &[u8]) -> Digest {
+    let mut hasher = Hasher::default();
+    hasher.update(bytes);
+    hasher.finish()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_algorithm_is_the_one_that_is_said() {
+        let of_abc = hex::encode(digest(b"abc"));
+        if cfg!(feature = "fips") {
+            // FIPS 180-4, by NIST's examples.
+            assert_eq!(of_abc, "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad");
+        } else {
+            assert_eq!(of_abc, "6437b3ac38465133ffb63b75273a8db548c558465d79db03fd359c6cd5bd9d85");
+        }
+    }
+
+    #[test]
+    fn what_comes_in_parts_has_the_same_digest() {
+        let mut hasher = Hasher::default();
+        hasher.update(b"a").update(b"").update(b"bc");
+        assert_eq!(hasher.finish(), digest(b"abc"));
+        let key = Key::random().unwrap();
+        let (mut one, mut other) = (key.hasher(), key.hasher());
+        one.update(b"abc");
+        std::io::copy(&mut b"abc".as_slice(), &mut other).unwrap();
+        assert_eq!(one.finish(), other.finish());
+    }
+
+    #[test]
+    fn under_another_key_it_is_another() {
+        let under = |key: Key| key.hasher().finish();
+        let (one, other) = (under(Key::random().unwrap()), under(Key::random().unwrap()));
+        assert_ne!(one, other);
+        assert_ne!(one, digest(b""));
+    }
+}
