@@ -1,7 +1,7 @@
 //! A tap: what Envoy asks, for an operator who looks. Off unless the process was started with it.
 //!
 //! While somebody reads, each check is handed on as it came, and written as JSON in the reader's own
-//! task, without what could be used again: see [`redact`]. Nobody waits for a reader; one that is too
+//! task, without what could be used again: see `redact`. Nobody waits for a reader; one that is too
 //! slow misses some. What is written is read by `placet check`.
 
 mod redact;

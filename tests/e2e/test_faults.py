@@ -621,6 +621,8 @@ def test_peers_that_never_finish(directory, issuer):
             callers.ask(2)
         peer().begin(2_000, "/grpc.health.v1.Health/Check")
         peer().begin(2_000, "/grpc.reflection.v1.ServerReflection/ServerReflectionInfo")
+        # What an open call takes, whose answer nobody reads, with all that is kept of it.
+        of_calls = 24_000 * 16 / 1024
         callers.ask()
         half = peak_mib(placet) - before
         forget_peak(placet)
@@ -650,7 +652,7 @@ def test_peers_that_never_finish(directory, issuer):
         callers.ask()
         told("slow-loris", connections=held, connected=connected, in_part=in_part, taken_in_part=sum(parts), half_open=half, floods=grown, let_go=let_go, longest=max(callers.seconds))
         assert sum(parts) < len(parts), "some had no room"
-        assert max(connected, half, in_part, grown) < 256
+        assert max(connected, in_part) < 256 and max(half, grown) < of_calls
         assert "panicked" not in placet.stderr
 
 
