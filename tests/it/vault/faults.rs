@@ -141,7 +141,8 @@ async fn a_login_that_can_t_be_renewed_is_used_to_its_end() {
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
     assert!(started.elapsed() > Duration::from_millis(2900), "the lease was not used to its end");
-    assert!((1..12).contains(&count("/renew-self")), "{}", count("/renew-self"));
+    // Each is a quarter of the rest after the one before, or more: some 16 from two seconds to a look.
+    assert!((1..24).contains(&count("/renew-self")), "{}", count("/renew-self"));
 }
 
 #[tokio::test]
