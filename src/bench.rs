@@ -23,10 +23,10 @@ use tonic::client::Grpc;
 use tonic::{Request, Status};
 use tonic_prost::ProstCodec;
 
-use connect::Connection;
-pub use connect::{ConnectError, Place, PlaceError};
+pub use self::connect::{ConnectError, Place, PlaceError};
 
-const CHECK: PathAndQuery = PathAndQuery::from_static("/envoy.service.auth.v3.Authorization/Check");
+use self::connect::Connection;
+use crate::envoy::CHECK;
 
 /// What is sent.
 #[derive(Clone, Debug)]
@@ -179,7 +179,11 @@ async fn ask(
     let mut request = Request::new(check);
     request.set_timeout(timeout);
     let codec = ProstCodec::<CheckRequest, CheckResponse>::default();
-    let answer = tokio::time::timeout(timeout, client.unary(request, CHECK, codec)).await;
+    let answer = tokio::time::timeout(
+        timeout,
+        client.unary(request, PathAndQuery::from_static(CHECK), codec),
+    )
+    .await;
     let late = |_| Status::deadline_exceeded("no answer came in time");
     Ok(answer.map_err(late)??.into_inner())
 }

@@ -9,6 +9,8 @@ mod fips;
 #[cfg(not(feature = "fips"))]
 mod quick;
 
+use std::io;
+
 #[cfg(feature = "fips")]
 pub use fips::{Hasher, Key};
 #[cfg(not(feature = "fips"))]
@@ -22,6 +24,17 @@ pub fn digest(bytes: &[u8]) -> Digest {
     let mut hasher = Hasher::default();
     hasher.update(bytes);
     hasher.finish()
+}
+
+impl io::Write for Hasher {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.update(bytes);
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
 }
 
 #[cfg(test)]

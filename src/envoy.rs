@@ -105,7 +105,7 @@ impl CheckService {
     where
         B: body::Body<Data = Bytes> + Unpin,
     {
-        if call.uri().path() != "/envoy.service.auth.v3.Authorization/Check" {
+        if call.uri().path() != CHECK {
             return framing::unimplemented();
         }
         framing::response(self.0.answer(call).await)
@@ -433,6 +433,9 @@ fn margin(deadline: Duration) -> Duration {
 
 /// The service's full name.
 pub const SERVICE: &str = "envoy.service.auth.v3.Authorization";
+
+/// The path of its one method.
+pub const CHECK: &str = "/envoy.service.auth.v3.Authorization/Check";
 
 /// The serialised descriptors of the service, for gRPC reflection.
 pub const DESCRIPTORS: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/ext_authz.bin"));

@@ -1,7 +1,5 @@
 //! SHA-256 and HMAC-SHA-256 of the FIPS module.
 
-use std::io;
-
 use aws_lc_rs::digest::{Context, SHA256};
 use aws_lc_rs::hmac;
 use aws_lc_rs::rand::SystemRandom;
@@ -54,17 +52,6 @@ impl Key {
 impl Default for Hasher {
     fn default() -> Self {
         Self(Kind::Plain(Context::new(&SHA256)))
-    }
-}
-
-impl io::Write for Hasher {
-    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        self.update(bytes);
-        Ok(bytes.len())
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        Ok(())
     }
 }
 

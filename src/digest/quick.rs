@@ -1,7 +1,5 @@
 //! BLAKE3.
 
-use std::io;
-
 use aws_lc_rs::rand;
 
 use super::Digest;
@@ -37,16 +35,5 @@ impl Key {
     /// Begins a digest under this key.
     pub fn hasher(&self) -> Hasher {
         Hasher(blake3::Hasher::new_keyed(&self.0))
-    }
-}
-
-impl io::Write for Hasher {
-    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        self.update(bytes);
-        Ok(bytes.len())
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        Ok(())
     }
 }

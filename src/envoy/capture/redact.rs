@@ -1,8 +1,8 @@
 //! What is taken out of a captured check, so that nothing in it can be used again.
 //!
-//! Of a JWT, the signature: its claims stay, for `placet check` to decide by. Header fields and the
-//! query stay where they say nothing of who asks, or where the policies read them; of the others the
-//! names stay. A body does not.
+//! Of a JWT, the signature: its claims stay, for `placet check` to decide by. The path stays, as do header
+//! fields and the query where they say nothing of who asks, or where the policies read them and no
+//! credential is there; of the others, and of the proxy's metadata, the names stay. A body does not.
 
 use std::collections::BTreeSet;
 use std::fmt::Write as _;
@@ -46,6 +46,9 @@ const PLAIN: [&str; 24] = [
     "x-request-id",
 ];
 
+/// Fields that are there for credentials alone; `cookie` is read pair by pair.
+const CREDENTIALS: [&str; 2] = ["authorization", "proxy-authorization"];
+
 /// What stays as it is.
 #[derive(Debug, Default)]
 pub(super) struct Kept {
@@ -68,6 +71,8 @@ impl Kept {
             kept.headers.retain(|name| !places.headers.contains(name));
             kept.query &= !places.query;
         }
+        // A policy may read them where no credential is looked for.
+        kept.headers.retain(|name| !CREDENTIALS.contains(&name.as_str()));
         kept
     }
 
@@ -153,7 +158,7 @@ fn of_struct(fields: &mut Struct) {
 
 fn of_value(value: &mut Value) {
     match &mut value.kind {
-        Some(Kind::StringValue(text)) => *text = without_signatures(text),
+        Some(Kind::StringValue(text)) => *text = secret(text),
         Some(Kind::StructValue(fields)) => of_struct(fields),
         Some(Kind::ListValue(items)) => items.values.iter_mut().for_each(of_value),
         Some(Kind::NullValue(_) | Kind::NumberValue(_) | Kind::BoolValue(_)) | None => {}

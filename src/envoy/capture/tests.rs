@@ -1,8 +1,13 @@
+use envoy_types::pb::envoy::config::core::v3::Metadata;
 use envoy_types::pb::envoy::service::auth::v3::AttributeContext;
 use envoy_types::pb::envoy::service::auth::v3::attribute_context::{HttpRequest, Request};
+use envoy_types::pb::google::protobuf::{ListValue, Struct, Value, value::Kind};
 use proptest::prelude::*;
 
 use super::*;
+use crate::authorizer::Authorizer;
+use crate::fixture;
+use crate::scope::{Scope, Selectable};
 
 /// `{"alg":"ES256"}` and `{"sub":"alice"}`.
 const JWT: &str = "eyJhbGciOiJFUzI1NiJ9.eyJzdWIiOiJhbGljZSJ9";
@@ -127,5 +132,47 @@ fn what_is_shown_can_be_read_again() {
     assert_eq!(
         captured.request.headers.all("authorization").next(),
         Some(authorization.as_bytes())
+    );
+}
+
+#[test]
+fn of_the_proxys_metadata_the_names_stay() {
+    let text = |text: &str| Value { kind: Some(Kind::StringValue(text.to_owned())) };
+    let list = ListValue { values: vec![text("in a list"), text("")] };
+    let fields = [
+        ("session".to_owned(), text("0paque")),
+        ("jwt".to_owned(), text(&format!("{JWT}.{SIGNATURE}"))),
+        ("items".to_owned(), Value { kind: Some(Kind::ListValue(list)) }),
+        ("level".to_owned(), Value { kind: Some(Kind::NumberValue(3.0)) }),
+    ];
+    let metadata = Metadata {
+        filter_metadata: [("filter".to_owned(), Struct { fields: fields.into() })].into(),
+        ..Metadata::default()
+    };
+    let attributes =
+        AttributeContext { metadata_context: Some(metadata), ..AttributeContext::default() };
+    let check = CheckRequest { attributes: Some(attributes) }.encode_to_vec();
+    assert_eq!(
+        shown(&check)["attributes"]["metadataContext"]["filterMetadata"]["filter"],
+        serde_json::json!({
+            "session": "redacted",
+            "jwt": format!("{JWT}.redacted"),
+            "items": ["redacted", ""],
+            "level": 3.0,
+        })
+    );
+}
+
+#[test]
+fn a_credential_is_taken_out_where_a_policy_reads_it() {
+    let policy = r#"permit(principal, action, resource) when {
+        context.http.headers has authorization && context.http.headers["x-channel"] == "web" };"#;
+    let authorizer = Authorizer { policy: fixture::policy(policy, "[]"), ..fixture::authorizer() };
+    let scope = Arc::new(Scope { authorizer, ..fixture::scope("orders") });
+    let scopes = Scopes::new(vec![Selectable { scope, hosts: Vec::new(), default: true }]);
+    let kept = Kept::by(&scopes);
+    assert_eq!(
+        ["x-channel", "authorization", "x-other"].map(|name| kept.has(name)),
+        [true, false, false]
     );
 }
