@@ -33,7 +33,7 @@ const ORDER: [&[&str]; 13] = [
     &["cli"],
     &["app"],
     &["config"],
-    &["api", "envoy", "doctor", "telemetry"],
+    &["api", "bench", "envoy", "doctor", "telemetry"],
     &["audit", "readiness"],
     &["scope"],
     &["shadow", "reuse"],
@@ -42,7 +42,7 @@ const ORDER: [&[&str]; 13] = [
     &["entitlement", "search", "token", "policy", "identity", "route"],
     &[
         "keys", "secrets", "path", "request", "remote", "json", "metrics", "clock", "proto",
-        "bench", "digest", "fips", "fixture", "files", "stages", "trace",
+        "digest", "fips", "fixture", "files", "stages", "trace",
     ],
 ];
 
