@@ -26,6 +26,7 @@ use arc_swap::ArcSwap;
 use bytes::Bytes;
 use envoy_types::ext_authz::v3::pb::CheckResponse;
 use futures_util::FutureExt;
+use http::HeaderMap;
 use hyper::body;
 use tokio::sync::{Semaphore, SemaphorePermit};
 use tonic::body::Body;
@@ -38,7 +39,7 @@ use self::framing::FrameError;
 use self::view::View;
 use crate::audit::{self, Circumstances, LogFull, Recorder, Unwritten};
 use crate::authorizer::{Decision, Denial, Facts, Grant, Reason};
-use crate::clock::Clock;
+use crate::clock::{Clock, Timestamp};
 use crate::request::{Host, Request};
 use crate::reuse::{self, Key};
 use crate::scope::{SCOPE_EXTENSION, Scope, Scopes};
@@ -100,49 +101,64 @@ impl CheckService {
         MAX_IN_PROGRESS.saturating_sub(self.0.in_progress.available_permits())
     }
 
-    /// Answers one call of the service.
-    pub(crate) async fn answer<B>(&self, call: http::Request<B>) -> http::Response<Body>
-    where
-        B: body::Body<Data = Bytes> + Unpin,
-    {
-        if call.uri().path() != CHECK {
-            return framing::unimplemented();
-        }
-        framing::response(self.0.answer(call).await)
+    /// Answers one call of `Check`.
+    ///
+    /// What an answer from the cache needs is small, and the rest is boxed: each call has this.
+    pub(crate) async fn answer(
+        &self,
+        headers: &HeaderMap,
+        body: &mut (impl body::Body<Data = Bytes> + Unpin),
+    ) -> http::Response<Body> {
+        let mut seen = self.0.arrived(headers);
+        framing::response(self.0.answer(body, &mut seen).await)
     }
 }
 
 impl Inner {
-    /// Reads one message and answers it, whatever happens.
-    async fn answer(&self, call: http::Request<impl body::Body<Data = Bytes> + Unpin>) -> Bytes {
-        let deadline = framing::timeout(call.headers()).unwrap_or(DEFAULT_DEADLINE);
+    /// What is known of a call before its message.
+    fn arrived(&self, headers: &HeaderMap) -> Seen {
+        let deadline = framing::timeout(headers).unwrap_or(DEFAULT_DEADLINE);
         let mut seen = Seen::new(Edge::Grpc, deadline);
         if self.tracer.is_some() {
-            let fields = call.headers().iter();
+            let fields = headers.iter();
             let fields = fields.map(|(name, value)| (name.as_str().as_bytes(), value.as_bytes()));
             self.join(&mut seen, fields, false);
         }
+        seen
+    }
+
+    /// Reads one message and answers it, whatever happens.
+    async fn answer(
+        &self,
+        body: &mut (impl body::Body<Data = Bytes> + Unpin),
+        seen: &mut Seen,
+    ) -> Bytes {
         // Kept until it is answered: what waits for the log is in progress too.
         let place = self.in_progress.try_acquire().ok();
+        let until = seen.until;
         let checked = {
-            let checking = pin!(self.check_message(call.into_body(), &mut seen));
-            self.in_time(place.as_ref(), deadline, checking).await
+            let checking = pin!(self.check_message(body, seen));
+            self.in_time(place.as_ref(), until, checking).await
         };
-        match checked {
+        let decision = match checked {
+            Ok(Checked::Decided(decision)) => *decision,
+            Err(denial) => Decision::denied(denial),
             Ok(Checked::Cached(answer)) => {
-                if let Some(unwritten) = seen.unwritten.take()
-                    && let Err(full) = unwritten.written(seen.until).await
-                {
-                    return self.settle(Decision::denied(full.into()), seen).await;
+                let logged = match seen.unwritten.take() {
+                    Some(unwritten) => Box::pin(unwritten.written(until)).await,
+                    None => Ok(()),
+                };
+                if let Err(full) = logged {
+                    Decision::denied(full.into())
+                } else {
+                    let told =
+                        || Told { reused: true, ..*answer.terms.told.clone().unwrap_or_default() };
+                    self.finish_trace(seen, told);
+                    return answer.framed.clone();
                 }
-                let told =
-                    || Told { reused: true, ..*answer.terms.told.clone().unwrap_or_default() };
-                self.finish_trace(&seen, told);
-                answer.framed.clone()
             }
-            Ok(Checked::Decided(decision)) => self.settle(*decision, seen).await,
-            Err(denial) => self.settle(Decision::denied(denial), seen).await,
-        }
+        };
+        Box::pin(self.settle(decision, seen)).await
     }
 
     /// Decides on what `reading` yields, for a proxy that asks over HTTP.
@@ -152,6 +168,7 @@ impl Inner {
         deadline: Duration,
     ) -> CheckResponse {
         let mut seen = Seen::new(Edge::Http, deadline);
+        let until = seen.until;
         let place = self.in_progress.try_acquire().ok();
         let checking = async {
             let request = Box::new(reading.await?);
@@ -160,7 +177,7 @@ impl Inner {
             let decision = self.check_request(request, &scopes, Channel::Api, &mut seen).await?;
             Ok(over_http::carried(decision))
         };
-        let checked = self.in_time(place.as_ref(), deadline, checking).await;
+        let checked = self.in_time(place.as_ref(), until, pin!(checking)).await;
         let decision = checked.unwrap_or_else(Decision::denied);
         self.record(decision, &mut seen).await.0
     }
@@ -170,14 +187,22 @@ impl Inner {
     async fn in_time<T>(
         &self,
         place: Option<&SemaphorePermit<'_>>,
-        deadline: Duration,
-        checking: impl Future<Output = Result<T, Denial>>,
+        until: Instant,
+        checking: impl Future<Output = Result<T, Denial>> + Unpin,
     ) -> Result<T, Denial> {
         if place.is_none() {
             return Err(Denial::new(Reason::Overload, "too many checks in progress"));
         }
-        let checking = AssertUnwindSafe(checking).catch_unwind();
-        match tokio::time::timeout(margin(deadline), checking).await {
+        let mut checking = AssertUnwindSafe(checking).catch_unwind();
+        let checked = match (&mut checking).now_or_never() {
+            Some(checked) => Ok(checked),
+            None => {
+                // What is not ready takes a timer, and a task of its own.
+                tokio::task::yield_now().await;
+                Box::pin(tokio::time::timeout_at(until.into(), checking)).await
+            }
+        };
+        match checked {
             Ok(Ok(checked)) => checked,
             Ok(Err(_)) => Err(Denial::new(Reason::Internal, "the check panicked")),
             Err(_) => Err(Denial::new(Reason::Deadline, "the caller's deadline came first")),
@@ -188,34 +213,49 @@ impl Inner {
     /// a panic takes it.
     async fn check_message(
         &self,
-        body: impl body::Body<Data = Bytes> + Unpin,
+        body: &mut (impl body::Body<Data = Bytes> + Unpin),
         seen: &mut Seen,
     ) -> Result<Checked, Denial> {
-        let bad = |error: &dyn std::fmt::Display| Denial::new(Reason::BadRequest, error);
         let read = framing::read_message(body, &self.room).await;
         let (message, _room) = read.map_err(|error| match error {
             FrameError::NoRoom => Denial::new(Reason::Overload, error),
-            error => bad(&error),
+            error => Denial::new(Reason::BadRequest, error),
         })?;
         if let Some(tap) = &self.tap {
             tap.offer(&message);
         }
         let scopes = self.scopes.load_full();
-        let view = View::of(&message);
-        if let Some(view) = view.as_ref().filter(|_| self.tracer.is_some()) {
-            self.join(seen, view.headers.iter().copied(), true);
-        }
-        if let Some(view) = &view
-            && let Some(answer) = self.cached(view, &scopes, seen).await
-        {
+        if let Some(answer) = self.cached(&message, &scopes, seen) {
             return Ok(Checked::Cached(answer));
         }
-        // What is in the cache is answered where the call was read; a decision takes a task of its own.
+        // What is in the cache is answered where the call was read; a decision is not ready at once.
         tokio::task::yield_now().await;
-        let read = view.map_or_else(|| decode::request(&message), |view| view.request());
-        let request = Box::new(read.map_err(|error| bad(&error))?);
+        Box::pin(self.decide(&message, &scopes, seen)).await
+    }
+
+    /// Decides on `message`, unless others with the same question were first.
+    async fn decide(
+        &self,
+        message: &Bytes,
+        scopes: &Scopes,
+        seen: &mut Seen,
+    ) -> Result<Checked, Denial> {
+        let view = View::of(message);
+        if let Some(view) = &view
+            && let Some((scope, key)) = seen.question.clone()
+        {
+            seen.making = self.cache.wait(key).await.map(Box::new);
+            let now = self.clock.now();
+            if let Some(answer) = self.cache.get(&key, now) {
+                self.give_again(&answer, &scope, view, now, seen);
+                return Ok(Checked::Cached(answer));
+            }
+            self.recorder.looked_for_decision(false);
+        }
+        let read = view.map_or_else(|| decode::request(message), |view| view.request());
+        let request = Box::new(read.map_err(|error| Denial::new(Reason::BadRequest, error))?);
         self.join_with(seen, &request);
-        let decision = self.check_request(request, &scopes, Channel::Proxy, seen).await?;
+        let decision = self.check_request(request, scopes, Channel::Proxy, seen).await?;
         Ok(Checked::Decided(Box::new(decision)))
     }
 
@@ -258,13 +298,13 @@ impl Inner {
         Ok(Box::pin(scope.authorizer.authorize_in(stages, request, channel, now)).await)
     }
 
-    /// The answer to the same question, if one may be given again; it is recorded.
-    async fn cached(
-        &self,
-        view: &View<'_>,
-        scopes: &Scopes,
-        seen: &mut Seen,
-    ) -> Option<Arc<Answer>> {
+    /// The answer to the same question, if one may be given again; it is recorded. Otherwise the
+    /// question is left in `seen`, if its answer may be kept.
+    fn cached(&self, message: &[u8], scopes: &Scopes, seen: &mut Seen) -> Option<Arc<Answer>> {
+        let view = View::of(message)?;
+        if self.tracer.is_some() {
+            self.join(seen, view.headers.iter().copied(), true);
+        }
         let named = view.extensions.iter().rev().find(|(key, _)| *key == SCOPE_EXTENSION);
         let host = if named.is_some() { Host::default() } else { Host::parse(view.host).ok()? };
         let (scope, _) = scopes.choose_by(named.map(|(_, value)| *value), host.name()).ok()?;
@@ -273,25 +313,31 @@ impl Inner {
         let is_stale = scope.authorizer.policy.is_stale(now);
         let reuse = scope.reuse.as_ref().filter(|_| scope.shadow.is_none() && !is_stale)?;
         let key = reuse.key(&scope.authorizer, &view.asked())?;
-        let mut answer = self.cache.get(&key, now);
-        if answer.is_none() {
-            seen.making = self.cache.wait(key).await;
-            answer = self.cache.get(&key, self.clock.now());
+        let answer = self.cache.get(&key, now);
+        match &answer {
+            Some(answer) => self.give_again(answer, scope, &view, now, seen),
+            None => seen.question = Some((Arc::clone(scope), key)),
         }
-        self.recorder.looked_for_decision(answer.is_some());
-        let Some(answer) = answer else {
-            seen.key = Some(key);
-            return None;
-        };
+        answer
+    }
+
+    /// Records that `answer` is given again.
+    fn give_again(
+        &self,
+        answer: &Answer,
+        scope: &Arc<Scope>,
+        view: &View<'_>,
+        now: Timestamp,
+        seen: &mut Seen,
+    ) {
+        self.recorder.looked_for_decision(true);
         let circumstances = Circumstances { trace: seen.trace, ..view.circumstances() };
-        let (now, took) = (self.clock.now(), seen.started.elapsed());
-        let repeated = &answer.terms.repeated;
+        let (repeated, took) = (&answer.terms.repeated, seen.started.elapsed());
         let recorded = self.recorder.record_repeated(repeated, circumstances, now, took);
         if let Err(unwritten) = recorded {
             seen.unwritten = Some(unwritten);
             seen.scope = Some(Arc::clone(scope));
         }
-        Some(answer)
     }
 
     fn finish_trace(&self, seen: &Seen, told: impl FnOnce() -> Told) {
@@ -301,9 +347,9 @@ impl Inner {
     }
 
     /// Records `decision` and makes the answer, which is kept if it may be given again.
-    async fn settle(&self, decision: Decision, mut seen: Seen) -> Bytes {
-        let key = seen.key;
-        let (response, terms) = self.record(decision, &mut seen).await;
+    async fn settle(&self, decision: Decision, seen: &mut Seen) -> Bytes {
+        let key = seen.question.as_ref().map(|(_, key)| *key);
+        let (response, terms) = self.record(decision, seen).await;
         let framed = framing::framed(&response);
         if let (Some(key), Some(terms)) = (key, terms) {
             self.cache.keep(key, Answer { framed: framed.clone(), terms });
@@ -337,7 +383,7 @@ impl Inner {
         let response = encode::response(scope.as_deref(), &decision);
         let (Some(scope), Some(request)) = (scope, request) else { return (response, None) };
         let terms = match &decision.outcome {
-            Ok(Grant::Signed { token, .. }) if seen.key.is_some() => {
+            Ok(Grant::Signed { token, .. }) if seen.question.is_some() => {
                 let repeated = || self.recorder.repeated(&request, &scope, &decision);
                 let told =
                     || self.tracer.as_ref().map(|_| Box::new(audit::told(Some(&scope), &decision)));
@@ -394,10 +440,10 @@ struct Seen {
     until: Instant,
     request: Option<Box<Request>>,
     scope: Option<Arc<Scope>>,
-    /// Under which its answer may be kept.
-    key: Option<Key>,
+    /// Under which key its answer may be kept, and who gives it.
+    question: Option<(Arc<Scope>, Key)>,
     /// While the answer is made, others with the same question wait.
-    making: Option<InTheMaking>,
+    making: Option<Box<InTheMaking>>,
     /// The record of an answer that was given before, while the log has no room for it.
     unwritten: Option<Box<Unwritten>>,
     /// The trace it belongs to, once that is known.
@@ -415,7 +461,7 @@ impl Seen {
             until: started + margin(deadline),
             request: None,
             scope: None,
-            key: None,
+            question: None,
             making: None,
             unwritten: None,
             trace: None,

@@ -16,7 +16,7 @@ use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
-use futures_util::{Stream, StreamExt};
+use futures_util::{FutureExt, Stream, StreamExt};
 use hyper::server::conn::http2;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
@@ -66,11 +66,10 @@ pub(super) async fn serve(
             let asks = asked.clone();
             let service = service_fn(move |mut call| {
                 asks.now();
-                let front = Arc::clone(&front);
                 if let Some(peer) = &peer {
                     http::Request::extensions_mut(&mut call).insert(peer.clone());
                 }
-                async move { Ok::<_, Infallible>(front.answer(call).await) }
+                front.answer(call).map(Ok::<_, Infallible>)
             });
             let connection = TokioIo::new(connection);
             let served = connections.watch(server.serve_connection(connection, service));
@@ -105,13 +104,12 @@ struct AtOnce;
 
 impl<F> hyper::rt::Executor<F> for AtOnce
 where
-    F: Future<Output = ()> + Send + 'static,
+    F: Future<Output = ()> + Send + Unpin + 'static,
 {
-    fn execute(&self, future: F) {
-        let mut future = Box::pin(future);
+    fn execute(&self, mut future: F) {
         let mut nobody = Context::from_waker(Waker::noop());
         // A panic, which the panic hook has told of, ends one call and not the connection.
-        let polled = catch_unwind(AssertUnwindSafe(|| future.as_mut().poll(&mut nobody)));
+        let polled = catch_unwind(AssertUnwindSafe(|| future.poll_unpin(&mut nobody)));
         if let Ok(Poll::Pending) = polled {
             tokio::spawn(future);
         }
@@ -129,20 +127,20 @@ mod tests {
     #[tokio::test]
     async fn what_is_ready_runs_at_once_and_what_waits_runs_on() {
         let (ready, is_ready) = oneshot::channel();
-        AtOnce.execute(async { ready.send(()).unwrap() });
+        AtOnce.execute(Box::pin(async { ready.send(()).unwrap() }));
         assert_eq!(is_ready.now_or_never().unwrap(), Ok(()));
         let (go_on, waiting) = oneshot::channel::<()>();
         let (done, is_done) = oneshot::channel();
-        AtOnce.execute(async {
+        AtOnce.execute(Box::pin(async {
             waiting.await.unwrap();
             done.send(()).unwrap();
-        });
+        }));
         go_on.send(()).unwrap();
         assert_eq!(is_done.await, Ok(()));
     }
 
     #[tokio::test]
     async fn a_panic_stays_where_it_is() {
-        AtOnce.execute(async { panic!("of one call") });
+        AtOnce.execute(Box::pin(async { panic!("of one call") }));
     }
 }

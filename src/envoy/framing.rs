@@ -82,10 +82,10 @@ pub(crate) enum FrameError {
 
 /// Reads the one message of a unary call. Most are there at once, in one piece, which is not copied; others
 /// take of `room`.
-pub(crate) async fn read_message(
-    mut body: impl body::Body<Data = Bytes> + Unpin,
-    room: &Room,
-) -> Result<(Bytes, Taken<'_>), FrameError> {
+pub(crate) async fn read_message<'a>(
+    body: &mut (impl body::Body<Data = Bytes> + Unpin),
+    room: &'a Room,
+) -> Result<(Bytes, Taken<'a>), FrameError> {
     let mut read = Bytes::new();
     let (mut taken, mut awaited) = (Taken::default(), None);
     let mut is_too_large = false;
@@ -211,10 +211,14 @@ mod tests {
         Body::new(Full::new(Bytes::from(bytes)))
     }
 
+    async fn reading(mut body: Body, room: &Room) -> Result<(Bytes, Taken<'_>), FrameError> {
+        read_message(&mut body, room).await
+    }
+
     #[tokio::test]
     async fn reads_exactly_one_message() {
         let room = Room::new();
-        let read = async |body| read_message(body, &room).await.map(|(message, _)| message);
+        let read = async |body| reading(body, &room).await.map(|(message, _)| message);
         assert_eq!(read(framed(0, 3, b"abc")).await.unwrap(), "abc");
         assert_eq!(read(framed(0, 0, b"")).await.unwrap(), "");
         for (body, error) in [
@@ -244,11 +248,11 @@ mod tests {
     #[tokio::test]
     async fn messages_that_do_not_come_take_only_so_much_room() {
         let room = Room::new();
-        let silent = || Box::pin(read_message(in_parts(Vec::new(), false), &room));
+        let silent = || Box::pin(reading(in_parts(Vec::new(), false), &room));
         let mut waiting: Vec<_> = (0..MAX_AWAITED).map(|_| silent()).collect();
         assert!(waiting.iter_mut().all(|reading| reading.as_mut().now_or_never().is_none()));
         assert!(matches!(silent().await, Err(FrameError::NoRoom)));
-        assert_eq!(read_message(framed(0, 3, b"abc"), &room).await.unwrap().0, "abc");
+        assert_eq!(reading(framed(0, 3, b"abc"), &room).await.unwrap().0, "abc");
         waiting.pop();
         assert!(silent().now_or_never().is_none());
     }
@@ -258,17 +262,17 @@ mod tests {
         const MIB: usize = 1024 * 1024;
         let room = Room::new();
         let pieces = || vec![Bytes::from(vec![0; MIB / 2]), Bytes::from(vec![0; MIB / 2])];
-        let slow = || Box::pin(read_message(in_parts(pieces(), false), &room));
+        let slow = || Box::pin(reading(in_parts(pieces(), false), &room));
         let mut waiting: Vec<_> = (0..MAX_ROOM / 1024).map(|_| slow()).collect();
         assert!(waiting.iter_mut().all(|reading| reading.as_mut().now_or_never().is_none()));
         assert!(matches!(slow().await, Err(FrameError::NoRoom)));
-        assert_eq!(read_message(framed(0, 3, b"abc"), &room).await.unwrap().0, "abc");
+        assert_eq!(reading(framed(0, 3, b"abc"), &room).await.unwrap().0, "abc");
         waiting.clear();
         assert_eq!(room.kib.available_permits(), MAX_ROOM);
         let message = vec![7; MIB];
         let prefix = [&[0], u32::try_from(MIB).unwrap().to_be_bytes().as_slice()].concat();
         let parts = vec![Bytes::from(prefix), Bytes::from(message.clone())];
-        let (read, taken) = read_message(in_parts(parts, true), &room).await.unwrap();
+        let (read, taken) = reading(in_parts(parts, true), &room).await.unwrap();
         assert!(read == message && room.kib.available_permits() < MAX_ROOM);
         drop(taken);
         assert_eq!(room.kib.available_permits(), MAX_ROOM);
