@@ -68,6 +68,7 @@ impl Generation {
         let mut tasks = JoinSet::new();
         let own_issuers = config.own_issuers();
         let waits_for = waits_for(&config);
+        let is_alone = config.control_plane.as_ref().is_some_and(|it| it.client_ids.is_empty());
         let controlled = config.control_plane.map(|control_plane| control_plane.client_ids);
         let controlled = Arc::new(controlled.unwrap_or_default());
         let denying = config.deny_list.map(|file| {
@@ -92,8 +93,10 @@ impl Generation {
             scopes.push(selectable);
             needs.push(need);
         }
+        // What is the only one must not decide for those that are yet to come, or were withdrawn.
+        let scopes = if is_alone { Scopes::without_others(scopes) } else { Scopes::new(scopes) };
         Ok(Self {
-            scopes: Arc::new(Scopes::new(scopes)),
+            scopes: Arc::new(scopes),
             needs,
             in_force: InForce {
                 settings: config.effective,

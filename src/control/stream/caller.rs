@@ -7,7 +7,6 @@
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use aws_lc_rs::digest::{SHA256, digest};
@@ -76,7 +75,6 @@ pub(super) struct Callers {
     client: Option<LazyClient>,
     known: Cache<[u8; 32], (Caller, Instant)>,
     places: Semaphore,
-    asked: AtomicU64,
 }
 
 /// Why it is not known who calls.
@@ -120,12 +118,7 @@ impl Callers {
             Authority::Digests(_) => None,
         };
         let (known, places) = (Cache::new(KNOWN), Semaphore::new(MAX_ASKED));
-        Self { authority, client, known, places, asked: AtomicU64::new(0) }
-    }
-
-    /// How many tokens were asked about.
-    pub(super) fn asked(&self) -> u64 {
-        self.asked.load(Ordering::Relaxed)
+        Self { authority, client, known, places }
     }
 
     /// Who presents the token in `headers`.
@@ -149,7 +142,6 @@ impl Callers {
         let asking = async {
             let place = timeout(LONGEST_WAIT, self.places.acquire()).await;
             let _place = place.map_err(|_| CallerFault::Busy)?.map_err(|_| CallerFault::Busy)?;
-            self.asked.fetch_add(1, Ordering::Relaxed);
             let caller = self.ask(token, &key).await?;
             Ok((caller, Instant::now() + HOLDS))
         };
@@ -359,6 +351,5 @@ mod tests {
         assert!(matches!(callers.identify("new").await, Err(CallerFault::Refused(_))));
         std::fs::write(&path, "shop").unwrap();
         assert!(matches!(callers.identify("new").await, Err(CallerFault::Unavailable(_))));
-        assert_eq!(callers.asked(), 4);
     }
 }

@@ -2,7 +2,8 @@
 //! `placet.yaml` and the files that it names.
 //!
 //! A namespace's files are read once two looks agree that they have changed. One whose directory is gone has no
-//! scopes any more; where the directory of all can't be read, nothing is known and nothing changes.
+//! scopes any more. Where the directory of all can't be read, or is empty, as one is that was not mounted, nothing
+//! is known and nothing changes.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
@@ -32,6 +33,7 @@ pub(super) struct Namespaces {
     snapshots: Arc<Snapshots>,
     read: BTreeMap<String, Stamp>,
     seen: BTreeMap<String, Stamp>,
+    published: BTreeSet<String>,
     is_complete: bool,
     problem: Option<String>,
 }
@@ -43,6 +45,7 @@ pub(super) fn read(root: &Path, snapshots: &Arc<Snapshots>) -> Namespaces {
         snapshots: Arc::clone(snapshots),
         read: BTreeMap::new(),
         seen: BTreeMap::new(),
+        published: BTreeSet::new(),
         is_complete: false,
         problem: None,
     }
@@ -81,6 +84,9 @@ impl Namespaces {
                 names.insert(name);
             }
         }
+        if names.is_empty() {
+            return Err(io::Error::other("it holds no namespaces"));
+        }
         let gone: Vec<String> =
             self.read.keys().filter(|it| !names.contains(*it)).cloned().collect();
         for name in gone {
@@ -88,30 +94,29 @@ impl Namespaces {
             tracing::info!(namespace = name, "the namespace is gone, and has no scopes any more");
             self.snapshots.withdraw(&name);
         }
-        let mut is_settled = true;
-        for name in names {
-            is_settled &= self.look_at(&name);
+        for name in &names {
+            self.look_at(name);
         }
-        if is_settled && !self.is_complete {
+        if !self.is_complete && names.iter().all(|name| self.published.contains(name)) {
             self.is_complete = true;
             self.snapshots.complete();
         }
         Ok(())
     }
 
-    /// Whether the namespace was read as it is now.
-    fn look_at(&mut self, name: &str) -> bool {
+    /// Reads the namespace, if it has changed and come to rest.
+    fn look_at(&mut self, name: &str) {
         let path = self.root.join(name);
         let stamp = Stamp::of(&path);
         if self.read.get(name) == Some(&stamp) {
-            return true;
+            return;
         }
         if self.seen.insert(name.to_owned(), stamp) != Some(stamp) {
-            return false;
+            return;
         }
         let read = files(&path);
         if Stamp::of(&path) != stamp {
-            return false;
+            return;
         }
         self.read.insert(name.to_owned(), stamp);
         match read {
@@ -119,12 +124,12 @@ impl Namespaces {
                 let snapshot = Snapshot::new(files);
                 tracing::info!(namespace = name, revision = snapshot.revision, "a snapshot");
                 self.snapshots.publish(name, snapshot);
+                self.published.insert(name.to_owned());
             }
             Err(error) => {
                 tracing::error!(namespace = name, "the snapshot stays as it was: {error}");
             }
         }
-        true
     }
 }
 
@@ -182,11 +187,13 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let snapshots = Arc::new(Snapshots::default());
         let shop = folder.path().join("shop");
+        let mut namespaces = read(folder.path(), &snapshots);
+        assert!(namespaces.look().is_err(), "an empty directory says nothing");
         fs::create_dir_all(shop.join("policies")).unwrap();
+        fs::create_dir(folder.path().join("broken")).unwrap();
         fs::write(shop.join("placet.yaml"), "scopes: []").unwrap();
         fs::write(shop.join("policies/a.cedar"), "").unwrap();
         fs::write(shop.join(".hidden"), "").unwrap();
-        let mut namespaces = read(folder.path(), &snapshots);
         let watch = snapshots.watch("shop");
         let names = || {
             let snapshot = watch.borrow().clone();
@@ -197,6 +204,9 @@ mod tests {
         assert!(snapshots.watch("other").borrow().is_none());
         namespaces.look().unwrap();
         assert_eq!(names().unwrap(), ["placet.yaml", "policies/a.cedar"]);
+        assert!(snapshots.watch("other").borrow().is_none(), "one could not be read");
+        fs::write(folder.path().join("broken/placet.yaml"), "scopes: []").unwrap();
+        (0..2).for_each(|_| namespaces.look().unwrap());
         assert!(snapshots.watch("other").borrow().is_some(), "all are known");
         fs::remove_file(shop.join("placet.yaml")).unwrap();
         (0..3).for_each(|_| namespaces.look().unwrap());
