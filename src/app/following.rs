@@ -46,7 +46,7 @@ impl Controlled {
         let settings = control_plane.settings.clone();
         let directory = Directory::new(settings.directory.clone());
         let (confirmed, clock, metrics) = (world.controlled.clone(), world.clock, &world.metrics);
-        let parts = Follower::new(settings, revision, confirmed, clock, metrics.clone());
+        let parts = Parts::new(settings, revision, confirmed, clock, metrics.clone());
         if in_force.is_some() {
             world.metrics.control_snapshot(clock.now());
         }

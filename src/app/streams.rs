@@ -89,7 +89,7 @@ where
     server.max_header_list_size(MAX_HEADER_BYTES);
     let (connections, places) =
         (GracefulShutdown::new(), Arc::new(Semaphore::new(MAX_CONNECTIONS)));
-    let mut incoming = listener.incoming();
+    let mut incoming = listener.of_many().incoming();
     while let Some(accepted) = tokio::select! {
         () = shutdown.cancelled() => None,
         accepted = incoming.next() => accepted,

@@ -291,6 +291,10 @@ impl Surroundings {
             "Exports to the collector by signal (traces, metrics) and outcome (ok, failed)",
             self.exports.clone(),
         );
+        self.register_control(registry);
+    }
+
+    fn register_control(&self, registry: &mut Registry) {
         registry.register(
             "control_connected",
             "Whether the connection to the control plane stands; absent without one in the settings",

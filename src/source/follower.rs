@@ -13,7 +13,7 @@ use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::sync::CancellationToken;
 use tonic::client::Grpc;
 use tonic::metadata::{Ascii, MetadataValue};
-use tonic::{Request, Status, Streaming};
+use tonic::{Code, Request, Status, Streaming};
 use tonic_prost::ProstCodec;
 
 use super::{ControlSettings, Following, MAX_SNAPSHOT_BYTES, Outcome, Wanted};
@@ -36,6 +36,9 @@ const CONNECT: Duration = Duration::from_secs(15);
 /// The first pause after a connection that failed or ended; each one is twice as long, up to the longest.
 const FIRST_PAUSE: Duration = Duration::from_secs(1);
 const LONGEST_PAUSE: Duration = Duration::from_secs(15);
+
+/// The longest one where there is too much to do: who comes back sooner only makes it more.
+const LONGEST_PAUSE_BUSY: Duration = Duration::from_secs(120);
 
 /// A connection that stood so long was a good one.
 const STOOD: Duration = Duration::from_secs(10);
@@ -92,13 +95,24 @@ enum LinkError {
     Damaged,
 }
 
+impl LinkError {
+    /// Whether the other end has more to do than it can.
+    fn is_of_too_much(&self) -> bool {
+        match self {
+            Self::Late => true,
+            Self::Status(status) => status.code() == Code::ResourceExhausted,
+            _ => false,
+        }
+    }
+}
+
 impl From<Status> for LinkError {
     fn from(status: Status) -> Self {
         Self::Status(Box::new(status))
     }
 }
 
-impl Follower {
+impl Parts {
     /// A follower that has the snapshot `in_force`. Whenever the control plane says that what is in force is what
     /// should be, that is `confirmed`.
     pub fn new(
@@ -107,17 +121,19 @@ impl Follower {
         confirmed: Confirmed,
         clock: Clock,
         metrics: Metrics,
-    ) -> Parts {
+    ) -> Self {
         let (wanted, taken) = watch::channel(None);
         let (settled, outcome) = watch::channel(Outcome { in_force, refused: None });
         let waiting = "not connected yet".to_owned();
         let (problem, shown) = watch::channel(Some(waiting));
         metrics.control_connected(&settings.address, false);
         let following = Following { problem: shown, outcome: outcome.clone() };
-        let follower = Self { settings, wanted, outcome, problem, confirmed, clock, metrics };
-        Parts { follower, wanted: taken, outcome: settled, following }
+        let follower = Follower { settings, wanted, outcome, problem, confirmed, clock, metrics };
+        Self { follower, wanted: taken, outcome: settled, following }
     }
+}
 
+impl Follower {
     /// Follows until `shutdown`; `keys` are the public keys at the moment.
     pub async fn run(mut self, keys: impl Fn() -> Vec<KeySet>, shutdown: CancellationToken) {
         let mut pause = FIRST_PAUSE;
@@ -131,14 +147,18 @@ impl Follower {
             if was_connected && began.elapsed() > STOOD {
                 pause = FIRST_PAUSE;
             }
+            let mut longest = LONGEST_PAUSE;
             if let Err(error) = ended {
                 self.tell(&error);
+                if error.is_of_too_much() {
+                    longest = LONGEST_PAUSE_BUSY;
+                }
             }
             tokio::select! {
                 () = shutdown.cancelled() => return,
                 () = sleep(part_of(pause)) => {}
             }
-            pause = pause.saturating_mul(2).min(LONGEST_PAUSE);
+            pause = pause.saturating_mul(2).min(longest);
         }
     }
 

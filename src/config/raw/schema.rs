@@ -27,10 +27,10 @@ pub fn schema() -> Value {
     let mut schema = schemars::schema_for!(Settings).to_value();
     drop_defaults(&mut schema);
     if let Some(root) = schema.as_object_mut() {
-        // Of the control plane come the same.
-        let ways = [["secretStores", "scopes"].as_slice(), &["controlPlane"]];
-        let ways: Vec<Value> = ways.iter().map(|names| json!({ "required": names })).collect();
-        root.insert("anyOf".to_owned(), ways.into());
+        // From a control plane the same may come.
+        let without = json!({"not": {"required": ["controlPlane"]}});
+        root.insert("if".to_owned(), without);
+        root.insert("then".to_owned(), json!({"required": ["secretStores", "scopes"]}));
     }
     for (name, required) in REQUIRED {
         if let Some(Value::Object(definition)) = schema.pointer_mut(&format!("/$defs/{name}")) {

@@ -306,7 +306,8 @@ mod tests {
         let judge = |change: fn(&mut ReviewStatus)| judged(status(change), "placet-control");
         let caller = judge(|_| {}).unwrap();
         assert_eq!((caller.namespace.as_str(), caller.name.as_str()), ("shop", "orders/orders-0"));
-        let wrong: [(fn(&mut ReviewStatus), &str); 7] = [
+        type Change = fn(&mut ReviewStatus);
+        let wrong: [(Change, &str); 7] = [
             (|it| it.authenticated = false, "refused"),
             (|it| it.audiences.clear(), "says nothing of the audience"),
             (|it| it.audiences = vec!["api".to_owned()], "says nothing of the audience"),

@@ -24,19 +24,26 @@ pub(super) struct Frame {
 
 /// The last one of each namespace.
 #[derive(Debug, Default)]
-pub(super) struct Frames(Mutex<HashMap<String, (Arc<Snapshot>, Arc<Frame>)>>);
+pub(super) struct Frames(Mutex<HashMap<String, Encoded>>);
+
+#[derive(Debug)]
+struct Encoded {
+    snapshot: Arc<Snapshot>,
+    frame: Arc<Frame>,
+}
 
 impl Frames {
     /// The namespace's `snapshot`, as it is sent.
     pub(super) fn of(&self, namespace: &str, snapshot: &Arc<Snapshot>) -> Arc<Frame> {
         let mut frames = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some((known, frame)) = frames.get(namespace)
-            && Arc::ptr_eq(known, snapshot)
+        if let Some(encoded) = frames.get(namespace)
+            && Arc::ptr_eq(&encoded.snapshot, snapshot)
         {
-            return Arc::clone(frame);
+            return Arc::clone(&encoded.frame);
         }
         let frame = Arc::new(Frame::new(namespace, snapshot));
-        frames.insert(namespace.to_owned(), (Arc::clone(snapshot), Arc::clone(&frame)));
+        let encoded = Encoded { snapshot: Arc::clone(snapshot), frame: Arc::clone(&frame) };
+        frames.insert(namespace.to_owned(), encoded);
         frame
     }
 }

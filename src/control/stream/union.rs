@@ -397,7 +397,7 @@ fn public_key(text: &str) -> Result<(String, Map<String, Value>, String), &'stat
     if !matches!(member("kty"), Some("EC" | "RSA" | "OKP")) {
         return Err("is of no kind that signs");
     }
-    if !member("alg").is_some_and(|alg| alg.parse::<Algorithm>().is_ok()) {
+    if member("alg").is_none_or(|alg| alg.parse::<Algorithm>().is_err()) {
         return Err("has no algorithm that signs");
     }
     if member("use").is_some_and(|usage| usage != "sig") {

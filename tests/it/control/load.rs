@@ -13,7 +13,7 @@ use tokio_util::sync::CancellationToken;
 use super::Site;
 
 /// How long anything may take.
-const LIMIT: Duration = Duration::from_secs(120);
+const LIMIT: Duration = Duration::from_secs(300);
 
 /// All sidecars.
 struct Crowd {
@@ -88,8 +88,8 @@ async fn until(what: &str, is_so: impl Fn() -> bool) {
 }
 
 fn start(site: &Site) -> Child {
-    let log = std::fs::OpenOptions::new().create(true).append(true);
-    let log = log.open(site.folder.path().join("log")).unwrap();
+    let path = site.folder.path().join("log");
+    let log = std::fs::OpenOptions::new().create(true).append(true).open(path).unwrap();
     Command::new(env!("CARGO_BIN_EXE_placet-control"))
         .args(["snapshots", "--config"])
         .arg(&site.settings_file)
