@@ -242,6 +242,8 @@ impl Session {
         }
         let Caller { namespace, name } = &self.caller;
         let instance = &self.instance;
+        let shortened = |text: &str, most| text.chars().take(most).collect::<String>();
+        let (revision, error) = (shortened(revision, 64), shortened(error, 4096));
         if error.is_empty() {
             tracing::debug!(
                 namespace,

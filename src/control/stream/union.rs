@@ -151,6 +151,7 @@ impl Union {
         now: Instant,
     ) -> Vec<Refusal> {
         let mut state = self.lock();
+        state.forget(now);
         let mut refused = Vec::new();
         let said: BTreeSet<&String> =
             sets.iter().map(|set| &set.client_id).filter(|it| client_ids.contains(*it)).collect();

@@ -1,3 +1,4 @@
+use proptest::prelude::*;
 use serde_json::json;
 
 use super::*;
@@ -185,4 +186,21 @@ fn what_one_sidecar_says_is_bounded() {
     let refused = union.report(1, "shop", &ids(&["orders"]), &[set("orders", &keys)], now);
     assert_eq!(refused, [Refusal::TooMany("orders".to_owned())]);
     assert_eq!(union.scope("orders", None, now).unwrap().keys.len(), MAX_REPORTED);
+}
+
+proptest! {
+    /// Of whatever a sidecar says, nothing is published that is not a member of a public key.
+    #[test]
+    fn nothing_private_is_ever_published(
+        members in proptest::collection::btree_map("kty|alg|kid|use|crv|x|y|n|e|d|p|k|x5c|[a-z]{1,3}", "EC|RSA|oct|ES256|sig|[a-z]{0,3}", 0..12),
+        text in ".{0,40}",
+    ) {
+        for text in [json!(members).to_string(), text] {
+            if let Ok((_, published, kid)) = public_key(&text) {
+                prop_assert!(published.keys().all(|member| MEMBERS.contains(&member.as_str())));
+                prop_assert!(!PRIVATE.iter().any(|member| members.contains_key(*member)));
+                prop_assert_eq!(published["kid"].as_str(), Some(kid.as_str()));
+            }
+        }
+    }
 }
