@@ -38,6 +38,8 @@ fn messages() -> Result<(), Box<dyn Error>> {
         config.type_attribute(&message, "#[serde(rename_all = \"camelCase\")]");
     }
     config.compile_fds(ours.clone())?;
+    let control = protox::compile(["placet/control/v1/snapshots.proto"], ["proto"])?;
+    prost_build::Config::new().bytes([".placet.control.v1.File.contents"]).compile_fds(control)?;
     ours.file.iter_mut().for_each(|file| file.source_code_info = None);
     std::fs::write(out.join("placet.bin"), ours.encode_to_vec())?;
     // For reflection only: the types come from a crate.

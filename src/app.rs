@@ -5,6 +5,7 @@
 //! process.
 
 mod denying;
+mod following;
 mod generation;
 mod grpc;
 #[cfg(feature = "control")]
@@ -13,6 +14,8 @@ mod keeper;
 mod listener;
 mod offline;
 mod shadowing;
+#[cfg(feature = "control")]
+pub(crate) mod streams;
 mod systemd;
 mod telling;
 mod watch;
@@ -48,7 +51,9 @@ use crate::policy::Confirmed;
 use crate::proto;
 use crate::readiness::Needs;
 use crate::scope::Scopes;
+use crate::source::Following;
 use crate::tls::TlsPeer;
+use following::Controlled;
 use generation::{Generation, World};
 use keeper::Keeper;
 use listener::{ControlListener, Listener, TlsWatch};
@@ -80,6 +85,7 @@ pub struct App {
     world: World,
     generation: Generation,
     watch: Watch,
+    controlled: Option<Controlled>,
     listeners: Listeners,
     log: LogWriter,
     telling: Telling,
@@ -123,8 +129,9 @@ impl App {
         let reuse_max_bytes = config.reuse_max_bytes;
         let ending = Ending { drain_after: config.drain_after, grace: config.shutdown_grace };
         let watch = Watch::new(config.reload, config.files.clone());
-        let confirmed = Confirmed::new(clock.now());
-        let world = World { clock, recorder, metrics, confirmed };
+        let [confirmed, controlled] = [clock.now(); 2].map(Confirmed::new);
+        let world = World { clock, recorder, metrics, confirmed, controlled };
+        let controlled = Controlled::of(&config, &world);
         let generation = Generation::start(config, None, &world)?;
         world.metrics.in_force(&generation.in_force.revision, clock.now());
         let live = Live {
@@ -141,6 +148,7 @@ impl App {
             world,
             generation,
             watch,
+            controlled,
             listeners,
             log,
             telling,
@@ -159,6 +167,10 @@ impl App {
     ) -> Result<()> {
         let (reuse_max_bytes, tap, ending) = (self.reuse_max_bytes, self.tap, self.ending);
         let Self { path, live, world, generation, watch, listeners, log, telling, .. } = self;
+        let (follower, followed, following) = match self.controlled {
+            Some(it) => (Some(it.follower), Some(it.followed), Some(it.following)),
+            None => (None, None, None),
+        };
         let (health, health_service) = tonic_health::server::health_reporter();
         tell_health(&health, false).await;
         let (recorder, clock) = (world.recorder.clone(), world.clock);
@@ -182,7 +194,7 @@ impl App {
         let public = api::jwks::router(Arc::clone(&live.scopes))
             .merge(api::authzen::router(desk))
             .merge(envoy::over_http::router(check.clone()));
-        let admin = api::admin::router(live.shown(gauges, clock))
+        let admin = api::admin::router(live.shown(gauges, following, clock))
             .merge(api::capture::router(tap, Arc::clone(&live.scopes)));
         let served = Served { grpc: Front::new(check, others), public, admin };
         let addresses = listeners.addresses.clone();
@@ -193,8 +205,15 @@ impl App {
         let stopping =
             Stopping { health: health.clone(), ready: live.ready.clone(), closing, ending };
         tasks.spawn(report_health(live.ready.subscribe(), health, shutdown.clone()));
-        let keeper = Keeper { path, live, addresses, world, watch };
         let closed = stopping.closing.clone();
+        if let Some(follower) = follower {
+            let (live, closed) = (live.clone(), closed.clone());
+            tasks.spawn(async move {
+                follower.run(|| following::key_sets(&live), closed).await;
+                Ok(())
+            });
+        }
+        let keeper = Keeper { path, live, addresses, world, watch, followed };
         tasks.spawn(keeper.run(generation, reload, shutdown.clone(), closed));
         let (outcome, left) = supervise(tasks, &shutdown, stopping).await;
         // It waits for a thread, and nobody else is served any more.
@@ -250,12 +269,18 @@ impl Live {
         Gauges::new(self.metrics.clone(), Arc::clone(&self.needs), check.clone(), clock)
     }
 
-    fn shown(&self, gauges: Gauges, clock: Clock) -> api::admin::Shown {
+    fn shown(
+        &self,
+        gauges: Gauges,
+        following: Option<Following>,
+        clock: Clock,
+    ) -> api::admin::Shown {
         api::admin::Shown {
             ready: self.ready.subscribe(),
             needs: Arc::clone(&self.needs),
             in_force: Arc::clone(&self.in_force),
             failure: Arc::clone(&self.failure),
+            following,
             gauges,
             clock,
         }

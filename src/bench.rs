@@ -5,8 +5,6 @@
 //! asks again as soon as it has its answer. Checks that fail are counted by their gRPC code and end
 //! nothing; only where no connection comes about is there no report.
 
-mod connect;
-
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -23,10 +21,10 @@ use tonic::client::Grpc;
 use tonic::{Request, Status};
 use tonic_prost::ProstCodec;
 
-pub use self::connect::{ConnectError, Place, PlaceError};
-
-use self::connect::Connection;
 use crate::envoy::CHECK;
+use crate::remote::place::Connection;
+
+pub use crate::remote::place::{ConnectError, Place, PlaceError};
 
 /// What is sent.
 #[derive(Clone, Debug)]

@@ -32,6 +32,7 @@ use crate::policy::{BundleTask, Policy};
 use crate::route::Routes;
 use crate::scope::{DecisionHeader, DenyResponse, Explain, PublicUrl};
 use crate::secrets::{KeyLocation, SecretStore};
+use crate::source::{ControlSettings, Stored};
 use crate::telemetry::TelemetrySettings;
 use crate::tls::{TlsSettings, UriSan};
 use crate::token::ClaimSettings;
@@ -46,6 +47,8 @@ pub struct Config {
     pub listen: Listen,
     /// The protected applications.
     pub scopes: Vec<ScopeConfig>,
+    /// Where some of them come from.
+    pub control_plane: Option<ControlPlane>,
     /// Where decision lines go, and what they show.
     pub decision_log: LogSettings,
     /// What is sent to a collector.
@@ -73,6 +76,19 @@ pub struct Config {
     /// Changes whenever the settings do, or what is in the files that they name. No credential has a
     /// part in it.
     pub revision: String,
+}
+
+/// The control plane, and what came from it.
+#[derive(Debug)]
+pub struct ControlPlane {
+    /// Where it is.
+    pub settings: ControlSettings,
+    /// The snapshot that these settings have in them; none: none ever came.
+    pub snapshot: Option<Stored>,
+    /// What is wrong with the one on disk.
+    pub damage: Option<String>,
+    /// The client IDs of its scopes.
+    pub client_ids: BTreeSet<String>,
 }
 
 /// A deny list, and its file.
@@ -257,22 +273,27 @@ impl Config {
 
     /// Reads and checks the settings at `path`, and everything they name but keys.
     pub fn load(path: &Path) -> Result<Self, ConfigErrors> {
-        Self::read(path, None, Report::for_a_listener)
+        Self::read(path, None, None, Report::for_a_listener)
     }
 
     /// [`Self::load`] for who will not bind the listeners: a command that only decides, perhaps on a machine
     /// that has none of their files. What is wrong with what only listeners need is a warning.
     pub fn load_without_listening(path: &Path) -> Result<Self, ConfigErrors> {
-        Self::read(path, None, Report::for_nobody_listening)
+        Self::read(path, None, None, Report::for_nobody_listening)
     }
 
     /// [`Self::load_without_listening`] for a process that listens already, until no file was changed
     /// meanwhile: what is half old and half new is nothing that anybody wrote. A deny list at
-    /// `kept_deny_list` is kept up to date already, and not read.
-    pub fn reload(path: &Path, kept_deny_list: Option<&Path>) -> Result<Self, ConfigErrors> {
+    /// `kept_deny_list` is kept up to date already, and not read. Of the control plane it has `snapshot`; none:
+    /// the last good one on disk.
+    pub fn reload(
+        path: &Path,
+        kept_deny_list: Option<&Path>,
+        snapshot: Option<&Stored>,
+    ) -> Result<Self, ConfigErrors> {
         let mut files = Look::default();
         for _ in 0..MAX_READINGS {
-            let read = Self::read(path, kept_deny_list, Report::for_nobody_listening);
+            let read = Self::read(path, kept_deny_list, snapshot, Report::for_nobody_listening);
             files = match &read {
                 Ok(config) => config.files.clone(),
                 Err(errors) => errors.files.clone(),
@@ -288,10 +309,11 @@ impl Config {
     fn read(
         path: &Path,
         kept_deny_list: Option<&Path>,
+        snapshot: Option<&Stored>,
         settle: fn(&mut Report),
     ) -> Result<Self, ConfigErrors> {
         let mut report = Report::default();
-        let config = load::load(path, &mut report)
+        let config = load::load(path, snapshot, &mut report)
             .and_then(|loaded| check::check(loaded, kept_deny_list, &mut report));
         settle(&mut report);
         let Report { errors, warnings, files, named, .. } = report;

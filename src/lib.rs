@@ -12,6 +12,7 @@
 //! off the request path, one writer each, readers take a snapshot:
 //!   secrets ──▶ keys ──watch──▶ token::Minter, api::jwks
 //!   settings, policies ──▶ config ──swap──▶ scope::Scopes
+//!   the control plane ──▶ source ──▶ config
 //!   the deny list ──watch──▶ authorizer
 //!   issuers ──▶ identity::jwks ──watch──▶ identity
 //!   what was answered ──queue──▶ shadow ──▶ audit
@@ -55,6 +56,7 @@ pub mod scope;
 pub mod search;
 pub mod secrets;
 pub mod shadow;
+pub mod source;
 pub mod stages;
 pub mod telemetry;
 pub mod tls;
@@ -69,4 +71,9 @@ pub mod proto {
     pub const DESCRIPTORS: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/placet.bin"));
 
     include!(concat!(env!("OUT_DIR"), "/placet.v1.rs"));
+
+    /// What the control plane and its sidecars say to each other, from `proto/placet/control/v1`.
+    pub mod control {
+        include!(concat!(env!("OUT_DIR"), "/placet.control.v1.rs"));
+    }
 }

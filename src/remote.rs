@@ -4,6 +4,8 @@
 //! can redirect us only within its own origin, its answers are bounded, and no proxy stands between
 //! us and what is on this machine.
 
+pub(crate) mod place;
+
 use std::error::Error;
 use std::fmt;
 use std::net::IpAddr;

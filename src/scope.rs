@@ -170,10 +170,19 @@ pub struct Selectable {
 }
 
 impl Scopes {
-    /// All scopes; a single one is the default unless it lists hosts.
+    /// All scopes; a single one is the default.
     pub fn new(scopes: Vec<Selectable>) -> Self {
-        let mut all = Self::default();
         let is_only = scopes.len() == 1;
+        Self::with(scopes, is_only)
+    }
+
+    /// Scopes of which others are missing: none is the default unless it is said to be.
+    pub fn without_others(scopes: Vec<Selectable>) -> Self {
+        Self::with(scopes, false)
+    }
+
+    fn with(scopes: Vec<Selectable>, is_only: bool) -> Self {
+        let mut all = Self::default();
         for Selectable { scope, hosts, default } in scopes {
             all.by_client_id.insert(scope.client_id.clone(), Arc::clone(&scope));
             for workload in scope.api.iter().flat_map(|api| &api.workloads) {

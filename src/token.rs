@@ -44,6 +44,11 @@ impl Minter {
         self.settings.items
     }
 
+    /// How long its tokens live, in seconds.
+    pub fn lifetime(&self) -> u64 {
+        self.settings.lifetime
+    }
+
     /// The scope's keys, once one is loaded.
     pub fn ring(&self) -> Option<Arc<KeyRing>> {
         self.keys.ring()

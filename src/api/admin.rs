@@ -7,6 +7,7 @@
 //! - `GET /keys`: each scope's signing keys by life stage.
 //! - `GET /config`: the settings in force, without credentials.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use arc_swap::{ArcSwap, ArcSwapOption};
@@ -24,6 +25,7 @@ use crate::deny_list::DenyList;
 use crate::metrics::{Metrics, PROTOBUF};
 use crate::readiness::Needs;
 use crate::secrets::Kept;
+use crate::source::Following;
 
 /// What the routes show.
 #[derive(Clone, Debug)]
@@ -36,6 +38,8 @@ pub struct Shown {
     pub in_force: Arc<ArcSwap<InForce>>,
     /// What was wrong with those that were to follow.
     pub failure: Arc<ArcSwapOption<Failure>>,
+    /// What is known of the control plane, where there is one.
+    pub following: Option<Following>,
     /// The metrics.
     pub gauges: Gauges,
     /// Tells ages.
@@ -53,6 +57,10 @@ pub struct InForce {
     pub since: Timestamp,
     /// The deny list, as it is kept up to date.
     pub deny_list: Option<Kept<DenyList>>,
+    /// The client IDs of the scopes that are the control plane's.
+    pub controlled: Arc<BTreeSet<String>>,
+    /// What no scope brings, and requests can't come without.
+    pub waits_for: Option<&'static str>,
 }
 
 /// Why settings were not put in force.
@@ -87,6 +95,8 @@ pub fn router(shown: Shown) -> Router {
 
 async fn readyz(State(shown): State<Shown>) -> Response {
     let ready = *shown.ready.borrow();
+    let in_force = shown.in_force.load();
+    let waited_for = in_force.waits_for.map(|what| json!({ "for": [what] }));
     let waiting: Vec<Value> = shown
         .needs
         .load()
@@ -94,16 +104,34 @@ async fn readyz(State(shown): State<Shown>) -> Response {
         .map(|needs| (needs, needs.missing()))
         .filter(|(_, missing)| !missing.is_empty())
         .map(|(needs, missing)| json!({ "scope": needs.client_id, "for": missing }))
+        .chain(waited_for)
         .collect();
     let status = if ready { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
     let mut page = json!({ "ready": ready, "waiting": waiting, "settings": shown.settings() });
-    if let Some(list) = &shown.in_force.load().deny_list
-        && let Some(page) = page.as_object_mut()
-    {
-        let entries = list.current().map(|list| list.len());
-        page.insert("denyList".to_owned(), json!({"entries": entries, "error": list.problem()}));
+    if let Some(page) = page.as_object_mut() {
+        if let Some(list) = &in_force.deny_list {
+            let entries = list.current().map(|list| list.len());
+            let list = json!({"entries": entries, "error": list.problem()});
+            page.insert("denyList".to_owned(), list);
+        }
+        if let Some(following) = &shown.following {
+            page.insert("controlPlane".to_owned(), control_plane(following));
+        }
     }
     (status, Json(page)).into_response()
+}
+
+fn control_plane(following: &Following) -> Value {
+    let problem = following.problem.borrow().clone();
+    let outcome = following.outcome.borrow().clone();
+    let refused =
+        outcome.refused.map(|(revision, error)| json!({"revision": revision, "error": error}));
+    json!({
+        "connected": problem.is_none(),
+        "problem": problem,
+        "revision": outcome.in_force,
+        "refused": refused,
+    })
 }
 
 impl Shown {

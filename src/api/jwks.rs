@@ -14,7 +14,7 @@ use axum::extract::{Path, State};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use base64::prelude::{BASE64_URL_SAFE_NO_PAD, Engine as _};
-use http::{HeaderMap, StatusCode, header};
+use http::{HeaderMap, HeaderValue, StatusCode, header};
 use serde_json::{Map, Value, json};
 
 use crate::scope::{Scope, Scopes};
@@ -40,7 +40,7 @@ async fn every_scope(State(scopes): State<Arc<ArcSwap<Scopes>>>, headers: Header
     let mut all: Vec<&Scope> = scopes.iter().map(AsRef::as_ref).collect();
     all.sort_by(|a, b| a.client_id.cmp(&b.client_id));
     if !all.iter().any(|scope| scope.authorizer.minter.had_keys()) {
-        return no_key_yet();
+        return unavailable(1, "no signing key is loaded yet\n");
     }
     let max_age = all.iter().map(|scope| scope.jwks_max_age).min().unwrap_or_default();
     answer(&key_set(all.into_iter()), max_age.as_secs(), &headers)
@@ -56,18 +56,23 @@ async fn one_scope(
         return (StatusCode::NOT_FOUND, "there is no such scope\n").into_response();
     };
     if !scope.authorizer.minter.had_keys() {
-        return no_key_yet();
+        return unavailable(1, "no signing key is loaded yet\n");
     }
     let set = key_set(std::iter::once(scope.as_ref()));
     answer(&set, scope.jwks_max_age.as_secs(), &headers)
 }
 
-fn no_key_yet() -> Response {
-    let retry = [(header::RETRY_AFTER, "1"), (header::CACHE_CONTROL, "no-store")];
-    (StatusCode::SERVICE_UNAVAILABLE, retry, "no signing key is loaded yet\n").into_response()
+/// The answer where there is no key set yet; it may be worth asking again in so many seconds.
+pub(crate) fn unavailable(retry_after: u64, why: &'static str) -> Response {
+    let retry = [
+        (header::RETRY_AFTER, HeaderValue::from(retry_after)),
+        (header::CACHE_CONTROL, HeaderValue::from_static("no-store")),
+    ];
+    (StatusCode::SERVICE_UNAVAILABLE, retry, why).into_response()
 }
 
-fn answer(set: &Value, max_age: u64, request: &HeaderMap) -> Response {
+/// The answer to `request`: a key set that may be kept for `max_age` seconds.
+pub(crate) fn answer(set: &Value, max_age: u64, request: &HeaderMap) -> Response {
     let body = set.to_string();
     let etag = format!("\"{}\"", BASE64_URL_SAFE_NO_PAD.encode(digest(&SHA256, body.as_bytes())));
     let is_known = request

@@ -42,6 +42,8 @@ pub(super) struct World {
     pub(super) metrics: Metrics,
     /// When the files in force were last found to be what they were.
     pub(super) confirmed: Confirmed,
+    /// When the control plane last said that its snapshot in force is what should be.
+    pub(super) controlled: Confirmed,
 }
 
 /// A set of scopes and the tasks that keep their keys.
@@ -65,6 +67,10 @@ impl Generation {
         let end = CancellationToken::new();
         let mut tasks = JoinSet::new();
         let own_issuers = config.own_issuers();
+        let waits_for = waits_for(&config);
+        let is_alone = config.control_plane.as_ref().is_some_and(|it| it.client_ids.is_empty());
+        let controlled = config.control_plane.map(|control_plane| control_plane.client_ids);
+        let controlled = Arc::new(controlled.unwrap_or_default());
         let denying = config.deny_list.map(|file| {
             let earlier = earlier.and_then(|earlier| earlier.denying.as_ref());
             Denying::start(file, earlier, world.clock, &world.metrics)
@@ -78,19 +84,27 @@ impl Generation {
                 store.counted_by(|| world.metrics.store_requests(store.id()));
             }
             let deny_list = deny_list.clone();
-            let mut starting = Starting { tasks: &mut tasks, end: &end, world, deny_list };
+            let is_controlled = controlled.contains(&scope.client_id);
+            let confirmed = if is_controlled { &world.controlled } else { &world.confirmed };
+            let confirmed = confirmed.clone();
+            let mut starting =
+                Starting { tasks: &mut tasks, end: &end, world, deny_list, confirmed };
             let (selectable, need) = build(scope, &own_issuers, earlier, &mut starting)?;
             scopes.push(selectable);
             needs.push(need);
         }
+        // What is the only one must not decide for those that are yet to come, or were withdrawn.
+        let scopes = if is_alone { Scopes::without_others(scopes) } else { Scopes::new(scopes) };
         Ok(Self {
-            scopes: Arc::new(Scopes::new(scopes)),
+            scopes: Arc::new(scopes),
             needs,
             in_force: InForce {
                 settings: config.effective,
                 revision: config.revision,
                 since: world.clock.now(),
                 deny_list,
+                controlled,
+                waits_for,
             },
             denying,
             startup_grace: config.startup_grace,
@@ -106,9 +120,10 @@ impl Generation {
         self.denying.as_ref().map(|denying| denying.path().to_owned())
     }
 
-    /// Whether every scope is complete.
+    /// Whether there is all that there is to be.
     pub(super) fn is_complete(&self) -> bool {
-        self.needs.iter().all(|needs| needs.missing().is_empty())
+        self.in_force.waits_for.is_none()
+            && self.needs.iter().all(|needs| needs.missing().is_empty())
     }
 
     /// Waits until every scope is complete.
@@ -118,6 +133,9 @@ impl Generation {
 
     /// Waits until requests may come: every scope is complete, or the grace is over and one is.
     pub(super) async fn serviceable(&self) {
+        if self.in_force.waits_for.is_some() {
+            return std::future::pending().await;
+        }
         let all = all_complete(&self.needs);
         if self.ready_needs_all {
             return all.await;
@@ -133,12 +151,24 @@ impl Generation {
     }
 }
 
+/// What no scope brings, and requests can't come without.
+fn waits_for(config: &Config) -> Option<&'static str> {
+    let control_plane = config.control_plane.as_ref()?;
+    match &control_plane.snapshot {
+        None => Some("the control plane: no snapshot ever came"),
+        Some(_) if config.scopes.is_empty() => Some("a scope: the control plane has none for us"),
+        Some(_) => None,
+    }
+}
+
 /// What a scope's tasks are started with.
 struct Starting<'a> {
     tasks: &'a mut JoinSet<()>,
     end: &'a CancellationToken,
     world: &'a World,
     deny_list: Option<Kept<DenyList>>,
+    /// Of its policies, unless they are fetched.
+    confirmed: Confirmed,
 }
 
 /// Starts the tasks of one scope, and compiles it.
@@ -148,8 +178,8 @@ fn build(
     earlier: &[Needs],
     starting: &mut Starting<'_>,
 ) -> Result<(Selectable, Needs)> {
-    let Starting { tasks, end, world, deny_list } = starting;
-    let World { clock, metrics, confirmed, .. } = world;
+    let Starting { tasks, end, world, deny_list, confirmed } = starting;
+    let World { clock, metrics, .. } = world;
     let earlier = earlier.iter().find(|needs| needs.client_id == config.client_id);
     let (key_task, keys) =
         KeyTask::new(config.key_source(), *clock, earlier.map(|needs| &needs.keys));

@@ -60,6 +60,15 @@ impl Listener {
         }
     }
 
+    /// The same, of connections that are many, and silent most of the time.
+    #[cfg(feature = "control")]
+    pub(super) fn of_many(self) -> Self {
+        match self {
+            Self::Tls(listener) => Self::Tls(listener.of_many()),
+            other => other,
+        }
+    }
+
     async fn bind(address: &Address) -> Result<Self> {
         match address {
             Address::Tcp(address) => Ok(Self::Tcp(

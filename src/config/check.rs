@@ -1,5 +1,6 @@
 //! From [`raw::Settings`] to [`Config`]: what is required, what belongs together, what can't be.
 
+mod control_plane;
 mod credential;
 mod listen;
 mod log;
@@ -36,10 +37,11 @@ pub(super) fn check(
         report.error("version", "is not 1, the only version there is");
     }
     let listen = listen::check(&settings.listen, &loaded.base, report);
-    let stores = stores::check(&settings.secret_stores, &loaded.base, report);
+    let stores = stores::check(&loaded, report);
+    let control_plane = control_plane::check(&loaded, report);
     let reload = reload(&settings.reload, report);
     let shared = scope::Shared::new(settings, stores.as_ref(), listen.as_ref(), reload.flatten());
-    if settings.scopes.is_empty() {
+    if settings.scopes.is_empty() && settings.control_plane.is_none() {
         report.error("scopes", "is empty: add a scope for each protected application");
     }
     let scopes: Vec<Option<ScopeConfig>> = settings
@@ -48,10 +50,10 @@ pub(super) fn check(
         .enumerate()
         .map(|(index, raw)| {
             let base = loaded.scope_base(index);
-            scope::check(&format!("scopes[{index}]"), raw, base, &shared, report)
+            scope::check(&loaded.scope_path(index), raw, base, &shared, report)
         })
         .collect();
-    check_together(&settings.scopes, report);
+    check_together(&settings.scopes, &|index| loaded.scope_path(index), report);
     let decision_log = log::check(&settings.decision_log, &loaded.base, report);
     let telemetry = telemetry::check(settings.telemetry.as_ref(), &loaded.base, report);
     let startup_grace =
@@ -63,9 +65,11 @@ pub(super) fn check(
     let deny_list = deny_list(settings.deny_list.as_ref(), &loaded.base, kept_deny_list, report);
     let listen = listen?;
     let scopes: Vec<ScopeConfig> = scopes.into_iter().collect::<Option<_>>()?;
-    let effective = effective::settings(settings, &listen, &scopes);
+    let control_plane = control_plane?;
+    let effective = effective::settings(settings, &listen, &scopes, control_plane.as_ref());
     Some(Config {
         listen,
+        control_plane,
         scopes,
         decision_log: decision_log?,
         telemetry: telemetry?,
@@ -84,7 +88,7 @@ pub(super) fn check(
 }
 
 /// The rules that hold between scopes.
-fn check_together(scopes: &[raw::Scope], report: &mut Report) {
+fn check_together(scopes: &[raw::Scope], path: &dyn Fn(usize) -> String, report: &mut Report) {
     let mut client_ids = BTreeMap::new();
     let mut hosts = BTreeMap::new();
     let mut callers = BTreeMap::new();
@@ -92,14 +96,14 @@ fn check_together(scopes: &[raw::Scope], report: &mut Report) {
         if let Some(client_id) = &scope.client_id
             && let Some(first) = client_ids.insert(client_id, index)
         {
-            let message = format!("`{client_id}` is also the clientId of scopes[{first}]");
-            report.error(format!("scopes[{index}].clientId"), message);
+            let message = format!("`{client_id}` is also the clientId of {}", path(first));
+            report.error(format!("{}.clientId", path(index)), message);
         }
         for (at, host) in scope.matches.hosts.iter().enumerate() {
             let host = host.to_ascii_lowercase();
             if let Some(first) = hosts.insert(host.clone(), index) {
-                let message = format!("`{host}` is already a host of scopes[{first}]");
-                report.error(format!("scopes[{index}].match.hosts[{at}]"), message);
+                let message = format!("`{host}` is already a host of {}", path(first));
+                report.error(format!("{}.match.hosts[{at}]", path(index)), message);
             }
         }
         let named = scope.api.iter().filter_map(|api| api.allowed_uri_sans.as_ref());
@@ -107,32 +111,30 @@ fn check_together(scopes: &[raw::Scope], report: &mut Report) {
             if let Some(first) = callers.insert(name, index)
                 && first != index
             {
-                let message = format!("`{name}` is already a caller of scopes[{first}]");
-                report.error(format!("scopes[{index}].api.allowedUriSans[{at}]"), message);
+                let message = format!("`{name}` is already a caller of {}", path(first));
+                report.error(format!("{}.api.allowedUriSans[{at}]", path(index)), message);
             }
         }
     }
     let defaults: Vec<usize> =
         (0..).zip(scopes).filter(|(_, s)| s.default == Some(true)).map(|(i, _)| i).collect();
-    if let [_, second, ..] = defaults.as_slice() {
-        report.error(
-            format!("scopes[{second}].default"),
-            "another scope is the default already: at most one may be",
-        );
+    if let [first, second, ..] = defaults.as_slice() {
+        let message = format!("{} is the default already: at most one may be", path(*first));
+        report.error(format!("{}.default", path(*second)), message);
     }
     if let [default] = defaults.as_slice()
         && scopes.iter().any(|scope| !scope.matches.hosts.is_empty())
     {
         report.warning(
-            format!("scopes[{default}].default"),
+            format!("{}.default", path(*default)),
             "a host that no scope lists, a mistyped one too, is decided by this scope",
         );
     }
-    check_recipients(scopes, report);
+    check_recipients(scopes, path, report);
 }
 
 /// One scope's token must not be another's: they differ in `aud` or in `iss`.
-fn check_recipients(scopes: &[raw::Scope], report: &mut Report) {
+fn check_recipients(scopes: &[raw::Scope], path: &dyn Fn(usize) -> String, report: &mut Report) {
     let recipients = |scope: &raw::Scope| -> (String, BTreeSet<String>) {
         let issuer = scope.jwt_response.issuer.clone().unwrap_or_else(|| "placet".to_owned());
         (issuer, scope.jwt_response.audience.iter().flat_map(texts).cloned().collect())
@@ -146,9 +148,10 @@ fn check_recipients(scopes: &[raw::Scope], report: &mut Report) {
         });
         if let Some(twin) = twin {
             report.error(
-                format!("scopes[{index}].jwtResponse"),
+                format!("{}.jwtResponse", path(index)),
                 format_args!(
-                    "its tokens could pass for those of scopes[{twin}]: give each scope its own `audience` or `issuer`"
+                    "its tokens could pass for those of {}: give each scope its own `audience` or `issuer`",
+                    path(twin),
                 ),
             );
         }

@@ -4,11 +4,16 @@
 use serde_json::{Value, json};
 
 use super::check::DEFAULT_REUSE_BYTES;
-use super::{Listen, ListenerSettings, ScopeConfig, raw};
+use super::{ControlPlane, Listen, ListenerSettings, ScopeConfig, raw};
 use crate::identity::{IdentitySettings, IssuerSettings, KeySourceSettings};
 use crate::token::Items;
 
-pub(super) fn settings(written: &raw::Settings, listen: &Listen, scopes: &[ScopeConfig]) -> Value {
+pub(super) fn settings(
+    written: &raw::Settings,
+    listen: &Listen,
+    scopes: &[ScopeConfig],
+    control_plane: Option<&ControlPlane>,
+) -> Value {
     let mut settings = serde_json::to_value(written).unwrap_or_default();
     redact(&mut settings);
     for headers in ["/telemetry/otlp", "/decisionLog/sink/http", "/decisionLog/sink/otlp"] {
@@ -16,6 +21,12 @@ pub(super) fn settings(written: &raw::Settings, listen: &Listen, scopes: &[Scope
         let headers = settings.pointer_mut(&format!("{headers}/headers"));
         let headers = headers.and_then(Value::as_object_mut).into_iter().flatten();
         headers.for_each(|(_, value)| *value = "redacted".into());
+    }
+    if let Some(control_plane) = control_plane {
+        let snapshot = control_plane.snapshot.as_ref().map(|snapshot| &snapshot.revision);
+        let client_ids = &control_plane.client_ids;
+        let shown = json!({"snapshot": {"revision": snapshot, "scopes": client_ids}});
+        lay_over(&mut settings, json!({ "controlPlane": shown }));
     }
     if let Some(telemetry) = &written.telemetry {
         lay_over(&mut settings, json!({ "telemetry": self::telemetry(telemetry) }));

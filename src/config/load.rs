@@ -6,38 +6,120 @@
 
 use std::path::{Path, PathBuf};
 
+use serde::de::DeserializeOwned;
 use serde_json::{Map, Value};
 use serde_path_to_error::Segment;
 
 use super::raw;
 use super::report::Report;
+use crate::source::{Directory, Stored};
 
 /// More errors than this help nobody; it also bounds the loop.
 const MAX_ERRORS: usize = 100;
 
-/// Reads the settings file, with the scope files it may point to.
-pub(super) fn load(path: &Path, report: &mut Report) -> Option<Loaded> {
+/// What stands before the paths of settings that are a snapshot's.
+const OF_SNAPSHOT: &str = "snapshot.";
+
+/// Reads the settings file, with the scope files it may point to, and the control plane's snapshot: `given`, or
+/// the last good one on disk.
+pub(super) fn load(path: &Path, given: Option<&Stored>, report: &mut Report) -> Option<Loaded> {
     let mut tree = read_yaml(path, report)?;
     let base = path.parent().unwrap_or_else(|| Path::new("")).to_owned();
     let scope_bases = expand_scopes(&mut tree, &base, report);
-    let settings = deserialize(tree, report)?;
-    Some(Loaded { settings, base, scope_bases })
+    let settings: raw::Settings = deserialize(tree, "", report)?;
+    let local = (settings.secret_stores.len(), settings.scopes.len());
+    let mut loaded = Loaded { settings, base, scope_bases, local, snapshot: None, damage: None };
+    loaded.add_snapshot(given, report);
+    Some(loaded)
 }
 
 /// The settings, and what relative paths in them are relative to.
 #[derive(Debug)]
 pub(super) struct Loaded {
+    /// Those of the file, and after them the snapshot's stores and scopes.
     pub(super) settings: raw::Settings,
     /// The folder of the settings file.
     pub(super) base: PathBuf,
     /// The folder of each scope's file, by index; the settings file's own when it holds them.
     scope_bases: Vec<PathBuf>,
+    /// How many stores and scopes are not the snapshot's.
+    local: (usize, usize),
+    /// The snapshot.
+    pub(super) snapshot: Option<Stored>,
+    /// What is wrong with the one on disk.
+    pub(super) damage: Option<String>,
 }
 
 impl Loaded {
     /// What the paths of the scope at `index` are relative to.
     pub(super) fn scope_base(&self, index: usize) -> &Path {
-        self.scope_bases.get(index).unwrap_or(&self.base)
+        match &self.snapshot {
+            Some(snapshot) if index >= self.local.1 => &snapshot.path,
+            _ => self.scope_bases.get(index).unwrap_or(&self.base),
+        }
+    }
+
+    /// What the paths of the store at `index` are relative to.
+    pub(super) fn store_base(&self, index: usize) -> &Path {
+        match &self.snapshot {
+            Some(snapshot) if index >= self.local.0 => &snapshot.path,
+            _ => &self.base,
+        }
+    }
+
+    /// The path of the scope at `index` in errors.
+    pub(super) fn scope_path(&self, index: usize) -> String {
+        of_origin("scopes", index, self.local.1)
+    }
+
+    /// The path of the store at `index` in errors.
+    pub(super) fn store_path(&self, index: usize) -> String {
+        of_origin("secretStores", index, self.local.0)
+    }
+
+    /// Whether the scope at `index` is the snapshot's.
+    pub(super) fn is_of_snapshot(&self, index: usize) -> bool {
+        index >= self.local.1
+    }
+
+    fn add_snapshot(&mut self, given: Option<&Stored>, report: &mut Report) {
+        let control = self.settings.control_plane.as_ref();
+        let Some(directory) = control.and_then(|control| control.directory.as_ref()) else {
+            return;
+        };
+        let found = match given {
+            Some(given) => given.verify().map(|()| Some(given.clone())),
+            None => Directory::new(self.base.join(directory)).current(),
+        };
+        match found {
+            Ok(None) => {}
+            Ok(Some(stored)) => self.merge(stored, report),
+            Err(fault) if given.is_some() => report.error("snapshot", fault),
+            Err(fault) => {
+                let what = format_args!("{fault}; it is not used, and asked for anew");
+                report.warning("controlPlane.directory", what);
+                self.damage = Some(fault.to_string());
+            }
+        }
+    }
+
+    fn merge(&mut self, stored: Stored, report: &mut Report) {
+        let tree = read_yaml(&stored.path.join("placet.yaml"), report);
+        let snapshot = tree.and_then(|tree| deserialize(tree, OF_SNAPSHOT, report));
+        let Some(raw::Snapshot { version, secret_stores, scopes }) = snapshot else { return };
+        if version.is_some_and(|version| version != 1) {
+            report.error("snapshot.version", "is not 1, the only version there is");
+        }
+        self.settings.secret_stores.extend(secret_stores);
+        self.settings.scopes.extend(scopes);
+        self.snapshot = Some(stored);
+    }
+}
+
+fn of_origin(name: &str, index: usize, local: usize) -> String {
+    match index.checked_sub(local) {
+        None => format!("{name}[{index}]"),
+        Some(index) => format!("{OF_SNAPSHOT}{name}[{index}]"),
     }
 }
 
@@ -110,7 +192,12 @@ fn yaml_files(directory: &Path) -> std::io::Result<Vec<PathBuf>> {
     Ok(files)
 }
 
-fn deserialize(mut tree: Value, report: &mut Report) -> Option<raw::Settings> {
+/// Reads `tree`; in errors, `prefix` stands before each path.
+fn deserialize<T: DeserializeOwned>(
+    mut tree: Value,
+    prefix: &str,
+    report: &mut Report,
+) -> Option<T> {
     for _ in 0..MAX_ERRORS {
         let error = match serde_path_to_error::deserialize(&tree) {
             Ok(settings) => return Some(settings),
@@ -126,12 +213,15 @@ fn deserialize(mut tree: Value, report: &mut Report) -> Option<raw::Settings> {
             }
         }
         let is_of_store = matches!(path.first(), Some(Step::Key(key)) if key == "secretStores");
-        let shown = match path.split_last() {
-            Some((Step::Key(key), above)) if unknown.is_some() && is_of_store && !is_word(key) => {
-                format!("{}.(no plain name)", show(above))
-            }
-            _ => show(&path),
-        };
+        let shown = prefix.to_owned()
+            + &match path.split_last() {
+                Some((Step::Key(key), above))
+                    if unknown.is_some() && is_of_store && !is_word(key) =>
+                {
+                    format!("{}.(no plain name)", show(above))
+                }
+                _ => show(&path),
+            };
         let message = match unknown {
             Some((_, known)) => unknown_key(&path, known),
             None => without_value(&message, is_of_store),
@@ -254,7 +344,7 @@ mod tests {
 
     fn errors(tree: Value) -> String {
         let mut report = Report::default();
-        let _ = deserialize(tree, &mut report);
+        let _: Option<raw::Settings> = deserialize(tree, "", &mut report);
         report.errors.join("; ")
     }
 

@@ -52,6 +52,8 @@ raw! {
         /// The protected applications: a list, or `{directory: …}` with one scope a file.
         #[schemars(with = "ScopesForm")]
         pub(super) scopes: Vec<Scope>,
+        /// Where more scopes and secret stores come from.
+        pub(super) control_plane: Option<ControlPlane>,
         /// Where a line for each decision goes.
         pub(super) decision_log: DecisionLog,
         /// Whether a decision is used again for requests that are the same in all that it rests on.
@@ -71,6 +73,32 @@ raw! {
         pub(super) drain_after: Option<String>,
         /// How long requests in progress may take at the end. Default: 10s. A change takes a restart.
         pub(super) shutdown_grace: Option<String>,
+    }
+}
+
+raw! {
+    /// The control plane, which sends scopes, secret stores and policies. The last good ones are kept on disk, and
+    /// it may be away for as long as it likes. A change takes a restart.
+    pub(super) struct ControlPlane {
+        /// Where it is: https://HOST:PORT. Required.
+        pub(super) address: Option<String>,
+        /// The token to present, read at each connection: that of a ServiceAccount, for the audience
+        /// `placet-control`. Required.
+        pub(super) token_file: Option<String>,
+        /// The certificate authorities that its certificate is of, PEM. Required.
+        pub(super) ca_file: Option<String>,
+        /// Where the last good snapshot is kept, for this process alone. Required.
+        pub(super) directory: Option<String>,
+    }
+}
+
+raw! {
+    /// The settings of a snapshot.
+    pub(super) struct Snapshot {
+        pub(super) version: Option<u64>,
+        pub(super) secret_stores: Vec<Store>,
+        #[schemars(with = "ScopesForm")]
+        pub(super) scopes: Vec<Scope>,
     }
 }
 

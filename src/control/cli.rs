@@ -2,6 +2,7 @@
 
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+use std::sync::Arc;
 
 use anyhow::{Context as _, Result};
 use clap::{Args, Parser, Subcommand, ValueEnum};
@@ -10,7 +11,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::inject::manifest;
 use super::settings::Settings;
-use super::webhook;
+use super::{stream, webhook};
 use crate::app::https;
 use crate::cli::{LogFormat, forbid_core_dumps, print, report, start_log};
 use crate::clock::Clock;
@@ -36,6 +37,12 @@ enum Command {
     },
     /// Add Placet to manifests, as the webhook would.
     Inject(Inject),
+    /// Send the snapshots in a directory to sidecars, where there is no Kubernetes.
+    Snapshots {
+        /// The settings file.
+        #[arg(long, env = "PLACET_CONTROL_CONFIG", value_name = "FILE")]
+        config: PathBuf,
+    },
 }
 
 #[derive(Args, Debug)]
@@ -68,6 +75,7 @@ impl Cli {
         let done = match &self.command {
             Command::Webhook { config } => serve(config),
             Command::Inject(args) => inject(args),
+            Command::Snapshots { config } => snapshots(config),
         };
         done.unwrap_or_else(|error| report(&error))
     }
@@ -82,6 +90,26 @@ fn serve(config: &Path) -> Result<ExitCode> {
         let what = "webhook: is required: it names certificateFile and keyFile";
         return Ok(refuse(vec![what.to_owned()]));
     };
+    until_stopped(async |shutdown| {
+        let router = webhook::router(settings.injection);
+        https::serve(&listener, "webhook", router, Clock::System, &shutdown).await
+    })
+}
+
+fn snapshots(config: &Path) -> Result<ExitCode> {
+    let settings = match Settings::load(config) {
+        Ok(settings) => settings.snapshots,
+        Err(errors) => return Ok(refuse(errors)),
+    };
+    let Some(settings) = settings.filter(|settings| settings.directory.is_some()) else {
+        let what = "snapshots.directory: is required: it holds a directory for each namespace";
+        return Ok(refuse(vec![what.to_owned()]));
+    };
+    until_stopped(async |shutdown| stream::serve(&settings, Arc::default(), &shutdown).await)
+}
+
+/// Does `work`, which ends when it is told to by a signal.
+fn until_stopped(work: impl AsyncFnOnce(CancellationToken) -> Result<()>) -> Result<ExitCode> {
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
     runtime.block_on(async {
         let shutdown = CancellationToken::new();
@@ -95,8 +123,7 @@ fn serve(config: &Path) -> Result<ExitCode> {
             }
             stop.cancel();
         });
-        let router = webhook::router(settings.injection);
-        https::serve(&listener, "webhook", router, Clock::System, &shutdown).await
+        work(shutdown).await
     })?;
     Ok(ExitCode::SUCCESS)
 }

@@ -8,6 +8,7 @@ use std::path::Path;
 use serde::Deserialize;
 
 use super::inject::{Field, Injection};
+use super::stream::{RawSnapshots, StreamSettings};
 use crate::config::{Address, ListenerSettings};
 use crate::tls::{Protocols, TlsSettings};
 
@@ -18,6 +19,8 @@ pub struct Settings {
     pub webhook: Option<ListenerSettings>,
     /// What is put into pods.
     pub injection: Injection,
+    /// How snapshots reach sidecars.
+    pub snapshots: Option<StreamSettings>,
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -26,6 +29,7 @@ struct Raw {
     version: Option<u64>,
     webhook: Option<RawWebhook>,
     injection: RawInjection,
+    snapshots: Option<RawSnapshots>,
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -79,7 +83,8 @@ impl Settings {
         }
         let webhook = raw.webhook.and_then(|webhook| listener(&webhook, base, &mut errors));
         let injection = injection(&raw.injection, &mut errors);
-        if errors.is_empty() { Ok(Self { webhook, injection }) } else { Err(errors) }
+        let snapshots = raw.snapshots.and_then(|snapshots| snapshots.check(base, &mut errors));
+        if errors.is_empty() { Ok(Self { webhook, injection, snapshots }) } else { Err(errors) }
     }
 }
 

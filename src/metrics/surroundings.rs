@@ -1,5 +1,6 @@
 //! What goes on beside the decisions: secret stores, issuers, signing, and what is exported.
 
+use std::sync::atomic::AtomicU64;
 use std::time::Duration;
 
 use prometheus_client::encoding::EncodeLabelSet;
@@ -9,7 +10,8 @@ use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::registry::Registry;
 
 use super::durations::Durations;
-use super::{Inner, Metrics, ScopeLabel, Whole, whole};
+use super::{Inner, Metrics, ScopeLabel, Whole, unix_seconds, whole};
+use crate::clock::Timestamp;
 
 #[derive(Debug)]
 pub(super) struct Surroundings {
@@ -23,6 +25,9 @@ pub(super) struct Surroundings {
     checks: Whole,
     spans_dropped: Family<DropLabel, Counter>,
     exports: Family<ExportLabels, Counter>,
+    control_connected: Family<ControlLabel, Whole>,
+    control_snapshots: Family<SnapshotLabel, Counter>,
+    control_since: Gauge<f64, AtomicU64>,
 }
 
 #[derive(Clone, Debug, EncodeLabelSet, Eq, Hash, PartialEq)]
@@ -58,6 +63,16 @@ struct DropLabel {
 #[derive(Clone, Debug, EncodeLabelSet, Eq, Hash, PartialEq)]
 struct ExportLabels {
     signal: &'static str,
+    outcome: &'static str,
+}
+
+#[derive(Clone, Debug, EncodeLabelSet, Eq, Hash, PartialEq)]
+struct ControlLabel {
+    address: String,
+}
+
+#[derive(Clone, Debug, EncodeLabelSet, Eq, Hash, PartialEq)]
+struct SnapshotLabel {
     outcome: &'static str,
 }
 
@@ -169,6 +184,31 @@ impl Metrics {
         self.0.surroundings.checks.set(whole(count as u64));
     }
 
+    /// Notes whether the connection to the control plane at `address` stands.
+    pub fn control_connected(&self, address: &str, is_connected: bool) {
+        let label = ControlLabel { address: address.to_owned() };
+        let connected = &self.0.surroundings.control_connected;
+        connected.get_or_create(&label).set(i64::from(is_connected));
+    }
+
+    /// Notes that a snapshot of the control plane is in force, since `now`.
+    pub fn control_snapshot(&self, now: Timestamp) {
+        self.0.surroundings.control_since.set(unix_seconds(now));
+    }
+
+    /// Counts a snapshot that was put in force at `now`.
+    pub fn control_snapshot_applied(&self, now: Timestamp) {
+        let label = SnapshotLabel { outcome: "applied" };
+        self.0.surroundings.control_snapshots.get_or_create(&label).inc();
+        self.control_snapshot(now);
+    }
+
+    /// Counts an attempt at a snapshot that was not put in force.
+    pub fn control_snapshot_refused(&self) {
+        let label = SnapshotLabel { outcome: "refused" };
+        self.0.surroundings.control_snapshots.get_or_create(&label).inc();
+    }
+
     /// Forgets what is noted at each look, so that a scope, an issuer or a key that is gone is gone here too.
     pub fn forget_noted(&self) {
         let Surroundings { issuer_age, next_rotation, certificate_left, signing, .. } =
@@ -194,6 +234,9 @@ impl Surroundings {
             checks: Gauge::default(),
             spans_dropped: Family::default(),
             exports: Family::default(),
+            control_connected: Family::default(),
+            control_snapshots: Family::default(),
+            control_since: Gauge::default(),
         }
     }
 
@@ -247,6 +290,25 @@ impl Surroundings {
             "otlp_exports",
             "Exports to the collector by signal (traces, metrics) and outcome (ok, failed)",
             self.exports.clone(),
+        );
+        self.register_control(registry);
+    }
+
+    fn register_control(&self, registry: &mut Registry) {
+        registry.register(
+            "control_connected",
+            "Whether the connection to the control plane stands; absent without one in the settings",
+            self.control_connected.clone(),
+        );
+        registry.register(
+            "control_snapshots",
+            "Snapshots of the control plane by outcome: applied, refused (each attempt)",
+            self.control_snapshots.clone(),
+        );
+        registry.register(
+            "control_snapshot_timestamp_seconds",
+            "Since when the control plane's snapshot is in force, in Unix time; 0: there is none",
+            self.control_since.clone(),
         );
     }
 }

@@ -9,6 +9,8 @@
 )]
 
 mod authzen;
+#[cfg(feature = "control")]
+mod control;
 mod identity;
 mod monitoring;
 mod pdp;

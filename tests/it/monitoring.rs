@@ -50,6 +50,9 @@ fn exposition() -> String {
     metrics.checks_in_progress(1);
     metrics.spans_dropped("queue", 1);
     metrics.exports("traces").count(true);
+    metrics.control_connected("placet-control:9444", true);
+    metrics.control_snapshot_applied(now);
+    metrics.control_snapshot_refused();
     metrics.exposition()
 }
 

@@ -33,7 +33,7 @@ const ORDER: [&[&str]; 13] = [
     &["cli"],
     &["app"],
     &["config"],
-    &["api", "bench", "envoy", "doctor", "telemetry"],
+    &["api", "bench", "envoy", "doctor", "source", "telemetry"],
     &["audit", "readiness"],
     &["scope"],
     &["shadow", "reuse"],

@@ -18,8 +18,22 @@ use tokio::sync::Notify;
 /// What may wait to be sent, in bytes.
 pub(super) const HIGH_WATER: usize = 256 * 1024;
 
-/// How much is read at once, in bytes.
-const READ_BUFFER: usize = 64 * 1024;
+/// The memory that one connection keeps while nothing goes on, in bytes.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Buffers {
+    /// How much is read at once.
+    pub(super) read: usize,
+    /// How much of what was taken to write is kept for the next time.
+    pub(super) write: usize,
+}
+
+impl Buffers {
+    /// For few connections that have much to say.
+    pub(super) const BUSY: Self = Self { read: 64 * 1024, write: usize::MAX };
+    /// For many that are silent most of the time.
+    #[cfg(feature = "control")]
+    pub(super) const SILENT: Self = Self { read: 4 * 1024, write: 4 * 1024 };
+}
 
 /// How long is tried to send what was written while the other end does not take all of it.
 const STALLED: Duration = Duration::from_secs(30);
@@ -57,9 +71,18 @@ struct State {
 impl<R: AsyncRead> Coalesced<R> {
     /// Reads from `read`, and sends to `write` by a task of its own.
     pub(super) fn new(read: R, write: impl AsyncWrite + Send + Unpin + 'static) -> Self {
+        Self::with(Buffers::BUSY, read, write)
+    }
+
+    /// The same, with these buffers.
+    pub(super) fn with(
+        buffers: Buffers,
+        read: R,
+        write: impl AsyncWrite + Send + Unpin + 'static,
+    ) -> Self {
         let outbox = Arc::new(Outbox::default());
-        tokio::spawn(Arc::clone(&outbox).send_to(write));
-        Self { read: BufReader::with_capacity(READ_BUFFER, read), outbox }
+        tokio::spawn(Arc::clone(&outbox).send_to(write, buffers.write));
+        Self { read: BufReader::with_capacity(buffers.read, read), outbox }
     }
 }
 
@@ -68,8 +91,8 @@ impl Outbox {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    async fn send_to(self: Arc<Self>, mut write: impl AsyncWrite + Unpin) {
-        let sent = self.send_all(&mut write).await;
+    async fn send_to(self: Arc<Self>, mut write: impl AsyncWrite + Unpin, kept: usize) {
+        let sent = self.send_all(&mut write, kept).await;
         let mut state = self.lock();
         state.error = sent.err();
         state.is_done = true;
@@ -79,7 +102,7 @@ impl Outbox {
         }
     }
 
-    async fn send_all(&self, write: &mut (impl AsyncWrite + Unpin)) -> io::Result<()> {
+    async fn send_all(&self, write: &mut (impl AsyncWrite + Unpin), kept: usize) -> io::Result<()> {
         let mut sending = Vec::new();
         loop {
             let (is_closing, writer) = {
@@ -98,6 +121,7 @@ impl Outbox {
                     () = self.given_up(is_closing) => return Err(io::ErrorKind::TimedOut.into()),
                 }
                 sending.clear();
+                sending.shrink_to(kept);
             } else if is_closing {
                 return write.shutdown().await;
             } else {

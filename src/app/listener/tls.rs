@@ -25,7 +25,7 @@ use tokio::time::Instant;
 use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::CancellationToken;
 
-use super::coalesced::Coalesced;
+use super::coalesced::{Buffers, Coalesced};
 use super::{Connection, PAUSE, is_of_the_connection};
 use crate::clock::{Clock, Timestamp};
 use crate::metrics::Metrics;
@@ -58,6 +58,7 @@ pub(in crate::app) struct TlsListener {
     log: Sparing,
     name: &'static str,
     metrics: Metrics,
+    buffers: Buffers,
 }
 
 /// A connection that did not get through.
@@ -106,8 +107,15 @@ impl TlsListener {
             log: Sparing::default(),
             name,
             metrics: metrics.clone(),
+            buffers: Buffers::BUSY,
         };
         Ok((listener, watch))
+    }
+
+    /// The same, of connections that are many, and silent most of the time.
+    #[cfg(feature = "control")]
+    pub(super) fn of_many(self) -> Self {
+        Self { buffers: Buffers::SILENT, ..self }
     }
 
     /// The next connection that is through its handshake.
@@ -141,7 +149,8 @@ impl TlsListener {
             }
         }
         let acceptor = TlsAcceptor::from(self.served.load_full());
-        self.begun.push_back(self.handshakes.spawn(shake_hands(acceptor, stream, peer)));
+        let shaking = shake_hands(acceptor, stream, peer, self.buffers);
+        self.begun.push_back(self.handshakes.spawn(shaking));
     }
 
     fn ended(
@@ -206,12 +215,13 @@ async fn shake_hands(
     acceptor: TlsAcceptor,
     stream: TcpStream,
     peer: SocketAddr,
+    buffers: Buffers,
 ) -> Result<Connection, Refused> {
     let refused = |reason, detail| Refused { peer, reason, detail };
     super::prepare(&stream).map_err(|error| refused("closed", error.to_string()))?;
     let (read, write) = stream.into_split();
     // Below TLS, so that the records of many answers become one system call.
-    let shaking = acceptor.accept(Coalesced::new(read, write));
+    let shaking = acceptor.accept(Coalesced::with(buffers, read, write));
     match tokio::time::timeout(HANDSHAKE, shaking).await {
         Ok(Ok(stream)) => {
             let peer = TlsPeer::of_verified(stream.get_ref().1.peer_certificates());

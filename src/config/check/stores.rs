@@ -3,23 +3,25 @@
 mod cloud;
 mod vault;
 
+use std::collections::BTreeMap;
 use std::path::Path;
 
 use super::{joined, refuse_foreign};
+use crate::config::load::Loaded;
 use crate::config::raw::{self, StoreType};
 use crate::config::report::Report;
 use crate::secrets::{SecretError, SecretStores, StoreKind, StoreSettings};
 
-pub(super) fn check(
-    stores: &[raw::Store],
-    base: &Path,
-    report: &mut Report,
-) -> Option<SecretStores> {
+pub(super) fn check(loaded: &Loaded, report: &mut Report) -> Option<SecretStores> {
+    let stores = &loaded.settings.secret_stores;
     let settings: Vec<Option<StoreSettings>> = stores
         .iter()
         .enumerate()
-        .map(|(index, raw)| store(&format!("secretStores[{index}]"), raw, base, report))
+        .map(|(index, raw)| store(&loaded.store_path(index), raw, loaded.store_base(index), report))
         .collect();
+    check_ids(loaded, report);
+    // The default one may be yet to come.
+    let needs_none = loaded.settings.scopes.is_empty() && loaded.settings.control_plane.is_some();
     // The rules between stores are judged even when one of them is broken.
     let is_complete = settings.iter().all(Option::is_some);
     match SecretStores::open(settings.into_iter().flatten().collect()) {
@@ -28,10 +30,26 @@ pub(super) fn check(
         Err(errors) => {
             // A store that is left out here might be the default.
             let is_known = |error: &&SecretError| {
-                is_complete || !matches!(error, SecretError::NoDefault { .. })
+                let is_default = matches!(error, SecretError::NoDefault { .. });
+                let is_said = matches!(error, SecretError::DuplicateStore { .. });
+                !is_said && !(is_default && (needs_none || !is_complete))
             };
             errors.iter().filter(is_known).for_each(|error| report.error("secretStores", error));
             None
+        }
+    }
+}
+
+/// No two stores have one id, whether or not one of them is the snapshot's.
+fn check_ids(loaded: &Loaded, report: &mut Report) {
+    let mut seen = BTreeMap::new();
+    let ids = loaded.settings.secret_stores.iter().map(|store| store.id.as_ref());
+    for (index, id) in ids.enumerate().filter_map(|(index, id)| Some((index, id?))) {
+        let first = *seen.entry(id).or_insert(index);
+        if first != index {
+            let first = loaded.store_path(first);
+            let message = format!("`{id}` is also the id of {first}: rename one");
+            report.error(format!("{}.id", loaded.store_path(index)), message);
         }
     }
 }

@@ -6,7 +6,8 @@ use super::Settings;
 
 /// What must be written, by definition. The structs can't say so: to them every field is optional,
 /// so that one missing field does not hide the next error.
-const REQUIRED: [(&str, &[&str]); 12] = [
+const REQUIRED: [(&str, &[&str]); 13] = [
+    ("ControlPlane", &["address", "tokenFile", "caFile", "directory"]),
     ("Store", &["id", "type"]),
     ("Auth", &["method"]),
     ("Scope", &["clientId", "policy", "jwtResponse"]),
@@ -26,7 +27,10 @@ pub fn schema() -> Value {
     let mut schema = schemars::schema_for!(Settings).to_value();
     drop_defaults(&mut schema);
     if let Some(root) = schema.as_object_mut() {
-        root.insert("required".to_owned(), json!(["secretStores", "scopes"]));
+        // From a control plane the same may come.
+        let without = json!({"not": {"required": ["controlPlane"]}});
+        root.insert("if".to_owned(), without);
+        root.insert("then".to_owned(), json!({"required": ["secretStores", "scopes"]}));
     }
     for (name, required) in REQUIRED {
         if let Some(Value::Object(definition)) = schema.pointer_mut(&format!("/$defs/{name}")) {

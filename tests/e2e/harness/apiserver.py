@@ -1,9 +1,11 @@
-"""A Kubernetes API server, as far as an issuer of ServiceAccount tokens goes: its keys, over TLS, for who presents a token."""
+"""A Kubernetes API server, as far as ServiceAccount tokens go: its keys, and its reviews of tokens, over TLS, for who presents a token."""
 
 import json
 import threading
 import time
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+import jwt
 
 from .issuer import new_key, sign
 
@@ -13,11 +15,12 @@ ISSUER = "https://kubernetes.default.svc.cluster.local"
 class ApiServer:
     def __init__(self, tls, token):
         self.token, self.key = token, new_key("RS256", "sa-1")
-        self.refused = 0
+        self.refused, self.reviews, self.is_down = 0, 0, False
         self._server = ThreadingHTTPServer(("127.0.0.1", 0), self._handler())
         self._server.daemon_threads = True
         self._server.socket = tls.wrap_socket(self._server.socket, server_side=True)
-        self.jwks_uri = f"https://127.0.0.1:{self._server.server_port}/openid/v1/jwks"
+        self.url = f"https://127.0.0.1:{self._server.server_port}"
+        self.jwks_uri = f"{self.url}/openid/v1/jwks"
         threading.Thread(target=self._server.serve_forever, args=(0.05,), daemon=True).start()
 
     def account(self, namespace, name, **changes):
@@ -27,6 +30,22 @@ class ApiServer:
         claims = {"iss": ISSUER, "sub": f"system:serviceaccount:{namespace}:{name}", "aud": ["orders"], "iat": now,
                   "nbf": now, "exp": now + 600, "jti": "j", "kubernetes.io": bound, **changes}
         return sign(self.key, {"alg": "RS256", "kid": "sa-1"}, claims)
+
+    def review(self, spec):
+        """The status of a TokenReview: authentication.k8s.io/v1."""
+        self.reviews += 1
+        try:
+            key = jwt.PyJWK(self.key.export_public(as_dict=True))
+            claims = jwt.decode(spec["token"], key, ["RS256"], options={"verify_aud": False})
+        except jwt.InvalidTokenError as error:
+            return {"user": {}, "error": f"invalid bearer token: {error}"}
+        audiences = [each for each in spec["audiences"] if each in claims["aud"]]
+        if not audiences:
+            return {"user": {}, "error": "token audiences are not the ones that are asked about"}
+        bound = claims["kubernetes.io"]
+        extra = {"authentication.kubernetes.io/pod-name": [bound["pod"]["name"]]}
+        user = {"username": claims["sub"], "uid": "u", "groups": ["system:serviceaccounts"], "extra": extra}
+        return {"authenticated": True, "audiences": audiences, "user": user}
 
     def __enter__(self):
         return self
@@ -43,6 +62,17 @@ class ApiServer:
                 page = {"keys": [server.key.export_public(as_dict=True)]}
                 body = json.dumps(page if is_known else {"kind": "Status", "code": 401}).encode()
                 self.send_response(200 if is_known and self.path == "/openid/v1/jwks" else 401)
+                self.send_header("content-length", str(len(body)))
+                self.end_headers()
+                self.wfile.write(body)
+
+            def do_POST(self):
+                asked = json.loads(self.rfile.read(int(self.headers["content-length"])))
+                is_known = self.headers["authorization"] == f"Bearer {server.token}"
+                is_review = self.path == "/apis/authentication.k8s.io/v1/tokenreviews" and asked["kind"] == "TokenReview"
+                status = 503 if server.is_down else 201 if is_known and is_review else 401
+                body = json.dumps({**asked, "status": server.review(asked["spec"])} if status == 201 else {"kind": "Status", "code": status}).encode()
+                self.send_response(status)
                 self.send_header("content-length", str(len(body)))
                 self.end_headers()
                 self.wfile.write(body)

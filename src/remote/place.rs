@@ -1,14 +1,16 @@
-//! Connections to an instance: HTTP/2 with prior knowledge, over TCP, TLS or a Unix socket.
+//! Connections for gRPC: HTTP/2 with prior knowledge, over TCP, TLS or a Unix socket. The other end is asked
+//! now and then whether it is still there.
 
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::task::{Context, Poll};
+use std::time::Duration;
 
 use futures_util::future::BoxFuture;
 use hyper::body::Incoming;
 use hyper::client::conn::http2::{self, SendRequest};
-use hyper_util::rt::{TokioExecutor, TokioIo};
+use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use rustls::pki_types::pem::PemObject as _;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName, pem};
 use rustls::{ClientConfig, RootCertStore};
@@ -18,7 +20,11 @@ use tokio_rustls::TlsConnector;
 use tonic::body::Body;
 use tower::Service;
 
-/// Where an instance listens.
+/// How often the other end is asked whether it is there, and how long it may take to say so.
+const PING: Duration = Duration::from_secs(20);
+const PONG: Duration = Duration::from_secs(10);
+
+/// Where somebody listens.
 #[derive(Clone)]
 pub struct Place {
     address: Address,
@@ -113,7 +119,7 @@ impl Place {
         Ok(Self { tls: Some((connector, name)), ..self })
     }
 
-    pub(super) async fn connect(&self) -> Result<Connection, ConnectError> {
+    pub(crate) async fn connect(&self) -> Result<Connection, ConnectError> {
         let failed = |problem| ConnectError::Io { address: self.name(), problem };
         match &self.address {
             Address::Tcp(address) => {
@@ -141,7 +147,10 @@ impl Place {
     where
         S: AsyncRead + AsyncWrite + Send + Unpin + 'static,
     {
-        let shaken = http2::handshake(TokioExecutor::new(), TokioIo::new(stream)).await;
+        let mut builder = http2::Builder::new(TokioExecutor::new());
+        builder.timer(TokioTimer::new());
+        builder.keep_alive_interval(PING).keep_alive_timeout(PONG).keep_alive_while_idle(true);
+        let shaken = builder.handshake(TokioIo::new(stream)).await;
         let failed = |problem| ConnectError::Http { address: self.name(), problem };
         let (sender, connection) = shaken.map_err(failed)?;
         tokio::spawn(connection);
@@ -168,7 +177,7 @@ fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, PlaceError>
 
 /// One connection; clones share it.
 #[derive(Clone, Debug)]
-pub(super) struct Connection(SendRequest<Body>);
+pub(crate) struct Connection(SendRequest<Body>);
 
 impl Service<http::Request<Body>> for Connection {
     type Response = http::Response<Incoming>;
