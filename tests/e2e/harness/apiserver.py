@@ -1,9 +1,12 @@
-"""A Kubernetes API server, as far as an issuer of ServiceAccount tokens goes: its keys, over TLS, for who presents a token."""
+"""A Kubernetes API server, as far as an issuer of ServiceAccount tokens goes: over TLS, for who presents a token, its keys and its
+word on a token (TokenReview)."""
 
 import json
 import threading
 import time
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+import jwt
 
 from .issuer import new_key, sign
 
@@ -17,7 +20,8 @@ class ApiServer:
         self._server = ThreadingHTTPServer(("127.0.0.1", 0), self._handler())
         self._server.daemon_threads = True
         self._server.socket = tls.wrap_socket(self._server.socket, server_side=True)
-        self.jwks_uri = f"https://127.0.0.1:{self._server.server_port}/openid/v1/jwks"
+        self.address = f"https://127.0.0.1:{self._server.server_port}"
+        self.jwks_uri = f"{self.address}/openid/v1/jwks"
         threading.Thread(target=self._server.serve_forever, args=(0.05,), daemon=True).start()
 
     def account(self, namespace, name, **changes):
@@ -27,6 +31,16 @@ class ApiServer:
         claims = {"iss": ISSUER, "sub": f"system:serviceaccount:{namespace}:{name}", "aud": ["orders"], "iat": now,
                   "nbf": now, "exp": now + 600, "jti": "j", "kubernetes.io": bound, **changes}
         return sign(self.key, {"alg": "RS256", "kid": "sa-1"}, claims)
+
+    def review(self, asked):
+        """The status of a TokenReview: whose token it is, if it is one of ours for one of these audiences."""
+        try:
+            claims = jwt.decode(asked["token"], jwt.PyJWK(self.key.export_public(as_dict=True)).key, ["RS256"], audience=asked["audiences"])
+        except jwt.InvalidTokenError as error:
+            return {"authenticated": False, "error": str(error)}
+        namespace, account = claims["kubernetes.io"]["namespace"], claims["kubernetes.io"]["serviceaccount"]
+        user = {"username": claims["sub"], "uid": account["uid"], "groups": ["system:serviceaccounts", f"system:serviceaccounts:{namespace}"]}
+        return {"authenticated": True, "user": user, "audiences": [each for each in asked["audiences"] if each in claims["aud"]]}
 
     def __enter__(self):
         return self
@@ -38,11 +52,19 @@ class ApiServer:
     def _handler(server):
         class Handler(BaseHTTPRequestHandler):
             def do_GET(self):
+                self.answer("/openid/v1/jwks", 200, lambda: {"keys": [server.key.export_public(as_dict=True)]})
+
+            def do_POST(self):
+                review = json.loads(self.rfile.read(int(self.headers["content-length"])))
+                path = "/apis/authentication.k8s.io/v1/tokenreviews"
+                self.answer(path, 201, lambda: {**review, "status": server.review(review["spec"])})
+
+            def answer(self, path, status, page):
                 is_known = self.headers["authorization"] == f"Bearer {server.token}"
                 server.refused += not is_known
-                page = {"keys": [server.key.export_public(as_dict=True)]}
-                body = json.dumps(page if is_known else {"kind": "Status", "code": 401}).encode()
-                self.send_response(200 if is_known and self.path == "/openid/v1/jwks" else 401)
+                body = json.dumps(page() if is_known else {"kind": "Status", "code": 401}).encode()
+                self.send_response(status if is_known and self.path == path else 401)
+                self.send_header("content-type", "application/json")
                 self.send_header("content-length", str(len(body)))
                 self.end_headers()
                 self.wfile.write(body)
