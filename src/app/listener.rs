@@ -89,7 +89,7 @@ impl Listener {
         }
     }
 
-    /// The connections, for the gRPC server.
+    /// The connections.
     pub(super) fn incoming(self) -> Pin<Box<dyn Stream<Item = io::Result<Connection>> + Send>> {
         match self {
             Self::Tcp(listener) => {
@@ -221,7 +221,7 @@ impl Connection {
 }
 
 /// Sends small answers at once, and lets go of a peer that is gone without a word.
-pub(super) fn prepare(stream: &TcpStream) -> io::Result<()> {
+fn prepare(stream: &TcpStream) -> io::Result<()> {
     let (idle, between, count) = KEEPALIVE;
     stream.set_nodelay(true)?;
     sockopt::set_socket_keepalive(stream, true)?;
