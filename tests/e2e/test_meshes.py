@@ -12,7 +12,7 @@ import yaml
 
 from harness import mesh
 from harness.authz import check_request
-from harness.client import bearer, send, send_h2
+from harness.client import bearer, get, send, send_h2
 from harness.envoy import Envoy
 from harness.placet import Placet, new_private_key, pem, run, scope
 from harness.process import free_port
@@ -226,6 +226,19 @@ def test_an_application_cannot_ask_placet_through_its_own_proxy(world):
     with pytest.raises(grpc.RpcError) as refused:
         asked(world.istio)
     assert refused.value.code() == grpc.StatusCode.PERMISSION_DENIED
+
+
+# Of what the Envoys show; what Envoy Gateway has no words for is in its README.
+SHOWN = {"istio": ({"inbound", "outbound"}, set()), "envoy_gateway": ({"gateway"}, {"raw_headers_off", "trailers_pass"})}
+
+
+@pytest.mark.parametrize("proxy", SHOWN)
+def test_doctor_says_no_more_of_what_the_envoys_show(world, proxy):
+    """The gateway before the pod, which asks nobody, is another Envoy than the pod's in a mesh."""
+    listeners, known = SHOWN[proxy]
+    shown = get(getattr(world, proxy).admin, "/config_dump").body.decode()
+    found = json.loads(run("doctor", "--config", world.placet.settings_file, "--output", "json", "-", stdin=shown).stdout)
+    assert {each["code"] for each in found if each["where"]["resource"] in {f"listener `{name}`" for name in listeners}} == known
 
 
 def test_the_socket_is_where_the_webhook_mounts_it():

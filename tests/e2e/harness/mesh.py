@@ -58,9 +58,9 @@ def manager(prefix, action, filters, **more):
     return {"stat_prefix": prefix, "route_config": {"name": prefix, "virtual_hosts": hosts}, "http_filters": [*filters, ROUTER], **more}
 
 
-def listener(name, port, config):
+def listener(name, port, config, **more):
     filters = [{"name": MANAGER, "typed_config": {"@type": f"{TYPES}filters.network.http_connection_manager.v3.HttpConnectionManager", **config}}]
-    return {"name": name, "address": address(port), "filter_chains": [{"filters": filters}]}
+    return {"name": name, "address": address(port), "filter_chains": [{"filters": filters}], **more}
 
 
 def address(port):
@@ -162,8 +162,8 @@ def istio(manifests, ports, application, socket, matches=True):
     gateway = manager("outbound_0.0.0.0_80", {"route": {"cluster": "to-the-pod"}}, [], use_remote_address=True)
     return bootstrap(
         ports["admin"],
-        [listener("inbound", ports["inbound"], patched(inbound, manifests, "SIDECAR_INBOUND")),
-         listener("outbound", ports["outbound"], manager("outbound_0.0.0.0_9191", to_placet, [])),
+        [listener("inbound", ports["inbound"], patched(inbound, manifests, "SIDECAR_INBOUND"), traffic_direction="INBOUND"),
+         listener("outbound", ports["outbound"], manager("outbound_0.0.0.0_9191", to_placet, []), traffic_direction="OUTBOUND"),
          listener("gateway", ports["gateway"], patched(gateway, manifests, "GATEWAY"))],
         [placet, cluster("inbound|8080||", address(application), http2=True), cluster("to-the-pod", address(ports["inbound"]), http2=True)],
     )
