@@ -201,7 +201,7 @@ impl Connection {
         Ok(Self::plain(Coalesced::new(Either::Left(read), write)))
     }
 
-    fn unix(stream: UnixStream) -> Self {
+    pub(super) fn unix(stream: UnixStream) -> Self {
         let (read, write) = stream.into_split();
         Self::plain(Coalesced::new(Either::Right(read), write))
     }
