@@ -198,6 +198,16 @@ def test_mounts_and_a_role_of_other_names(world):
     world.bao.must("POST", "team/transit/sign/orders-key", SIGN, token=own)
 
 
+def test_a_namespace_of_vault(world):
+    world.bao.must("POST", "sys/namespaces/team-a", {})
+    store, _ = done(world, *ORDERS, *world.keyed, "--vault-namespace", "team-a")
+    assert store["details"]["namespace"] == "team-a"
+    token = world.cluster.account("shop", "orders", aud=["vault"])
+    answer = world.bao.must("POST", "auth/kubernetes/login", {"role": "placet-orders", "jwt": token}, namespace="team-a")
+    own = answer["auth"]["client_token"]
+    assert "orders" in world.bao.must("GET", "secret/data/placet/orders", namespace="team-a", token=own)["data"]["data"]
+
+
 def test_what_it_prints_are_good_settings(world, orders, issuer):
     place = world.directory / "printed"
     place.mkdir()
