@@ -12,12 +12,9 @@ pub mod keys;
 pub mod pdp;
 pub mod question;
 
-use axum::extract::ConnectInfo;
-
 use crate::tls::{TlsPeer, UriSan};
 
 /// Whom the certificate names that a call's connection was made with.
 pub(crate) fn workload(extensions: &http::Extensions) -> Option<&UriSan> {
-    let of_http = extensions.get::<ConnectInfo<TlsPeer>>().map(|ConnectInfo(peer)| peer);
-    of_http.or_else(|| extensions.get::<TlsPeer>())?.uri()
+    extensions.get::<TlsPeer>()?.uri()
 }

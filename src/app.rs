@@ -4,10 +4,12 @@
 //! force. A server or task that ends by itself ends the process, loudly: a restart beats half a
 //! process.
 
+mod connections;
 mod denying;
 mod following;
 mod generation;
 mod grpc;
+mod http;
 #[cfg(feature = "control")]
 pub(crate) mod https;
 mod keeper;
@@ -27,7 +29,6 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, anyhow};
 use arc_swap::{ArcSwap, ArcSwapOption};
 use axum::Router;
-use axum::serve::ListenerExt as _;
 use tokio::sync::watch as state;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
@@ -52,7 +53,6 @@ use crate::proto;
 use crate::readiness::Needs;
 use crate::scope::Scopes;
 use crate::source::Following;
-use crate::tls::TlsPeer;
 use following::Controlled;
 use generation::{Generation, World};
 use keeper::Keeper;
@@ -394,21 +394,8 @@ fn spawn_http(
 ) {
     let signal = closing.clone().cancelled_owned();
     tasks.spawn(async move {
-        let served = match listener {
-            Listener::Tcp(listener) => {
-                // A connection that is gone already ends by itself.
-                let listener = listener.tap_io(|stream| drop(listener::prepare(stream)));
-                axum::serve(listener, router).with_graceful_shutdown(signal).await
-            }
-            Listener::Tls(listener) => {
-                let router = router.into_make_service_with_connect_info::<TlsPeer>();
-                axum::serve(listener, router).with_graceful_shutdown(signal).await
-            }
-            Listener::Unix(listener, _) => {
-                axum::serve(listener, router).with_graceful_shutdown(signal).await
-            }
-        };
-        served.context("an HTTP server failed")
+        http::serve(router, listener.incoming(), signal).await;
+        Ok(())
     });
 }
 

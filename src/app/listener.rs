@@ -98,7 +98,7 @@ impl Listener {
         }
     }
 
-    /// The connections, for the gRPC server.
+    /// The connections.
     pub(super) fn incoming(self) -> Pin<Box<dyn Stream<Item = io::Result<Connection>> + Send>> {
         match self {
             Self::Tcp(listener) => {
@@ -210,7 +210,7 @@ impl Connection {
         Ok(Self::plain(Coalesced::new(Either::Left(read), write)))
     }
 
-    fn unix(stream: UnixStream) -> Self {
+    pub(super) fn unix(stream: UnixStream) -> Self {
         let (read, write) = stream.into_split();
         Self::plain(Coalesced::new(Either::Right(read), write))
     }
@@ -230,7 +230,7 @@ impl Connection {
 }
 
 /// Sends small answers at once, and lets go of a peer that is gone without a word.
-pub(super) fn prepare(stream: &TcpStream) -> io::Result<()> {
+fn prepare(stream: &TcpStream) -> io::Result<()> {
     let (idle, between, count) = KEEPALIVE;
     stream.set_nodelay(true)?;
     sockopt::set_socket_keepalive(stream, true)?;

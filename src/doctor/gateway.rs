@@ -69,6 +69,7 @@ fn question(policy: &Node<'_>) -> Option<Question> {
         dialect: Dialect::EnvoyGateway,
         name: identity(policy).0.to_owned(),
         target: target.to_owned(),
+        authority: None,
         is_http: http.is_some(),
         fail_open: config.flag("fail_open"),
         timeout: envoy::timeout(Some(&config), DEFAULT_TIMEOUT),

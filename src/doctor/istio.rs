@@ -5,6 +5,7 @@
 
 mod ambient;
 mod patches;
+mod socket;
 
 use std::time::Duration;
 
@@ -35,6 +36,7 @@ pub(super) fn read(documents: &[&Document], model: &mut Model) {
         guard(policy, &patches, &ambient, model);
     }
     join(!meshes.is_empty(), model);
+    socket::judge(documents, model);
     ambient.judge(&policies, model);
     for manifest in of_kind("security.istio.io", "RequestAuthentication") {
         verifiers(&manifest, &policies, model);
@@ -65,6 +67,7 @@ fn question(provider: &Node<'_>) -> Option<Question> {
         dialect: Dialect::Istio,
         name: provider.text("name").unwrap_or_default().to_owned(),
         target: config.text("service").unwrap_or_default().to_owned(),
+        authority: None,
         is_http,
         fail_open: config.flag("fail_open"),
         timeout: envoy::timeout(Some(&config), DEFAULT_TIMEOUT),

@@ -115,6 +115,8 @@ pub(super) struct Question {
     pub(super) name: String,
     /// The cluster or service that is asked.
     pub(super) target: String,
+    /// The `:authority` of the call, where it is what the configuration says or the cluster's name.
+    pub(super) authority: Option<String>,
     pub(super) is_http: bool,
     pub(super) fail_open: bool,
     pub(super) timeout: Timeout,

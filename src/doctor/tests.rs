@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 use super::*;
 
 /// Files under tests/fixtures/doctor, and those that we ship.
-const SOUND: [&str; 13] = [
+const SOUND: [&str; 14] = [
     "envoy-static.yaml",
     "envoy-dump.json",
     "istio-sidecar.yaml",
@@ -22,6 +22,7 @@ const SOUND: [&str; 13] = [
     "deploy/envoy/http.yaml",
     "deploy/envoy/upstream.yaml",
     "deploy/verify/istio/verify.yaml",
+    "deploy/envoy-gateway/edge.yaml",
 ];
 
 fn source(name: &str) -> Source {
@@ -81,6 +82,7 @@ macro_rules! faults {
 const FAULTS: &[Fault] = &faults! {
     "envoy-static.yaml" {
         "failure_mode_allow: false" => "failure_mode_allow: true": Error "fail_open" at "http_filters[1].typed_config.failure_mode_allow";
+        "{envoy_grpc: {cluster_name: placet}, timeout: 0.25s}  # public" => "{envoy_grpc: {cluster_name: \"outbound|9191||placet\"}, timeout: 0.25s}": Warning "authority_invalid" at "http_filters[1].typed_config.grpc_service.envoy_grpc";
         "timeout: 0.25s}  # public" => "timeout: 30s}": Warning "timeout_long" at "http_filters[1].typed_config.grpc_service.timeout";
         "timeout: 0.25s}  # public" => "timeout: 0s}": Warning "timeout_long" at "grpc_service.timeout";
         "timeout: 0.25s}  # public" => "timeout: soon}": Warning "timeout_long" at "grpc_service.timeout";
@@ -164,6 +166,12 @@ const FAULTS: &[Fault] = &faults! {
         "failure_mode_allow: false" => "failure_mode_allow: true": Error "fail_open" at "configPatches[1].patch.value.typed_config.failure_mode_allow";
         "timeout: 0.25s" => "timeout: 25s": Warning "timeout_long" at "grpc_service.timeout";
         "operation: INSERT_FIRST" => "operation: REMOVE": Warning "header_not_stripped" at "configPatches[1].patch.value.typed_config";
+        ", authority: placet" => "": Warning "authority_invalid" at "grpc_service.envoy_grpc";
+    }
+    "deploy/istio/root.yaml" {
+        "  - directResponse: {status: 403}\n" => "  - route: [{destination: {host: placet.internal}}]\n": Error "socket_routed" at "spec.endpoints";
+        "  http:\n" => "  gateways: [istio-ingress/public]\n  http:\n": Error "socket_routed" at "spec.endpoints";
+        "hosts: [placet.internal]\n  http" => "hosts: [other.internal]\n  http": Error "socket_routed" at "spec.endpoints";
     }
     "istio-gateway.yaml" {
         "metadata: {name: ask-placet," => "metadata: {annotations: {istio.io/dry-run: \"true\"}, name: ask-placet,": Error "not_enforced" at "metadata.annotations";

@@ -52,7 +52,7 @@ impl Tap {
     }
 
     /// Hands `check` on, if anybody reads.
-    pub(super) fn offer(&self, check: &Bytes) {
+    pub fn offer(&self, check: &Bytes) {
         if self.readers.load(Ordering::Relaxed) > 0 {
             // The last one may just have gone.
             let _ = self.checks.send(check.clone());

@@ -107,10 +107,11 @@ struct Address {
     socket_address: Option<SocketAddress>,
 }
 
-#[derive(Deserialize)]
+#[derive(Default, Deserialize)]
+#[serde(default)]
 struct SocketAddress {
     address: String,
-    #[serde(default, alias = "portValue")]
+    #[serde(alias = "portValue")]
     port_value: Option<u32>,
 }
 
@@ -140,7 +141,8 @@ struct Http {
     raw_body: String,
 }
 
-#[derive(Deserialize)]
+#[derive(Default, Deserialize)]
+#[serde(default)]
 struct HeaderMap {
     headers: Vec<Header>,
 }

@@ -152,6 +152,21 @@ def test_control_the_shipped_listener_beside_them_is_sound(faulty, echo, issuer)
     assert seen.one(NAME).count(".") == 2
 
 
+def test_a_cluster_name_that_is_no_authority_is_found_and_is_an_outage(directory, placet, echo, issuer):
+    """As meshes name their clusters: Envoy makes it the call's authority unless told otherwise."""
+    name = "outbound|9191||placet.internal"
+
+    def renamed(config):
+        cluster = config["static_resources"]["clusters"][1]
+        cluster["name"] = cluster["load_assignment"]["cluster_name"] = name
+        envoy.ext_authz(config["static_resources"]["listeners"][0])["grpc_service"]["envoy_grpc"]["cluster_name"] = name
+        return config
+
+    with envoy.edge(directory, echo.port, placet.socket, renamed, name="renamed") as edge:
+        assert send(edge.port, "/accounts/1", [bearer(issuer.token())]).status == 503
+        assert [each["code"] for each in doctor("-", stdin=dump(edge))[1]] == ["authority_invalid"]
+
+
 def test_findings_name_place_and_remedy_and_the_code_says_so(tmp_path):
     file = tmp_path / "envoy.yaml"
     file.write_text(envoy.shipped("envoy.yaml", {"failure_mode_allow: false": "failure_mode_allow: true"}))

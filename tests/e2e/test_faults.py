@@ -25,7 +25,7 @@ from google.protobuf import struct_pb2
 from harness import envoy
 from harness.authz import METHOD, call, check_request, denied_status, is_denial
 from harness.bao import Bao, RaftBao
-from harness.client import bearer, send
+from harness.client import bearer, get, send
 from harness.faults import Clients, claims_of, descriptors, forget_peak, judge_log, peak_mib
 from harness.issuer import Issuer, new_key, sign
 from harness.load import patient
@@ -654,6 +654,60 @@ def test_peers_that_never_finish(directory, issuer):
         assert sum(parts) < len(parts), "some had no room"
         assert max(connected, in_part) < 256 and max(half, grown) < of_calls
         assert "panicked" not in placet.stderr
+
+
+@pytest.mark.parametrize("name", ["http", "admin"])
+def test_http_peers_that_never_finish_a_head(directory, issuer, name):
+    """They are let go, who asked before is not yet, and others are answered all the while."""
+    with keyed(directory / f"heads-{name}", [scope(issuer)]) as placet, ExitStack() as opened:
+        port, page = getattr(placet, name), {"http": "/scopes/orders/jwks.json", "admin": "/livez"}[name]
+
+        def connect(first=b""):
+            made = opened.enter_context(socket.create_connection(("127.0.0.1", port), timeout=10))
+            made.sendall(first)
+            return made
+
+        def is_closed(peer):
+            peer.setblocking(False)
+            try:
+                return peer.recv(65536) == b""
+            except BlockingIOError:
+                return False
+            except OSError:
+                return True
+            finally:
+                peer.setblocking(True)
+
+        head = f"GET {page} HTTP/1.1\r\nhost: placet\r\nx-slow: ".encode()
+        asked = connect(head + b"\r\n\r\n")
+        began = time.monotonic()
+        # Nothing; what might become HTTP/1 or HTTP/2; a head without an end; one of HTTP/2 without a call.
+        still = [connect(first) for first in (b"", b"P", head, Peer.PREFACE) for _ in range(10)]
+        dripping = [connect() for _ in range(10)]
+        for number in range(len(head) * 100):
+            dripping = [each for each in dripping if drips(each, head + b"a" * number, number)]
+            if not dripping:
+                break
+            assert get(port, page).status == 200
+            assert time.monotonic() < began + 20, "they drip on"
+            time.sleep(0.1)
+        assert time.monotonic() > began + 5, "a slow client is not a bad one yet"
+        wait_until(lambda: all(is_closed(each) for each in still), "who never asked is let go", 10)
+        asked.sendall(head + b"\r\n\r\n")
+        answers = b""
+        while answers.count(b"HTTP/1.1 200 OK") < 2:
+            more = asked.recv(65536)
+            assert more, "who asked before is answered again"
+            answers += more
+
+
+def drips(peer, text, at):
+    """Sends the next byte; whether the other end still takes it."""
+    try:
+        peer.sendall(text[at:at + 1])
+        return True
+    except OSError:
+        return False
 
 
 def test_more_connections_than_there_is_room_for(directory, issuer, echo):

@@ -1,5 +1,4 @@
 use axum::body::Body;
-use axum::extract::ConnectInfo;
 use http::HeaderMap;
 use serde_json::json;
 
@@ -178,7 +177,7 @@ async fn a_caller_may_show_a_certificate_instead() {
             request.headers_mut().insert(claimed, format!("URI={WORKLOAD}").parse().unwrap());
         }
         if let Some(peer) = peer {
-            request.extensions_mut().insert(ConnectInfo(TlsPeer::named(peer)));
+            request.extensions_mut().insert(TlsPeer::named(peer));
         }
         let status = send(orders(), Endpoint::Evaluation, request).await.0;
         assert_eq!(status, expected, "{peer:?} {authorization:?}");

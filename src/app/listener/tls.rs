@@ -16,8 +16,6 @@ use std::time::Duration;
 
 use anyhow::{Result, anyhow};
 use arc_swap::ArcSwap;
-use axum::extract::connect_info;
-use axum::serve::IncomingStream;
 use rustls::ServerConfig;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::{AbortHandle, JoinError, JoinSet};
@@ -189,25 +187,6 @@ impl TlsListener {
                 "a TLS connection failed: {what}"
             );
         }
-    }
-}
-
-impl axum::serve::Listener for TlsListener {
-    type Io = Connection;
-    type Addr = ();
-
-    async fn accept(&mut self) -> (Connection, ()) {
-        (self.connection().await, ())
-    }
-
-    fn local_addr(&self) -> io::Result<()> {
-        Ok(())
-    }
-}
-
-impl connect_info::Connected<IncomingStream<'_, TlsListener>> for TlsPeer {
-    fn connect_info(stream: IncomingStream<'_, TlsListener>) -> Self {
-        stream.io().peer.clone()
     }
 }
 

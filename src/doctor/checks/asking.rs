@@ -3,6 +3,8 @@
 
 use std::time::Duration;
 
+use http::uri::Authority;
+
 use super::Findings;
 use crate::doctor::model::{Body, Dialect, Model, Question, Timeout};
 use crate::doctor::{Chain, Expected, Severity};
@@ -17,7 +19,15 @@ const LEAST_BODY: u64 = 1024;
 pub(super) fn judge(model: &Model, expected: &Expected, findings: &mut Findings) {
     let of_chains = model.chains.iter().flat_map(Chain::questions);
     for question in of_chains.chain(&model.questions) {
-        let checks = [fail_open, timeout, status_on_error, raw_headers, route_cache, shown_headers];
+        let checks = [
+            fail_open,
+            timeout,
+            status_on_error,
+            authority,
+            raw_headers,
+            route_cache,
+            shown_headers,
+        ];
         checks.iter().for_each(|check| check(question, findings));
         if let Some(body) = &question.body {
             body_limit(question, body, findings);
@@ -115,6 +125,18 @@ fn status_on_error(question: &Question, findings: &mut Findings) {
         "statusOnError: 503",
     );
     findings.add("status_on_error", Severity::Warning, &question.place.below(word), what, remedy);
+}
+
+fn authority(question: &Question, findings: &mut Findings) {
+    let Some(authority) = &question.authority else { return };
+    if authority.parse::<Authority>().is_ok() {
+        return;
+    }
+    let what = format!(
+        "`{authority}` is no authority of a URI, and Placet's HTTP/2 refuses each call that names it so: every request is answered as in an outage"
+    );
+    let place = question.place.below("grpc_service.envoy_grpc");
+    findings.add("authority_invalid", Severity::Warning, &place, what, "authority: placet");
 }
 
 fn raw_headers(question: &Question, findings: &mut Findings) {

@@ -14,8 +14,10 @@ pub(in crate::doctor) fn question(name: &str, config: &Node<'_>) -> Question {
     let grpc = config.get("grpc_service");
     let http = config.get("http_service");
     let uri = http.as_ref().and_then(|http| http.get("server_uri"));
+    let client = grpc.as_ref().and_then(|grpc| grpc.get("envoy_grpc"));
+    let of_client = |name| client.as_ref().and_then(|client| client.text(name));
     let target = [
-        grpc.as_ref().and_then(|grpc| grpc.get("envoy_grpc")?.text("cluster_name")),
+        of_client("cluster_name"),
         grpc.as_ref().and_then(|grpc| grpc.get("google_grpc")?.text("target_uri")),
         uri.as_ref().and_then(|uri| uri.text("cluster")),
     ];
@@ -29,6 +31,7 @@ pub(in crate::doctor) fn question(name: &str, config: &Node<'_>) -> Question {
         dialect: Dialect::Envoy,
         name: name.to_owned(),
         target: target.into_iter().flatten().next().unwrap_or_default().to_owned(),
+        authority: of_client("authority").or_else(|| of_client("cluster_name")).map(str::to_owned),
         is_http: http.is_some(),
         fail_open: config.flag("failure_mode_allow"),
         timeout: timeout(grpc.as_ref().or(uri.as_ref()), GRPC_TIMEOUT),

@@ -115,6 +115,15 @@ async fn only_so_many_read_and_one_that_goes_makes_room() {
     while last.next(scopes).await.is_some() {}
 }
 
+/// What is empty is left out in the JSON of protobuf. Found by fuzzing.
+#[test]
+fn what_has_empty_parts_can_be_read_again() {
+    let page = r#"{"attributes": {"destination": {"address": {"socketAddress": {"portValue": 10000}}},
+        "request": {"http": {"method": "GET", "host": "orders.example", "path": "/", "headerMap": {}}}}}"#;
+    let captured = crate::envoy::json::read(page.as_bytes()).unwrap();
+    assert_eq!(captured.first().unwrap().request.target, "/");
+}
+
 #[test]
 fn what_is_shown_can_be_read_again() {
     let http = HttpRequest {

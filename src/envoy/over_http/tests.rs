@@ -1,7 +1,6 @@
 use std::sync::Arc;
 
 use arc_swap::ArcSwap;
-use axum::extract::ConnectInfo;
 use base64::prelude::{BASE64_STANDARD, BASE64_URL_SAFE_NO_PAD, Engine as _};
 use proptest::prelude::*;
 use tower::ServiceExt as _;
@@ -100,7 +99,7 @@ async fn a_proxy_may_show_a_certificate_instead() {
             call.headers_mut().insert(CALLER, caller.parse().unwrap());
         }
         let connected = TlsPeer::named(&format!("spiffe://example.org/{peer}"));
-        call.extensions_mut().insert(ConnectInfo(connected));
+        call.extensions_mut().insert(connected);
         assert_eq!(ask(&routes, call).await.0, expected, "{peer}");
     }
 }

@@ -44,7 +44,8 @@ class ApiServer:
             return {"user": {}, "error": "token audiences are not the ones that are asked about"}
         bound = claims["kubernetes.io"]
         extra = {"authentication.kubernetes.io/pod-name": [bound["pod"]["name"]]}
-        user = {"username": claims["sub"], "uid": "u", "groups": ["system:serviceaccounts"], "extra": extra}
+        groups = ["system:serviceaccounts", f"system:serviceaccounts:{bound['namespace']}"]
+        user = {"username": claims["sub"], "uid": bound["serviceaccount"]["uid"], "groups": groups, "extra": extra}
         return {"authenticated": True, "audiences": audiences, "user": user}
 
     def __enter__(self):
@@ -57,22 +58,20 @@ class ApiServer:
     def _handler(server):
         class Handler(BaseHTTPRequestHandler):
             def do_GET(self):
-                is_known = self.headers["authorization"] == f"Bearer {server.token}"
-                server.refused += not is_known
-                page = {"keys": [server.key.export_public(as_dict=True)]}
-                body = json.dumps(page if is_known else {"kind": "Status", "code": 401}).encode()
-                self.send_response(200 if is_known and self.path == "/openid/v1/jwks" else 401)
-                self.send_header("content-length", str(len(body)))
-                self.end_headers()
-                self.wfile.write(body)
+                self.answer("/openid/v1/jwks", 200, lambda: {"keys": [server.key.export_public(as_dict=True)]})
 
             def do_POST(self):
-                asked = json.loads(self.rfile.read(int(self.headers["content-length"])))
+                review = json.loads(self.rfile.read(int(self.headers["content-length"])))
+                path = "/apis/authentication.k8s.io/v1/tokenreviews"
+                self.answer(path, 201, lambda: {**review, "status": server.review(review["spec"])})
+
+            def answer(self, path, status, page):
                 is_known = self.headers["authorization"] == f"Bearer {server.token}"
-                is_review = self.path == "/apis/authentication.k8s.io/v1/tokenreviews" and asked["kind"] == "TokenReview"
-                status = 503 if server.is_down else 201 if is_known and is_review else 401
-                body = json.dumps({**asked, "status": server.review(asked["spec"])} if status == 201 else {"kind": "Status", "code": status}).encode()
+                server.refused += not is_known
+                status = 503 if server.is_down else status if is_known and self.path == path else 401
+                body = json.dumps(page() if status < 300 else {"kind": "Status", "code": status}).encode()
                 self.send_response(status)
+                self.send_header("content-type", "application/json")
                 self.send_header("content-length", str(len(body)))
                 self.end_headers()
                 self.wfile.write(body)

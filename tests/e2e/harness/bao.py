@@ -2,6 +2,7 @@
 
 import json
 import os
+import ssl
 import urllib.error
 import urllib.request
 from pathlib import Path
@@ -10,13 +11,16 @@ from .process import Process, free_port, wait_until
 
 
 class Bao(Process):
-    """Unsealed, root token `root`, KV v2 at `secret/`; everything in memory."""
+    """Unsealed, root token `root`, KV v2 at `secret/`; everything in memory. With `tls` over TLS, by an authority of its own (`ca_file`)."""
 
-    def __init__(self, directory):
+    def __init__(self, directory, tls=False):
         self.port = free_port()
-        self.address = f"http://127.0.0.1:{self.port}"
+        self.address = f"{'https' if tls else 'http'}://127.0.0.1:{self.port}"
+        self.ca_file = Path(directory) / "vault-ca.pem" if tls else None
         argv = [os.environ["PLACET_TEST_BAO"], "server", "-dev", "-dev-root-token-id=root",
                 f"-dev-listen-address=127.0.0.1:{self.port}", "-dev-no-store-token"]
+        if tls:
+            argv += ["-dev-tls", f"-dev-tls-cert-dir={directory}"]
         super().__init__("bao", argv, directory)
 
     def start(self):
@@ -37,7 +41,8 @@ class Bao(Process):
         data = json.dumps(body).encode() if body is not None else None
         request = urllib.request.Request(f"{self.address}/v1/{path}", data, headers, method=method)
         try:
-            with urllib.request.urlopen(request, timeout=10) as answer:
+            trust = ssl.create_default_context(cafile=self.ca_file) if self.ca_file else None
+            with urllib.request.urlopen(request, timeout=10, context=trust) as answer:
                 text, status = answer.read(), answer.status
         except urllib.error.HTTPError as error:
             text, status = error.read(), error.code

@@ -16,7 +16,7 @@ const MIN_CONNECTIONS: usize = 64;
 
 /// The connections, and how many there may be.
 #[derive(Debug)]
-pub(super) struct Crowd {
+pub(in crate::app) struct Crowd {
     most: usize,
     /// Counts the connections that came: the time by which it is told who asked last.
     came: Arc<AtomicU64>,
@@ -32,18 +32,18 @@ struct Member {
 
 /// When a connection last asked anything.
 #[derive(Clone, Debug)]
-pub(super) struct Asked {
+pub(in crate::app) struct Asked {
     came: Arc<AtomicU64>,
     /// Of `came`; 0 is never.
     last: Arc<AtomicU64>,
 }
 
 impl Crowd {
-    /// Half of the descriptors that the process may have are for connections of this kind.
-    pub(super) fn new() -> Self {
+    /// One `part`th of the descriptors that the process may have are for connections of this kind.
+    pub(in crate::app) fn part(part: u64) -> Self {
         let limit = rustix::process::getrlimit(rustix::process::Resource::Nofile).current;
-        let half = limit.and_then(|limit| usize::try_from(limit / 2).ok());
-        Self::of(half.unwrap_or(MAX_CONNECTIONS).clamp(MIN_CONNECTIONS, MAX_CONNECTIONS))
+        let most = limit.and_then(|limit| usize::try_from(limit / part).ok());
+        Self::of(most.unwrap_or(MAX_CONNECTIONS).clamp(MIN_CONNECTIONS, MAX_CONNECTIONS))
     }
 
     fn of(most: usize) -> Self {
@@ -79,7 +79,7 @@ impl Member {
 
 impl Asked {
     /// It asks now.
-    pub(super) fn now(&self) {
+    pub(in crate::app) fn now(&self) {
         self.last.store(self.came.load(Ordering::Relaxed), Ordering::Relaxed);
     }
 

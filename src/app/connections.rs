@@ -1,0 +1,75 @@
+//! The connections of one listener, whatever is spoken on them.
+//!
+//! Each has a task. There are only so many ([`crowd`]), and one that asks nothing for [`FIRST_CALL`], or takes so
+//! long to say what, is ended. When listening ends, every connection is told, and ends with its last call.
+
+mod crowd;
+
+use std::fmt::Display;
+use std::future::Future;
+use std::io;
+use std::pin::pin;
+use std::time::Duration;
+
+use futures_util::{Stream, StreamExt};
+use hyper_util::server::graceful::{GracefulConnection, GracefulShutdown};
+
+pub(super) use self::crowd::{Asked, Crowd};
+use super::listener::{Connection, PAUSE, is_of_the_connection};
+
+/// How long a connection may take until it has asked something.
+const FIRST_CALL: Duration = Duration::from_secs(10);
+
+/// Serves the connections that come in until `stop`, and then what they have begun. What `begin` makes of a
+/// connection notes each call in its [`Asked`].
+pub(super) async fn serve<C>(
+    mut crowd: Crowd,
+    incoming: impl Stream<Item = io::Result<Connection>>,
+    stop: impl Future<Output = ()>,
+    begin: impl Fn(Connection, Asked) -> C,
+) where
+    C: GracefulConnection<Error: Display + Send> + Send + 'static,
+{
+    let connections = GracefulShutdown::new();
+    {
+        // Listening ends with this block, before what was begun is waited for.
+        let (mut incoming, mut stop) = (pin!(incoming), pin!(stop));
+        while let Some(connection) = tokio::select! {
+            () = &mut stop => None,
+            accepted = incoming.next() => accepted,
+        } {
+            let connection = match connection {
+                Ok(connection) => connection,
+                Err(error) if is_of_the_connection(&error) => continue,
+                Err(error) => {
+                    tracing::warn!(%error, "a connection was not accepted");
+                    tokio::time::sleep(PAUSE).await;
+                    continue;
+                }
+            };
+            let asked = crowd.asked();
+            let served = connections.watch(begin(connection, asked.clone()));
+            let task = tokio::spawn(serve_one(served, asked.clone()));
+            if crowd.add(asked, task.abort_handle()) {
+                tracing::debug!("the connection that has asked nothing for longest made room");
+            }
+        }
+    }
+    connections.shutdown().await;
+}
+
+/// Serves a connection to its end.
+async fn serve_one<E: Display>(served: impl Future<Output = Result<(), E>>, asked: Asked) {
+    let mut served = pin!(served);
+    let ended = match tokio::time::timeout(FIRST_CALL, &mut served).await {
+        Err(_) if asked.never() => {
+            tracing::debug!("a connection was ended that asked nothing for {FIRST_CALL:?}");
+            return;
+        }
+        Err(_) => served.await,
+        Ok(ended) => ended,
+    };
+    if let Err(error) = ended {
+        tracing::debug!(%error, "a connection ended");
+    }
+}
