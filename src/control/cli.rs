@@ -2,15 +2,19 @@
 
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+use std::sync::Arc;
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, anyhow};
 use clap::{Args, Parser, Subcommand, ValueEnum};
+use kube::Client;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 
+use super::controller::{Controller, Pace};
 use super::inject::manifest;
 use super::settings::Settings;
-use super::webhook;
+use super::snapshot::Snapshots;
+use super::{resources, webhook};
 use crate::app::https;
 use crate::cli::{LogFormat, forbid_core_dumps, print, report, start_log};
 use crate::clock::Clock;
@@ -36,6 +40,14 @@ enum Command {
     },
     /// Add Placet to manifests, as the webhook would.
     Inject(Inject),
+    /// Watch the custom resources: check them, say in their status what is wrong, and publish what is good.
+    Controller {
+        /// The settings file.
+        #[arg(long, env = "PLACET_CONTROL_CONFIG", value_name = "FILE")]
+        config: PathBuf,
+    },
+    /// Print the definitions of the custom resources, for `kubectl apply -f -`.
+    Crds,
 }
 
 #[derive(Args, Debug)]
@@ -68,6 +80,8 @@ impl Cli {
         let done = match &self.command {
             Command::Webhook { config } => serve(config),
             Command::Inject(args) => inject(args),
+            Command::Controller { config } => control(config),
+            Command::Crds => crds(),
         };
         done.unwrap_or_else(|error| report(&error))
     }
@@ -84,20 +98,68 @@ fn serve(config: &Path) -> Result<ExitCode> {
     };
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
     runtime.block_on(async {
-        let shutdown = CancellationToken::new();
-        let mut terminate = signal(SignalKind::terminate()).context("can't wait for SIGTERM")?;
-        let mut interrupt = signal(SignalKind::interrupt()).context("can't wait for SIGINT")?;
-        let stop = shutdown.clone();
-        tokio::spawn(async move {
-            tokio::select! {
-                _ = terminate.recv() => {}
-                _ = interrupt.recv() => {}
-            }
-            stop.cancel();
-        });
+        let shutdown = until_signal()?;
         let router = webhook::router(settings.injection);
         https::serve(&listener, "webhook", router, Clock::System, &shutdown).await
     })?;
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Cancelled by SIGTERM and SIGINT.
+fn until_signal() -> Result<CancellationToken> {
+    let shutdown = CancellationToken::new();
+    let mut terminate = signal(SignalKind::terminate()).context("can't wait for SIGTERM")?;
+    let mut interrupt = signal(SignalKind::interrupt()).context("can't wait for SIGINT")?;
+    let stop = shutdown.clone();
+    tokio::spawn(async move {
+        tokio::select! {
+            _ = terminate.recv() => {}
+            _ = interrupt.recv() => {}
+        }
+        stop.cancel();
+    });
+    Ok(shutdown)
+}
+
+fn control(config: &Path) -> Result<ExitCode> {
+    let settings = match Settings::load(config) {
+        Ok(settings) => settings.controller,
+        Err(errors) => return Ok(refuse(errors)),
+    };
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
+    runtime.block_on(async {
+        let shutdown = until_signal()?;
+        let client = Client::try_default().await;
+        let client = client
+            .context("can't tell where the API server is: run in a pod, or set KUBECONFIG")?;
+        let snapshots = Arc::new(Snapshots::default());
+        let controller = Controller::new(client, settings.reach, Pace::default(), snapshots);
+        let probes = controller.probes();
+        let served = https::serve(&settings.probes, "probes", probes, Clock::System, &shutdown);
+        let ran = controller.run(identity()?, &shutdown);
+        // When one ends, the other is no use.
+        let stopping = async |ended: Result<()>| {
+            shutdown.cancel();
+            ended
+        };
+        let ended = tokio::join!(async { stopping(served.await).await }, async {
+            stopping(ran.await).await
+        },);
+        ended.0.and(ended.1)
+    })?;
+    Ok(ExitCode::SUCCESS)
+}
+
+/// The pod's name, and what tells this process from the one before it there.
+fn identity() -> Result<String> {
+    let host = nix::unistd::gethostname().context("can't read the host name")?;
+    let mut random = [0; 8];
+    aws_lc_rs::rand::fill(&mut random).map_err(|_| anyhow!("the system has no random numbers"))?;
+    Ok(format!("{}_{}", host.to_string_lossy(), hex::encode(random)))
+}
+
+fn crds() -> Result<ExitCode> {
+    print(resources::yaml()?.trim_end())?;
     Ok(ExitCode::SUCCESS)
 }
 

@@ -3,10 +3,12 @@
 //! Unknown keys are errors, and all errors are told at once, each with its path. What a pod's annotations
 //! may change is checked by the same code that checks it here.
 
+use std::net::{Ipv4Addr, SocketAddr};
 use std::path::Path;
 
 use serde::Deserialize;
 
+use super::controller::Reach;
 use super::inject::{Field, Injection};
 use crate::config::{Address, ListenerSettings};
 use crate::tls::{Protocols, TlsSettings};
@@ -18,6 +20,25 @@ pub struct Settings {
     pub webhook: Option<ListenerSettings>,
     /// What is put into pods.
     pub injection: Injection,
+    /// Which custom resources count.
+    pub controller: ControllerSettings,
+}
+
+/// Settings of the controller.
+#[derive(Debug)]
+pub struct ControllerSettings {
+    /// Where `/livez` and `/readyz` are.
+    pub probes: ListenerSettings,
+    /// Which part of the cluster.
+    pub reach: Reach,
+}
+
+impl Default for ControllerSettings {
+    fn default() -> Self {
+        let address = Address::Tcp(SocketAddr::from((Ipv4Addr::UNSPECIFIED, 9444)));
+        let probes = ListenerSettings { address, tls: None };
+        Self { probes, reach: Reach::default() }
+    }
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -26,6 +47,15 @@ struct Raw {
     version: Option<u64>,
     webhook: Option<RawWebhook>,
     injection: RawInjection,
+    controller: RawController,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields, default)]
+struct RawController {
+    namespaces: Vec<String>,
+    lease_namespace: Option<String>,
+    probes: Option<String>,
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -79,7 +109,8 @@ impl Settings {
         }
         let webhook = raw.webhook.and_then(|webhook| listener(&webhook, base, &mut errors));
         let injection = injection(&raw.injection, &mut errors);
-        if errors.is_empty() { Ok(Self { webhook, injection }) } else { Err(errors) }
+        let controller = controller(&raw.controller, &mut errors);
+        if errors.is_empty() { Ok(Self { webhook, injection, controller }) } else { Err(errors) }
     }
 }
 
@@ -104,6 +135,36 @@ fn listener(raw: &RawWebhook, base: &Path, errors: &mut Vec<String>) -> Option<L
         protocols: Protocols::Http,
     };
     Some(ListenerSettings { address: Address::Tcp(address.ok()?), tls: Some(tls) })
+}
+
+fn controller(raw: &RawController, errors: &mut Vec<String>) -> ControllerSettings {
+    let mut settings = ControllerSettings::default();
+    if let Some(text) = &raw.probes {
+        match text.parse() {
+            Ok(address) => settings.probes.address = Address::Tcp(address),
+            Err(_) => {
+                errors.push(format!("controller.probes: `{text}` is no address: write IP:PORT"))
+            }
+        }
+    }
+    let is_label = |name: &str| {
+        let is_plain = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-';
+        (1..=63).contains(&name.len()) && name.bytes().all(is_plain)
+    };
+    let lists = [
+        ("namespaces", raw.namespaces.as_slice()),
+        ("leaseNamespace", raw.lease_namespace.as_slice()),
+    ];
+    for (name, namespaces) in lists {
+        for text in namespaces.iter().filter(|text| !is_label(text)) {
+            errors.push(format!("controller.{name}: `{text}` is no name of a namespace"));
+        }
+    }
+    settings.reach = Reach {
+        namespaces: raw.namespaces.iter().cloned().collect(),
+        lease_namespace: raw.lease_namespace.clone(),
+    };
+    settings
 }
 
 fn injection(raw: &RawInjection, errors: &mut Vec<String>) -> Injection {
@@ -158,12 +219,16 @@ version: 2
 webhook: {address: nowhere, keyFile: tls.key}
 injection: {image: "a b", configMap: Placet, proxies: [envoy, placet], cpuRequest: "1x", memoryRequest: 1Gi,
   memoryLimit: 1Mi, user: 0, group: 4294967295, adminPort: 80, log: "placet=loud"}
+controller: {namespaces: [shop, Shop], leaseNamespace: "", probes: "9444"}
 "#;
         let errors = Settings::parse(text, Path::new("")).unwrap_err();
         let mut paths: Vec<&str> =
             errors.iter().map(|line| line.split(": ").next().unwrap()).collect();
         paths.sort_unstable();
         let expected = [
+            "controller.leaseNamespace",
+            "controller.namespaces",
+            "controller.probes",
             "injection.adminPort",
             "injection.configMap",
             "injection.cpuRequest",
