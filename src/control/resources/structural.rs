@@ -38,6 +38,11 @@ fn node(name: Option<&str>, schema: &Value, definitions: &Map<String, Value>) ->
         };
     }
     let mut made = plain(schema);
+    // Variants that are described one by one.
+    if let Some(variants) = schema.get("oneOf").and_then(Value::as_array) {
+        let names: Vec<&Value> = variants.iter().filter_map(|it| it.get("const")).collect();
+        made.extend([("type".to_owned(), json!("string")), ("enum".to_owned(), json!(names))]);
+    }
     if let Some(items) = schema.get("items") {
         made.insert("items".to_owned(), node(None, items, definitions));
     }
