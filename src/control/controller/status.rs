@@ -44,25 +44,29 @@ pub(super) fn wanted(
         },
         observed_generation: generation,
     };
-    let is_good = matches!(finding, Finding::Good(_));
-    let current = revision.filter(|_| is_good).map(str::to_owned);
-    let wanted = Status {
-        observed_generation: Some(generation),
-        revision: current.or_else(|| there.revision.clone()),
-        conditions: vec![condition],
+    let revision = match finding {
+        Finding::Good(_) => revision.map(str::to_owned),
+        Finding::Bad(_) | Finding::Held(_) => there.revision.clone(),
     };
+    let conditions = vec![condition];
+    let wanted = Status { observed_generation: Some(generation), revision, conditions };
     (wanted != there).then_some(wanted)
 }
 
 /// The merge patch that writes `status`; refused where the object has changed meanwhile.
 pub(super) fn patch(key: &Key, object: &Object, status: &Status) -> Value {
     let resource = key.kind.resource();
-    json!({
+    let mut patch = json!({
         "apiVersion": resource.api_version,
         "kind": resource.kind,
         "metadata": {"resourceVersion": object.resource_version()},
         "status": status,
-    })
+    });
+    if status.revision.is_none() {
+        // In a merge patch what is absent stays.
+        patch["status"]["revision"] = Value::Null;
+    }
+    patch
 }
 
 fn cut(mut message: String) -> String {

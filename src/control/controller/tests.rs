@@ -230,8 +230,10 @@ async fn a_bad_change_leaves_the_last_good_version_in_force() {
     until("it is missed", is_missed).await;
     assert_eq!(replica.file("shop", "rules/orders.cedar"), PERMIT);
     server.delete("secretstores", "shop", "vault");
-    until("it is missed", || server.ready("scopes", "shop", "bills").2.contains("no SecretStore"))
-        .await;
+    until("it is missed", || {
+        server.ready("scopes", "shop", "bills").2.contains("there is no SecretStore that is ready")
+    })
+    .await;
     assert!(replica.file("shop", "placet.yaml").contains("vault"));
     server.put("secretstores", "shop", "vault", &store());
     server.put("policybundles", "shop", "rules", &bundle(&[("orders.cedar", forbid)]));
@@ -268,6 +270,32 @@ async fn what_does_not_go_together_is_told_in_names() {
     assert!(message.contains("`second`, `vault`") && message.contains("keep one"), "{message}");
     assert_eq!(server.ready("secretstores", "shop", "vault").0, "True");
     assert_eq!(server.ready("scopes", "shop", "orders").0, "True");
+    replica.stop().await;
+}
+
+/// Though the younger can't be beside it, it is not wrong as long as the older is not there.
+#[tokio::test]
+async fn a_bad_scope_is_in_nobody_s_way() {
+    let server = shop().await;
+    server.delete("scopes", "shop", "orders");
+    let mut bad = scope("orders", "rules/none.cedar");
+    bad["default"] = true.into();
+    server.put("scopes", "shop", "a-bad-one", &bad);
+    server.put("scopes", "shop", "orders", &scope("orders", "rules/orders.cedar"));
+    let replica = Replica::start(&server, "a");
+    until_ready(&server, "scopes", "orders").await;
+    until("the other is wrong", || server.ready("scopes", "shop", "a-bad-one").0 == "False").await;
+    server.put("scopes", "shop", "a-bad-one", &scope("orders", "rules/other.cedar"));
+    let message = || server.ready("scopes", "shop", "a-bad-one").2;
+    until("it is new beside the other", || message().contains("Scope `orders`")).await;
+    assert_eq!(server.ready("scopes", "shop", "orders").0, "True");
+    // Nothing is left that is in force.
+    server.delete("scopes", "shop", "orders");
+    server.delete("scopes", "shop", "a-bad-one");
+    until("the store is only valid", || server.ready("secretstores", "shop", "vault").1 == "Valid")
+        .await;
+    assert!(server.get("secretstores", "shop", "vault")["status"]["revision"].is_null());
+    assert_eq!(*replica.snapshot("shop").unwrap(), Snapshot::empty());
     replica.stop().await;
 }
 

@@ -19,10 +19,11 @@ use crate::config::Config;
 /// What came of it.
 #[derive(Debug, Default)]
 pub(super) struct Trial {
-    /// Everything that the sidecars need.
-    pub(super) files: Files,
+    files: Files,
     /// What is wrong with an object, a line each.
     pub(super) faults: BTreeMap<Key, Vec<String>>,
+    /// What is wrong with an object beside another.
+    pub(super) between: BTreeMap<Key, Vec<String>>,
     /// What is wrong with the objects of a kind together.
     pub(super) together: Vec<(Kind, String)>,
     /// What is allowed and worth a second look.
@@ -30,21 +31,21 @@ pub(super) struct Trial {
 }
 
 impl Trial {
-    /// Judges `objects`.
+    /// Judges `objects`, of which some are in force already, as they are in `good`.
     ///
     /// # Errors
     /// If this machine can't write or read files, which is no object's fault.
-    pub(super) fn of(objects: &Objects) -> io::Result<Self> {
+    pub(super) fn of(objects: &Objects, good: &Objects) -> io::Result<Self> {
         let mut trial = Self::default();
         let bundles = trial.bundles(objects);
-        let order = Order::of(objects);
+        let order = Order::of(objects, good);
         for key in order.stores.iter().chain(&order.scopes) {
             if let Some(object) = objects.get(key) {
                 trial.add_files(key, object, &bundles);
             }
         }
         if order.stores.is_empty() {
-            let what = "there is no SecretStore in the namespace: add one with `default: true`";
+            let what = "there is no SecretStore that is ready: add one with `default: true`, or put it right";
             order.scopes.iter().for_each(|scope| trial.fault(scope, format!("spec: {what}")));
         }
         trial.files.insert(SETTINGS.to_owned(), settings(objects, &order)?);
@@ -52,8 +53,15 @@ impl Trial {
         Ok(trial)
     }
 
+    /// The files that the sidecars need: the same of every replica, whatever was in force there.
+    pub(super) fn into_files(mut self, objects: &Objects) -> io::Result<Files> {
+        let order = Order::of(objects, &Objects::new());
+        self.files.insert(SETTINGS.to_owned(), settings(objects, &order)?);
+        Ok(self.files)
+    }
+
     pub(super) fn is_good(&self) -> bool {
-        self.faults.is_empty() && self.together.is_empty()
+        self.faults.is_empty() && self.between.is_empty() && self.together.is_empty()
     }
 
     fn fault(&mut self, key: &Key, line: String) {
@@ -106,6 +114,9 @@ impl Trial {
                 Placed::At(key, line)
                     if self.faults.contains_key(key) && line.contains("can't read") => {}
                 Placed::At(key, line) => self.fault(key, line),
+                Placed::Beside(key, line) => {
+                    self.between.entry(key.clone()).or_default().push(line);
+                }
                 Placed::Together(Kind::Scope, _) if order.scopes.is_empty() => {}
                 Placed::Together(Kind::SecretStore, _) if order.stores.is_empty() => {}
                 Placed::Together(kind, line) => self.together.push((kind, line)),
@@ -130,15 +141,20 @@ struct Order {
 /// Of which object, or objects, a line is.
 enum Placed<'a> {
     At(&'a Key, String),
+    Beside(&'a Key, String),
     Together(Kind, String),
 }
 
 impl Order {
-    /// Older scopes first: of two that can't be together it is the younger that is wrong.
-    fn of(objects: &Objects) -> Self {
+    /// What is in force first, then what is older: of two scopes that can't be together it is the second that
+    /// is wrong.
+    fn of(objects: &Objects, good: &Objects) -> Self {
         let of = |kind| objects.iter().filter(move |(key, _)| key.kind == kind);
         let mut scopes: Vec<(&Key, &Object)> = of(Kind::Scope).collect();
-        scopes.sort_by_key(|(key, object)| (object.age(), key.name.clone()));
+        let is_new = |key: &Key, object: &Object| {
+            good.get(key).is_none_or(|good| good.version() != object.version())
+        };
+        scopes.sort_by_key(|(key, object)| (is_new(key, object), object.age(), key.name.clone()));
         Self {
             stores: of(Kind::SecretStore).map(|(key, _)| key.clone()).collect(),
             scopes: scopes.into_iter().map(|(key, _)| key.clone()).collect(),
@@ -147,14 +163,17 @@ impl Order {
 
     fn place(&self, line: &str) -> Placed<'_> {
         let (path, message) = line.split_once(": ").unwrap_or(("", line));
-        let message = self.in_words_of_objects(message);
+        let written = message;
+        let message = self.in_words_of_objects(written);
         for (list, keys) in [("scopes[", &self.scopes), ("secretStores[", &self.stores)] {
             let Some((index, rest)) = path.strip_prefix(list).and_then(|it| it.split_once(']'))
             else {
                 continue;
             };
             if let Some(key) = index.parse().ok().and_then(|index: usize| keys.get(index)) {
-                return Placed::At(key, format!("spec{rest}: {message}"));
+                let line = format!("spec{rest}: {message}");
+                let is_alone = message == written;
+                return if is_alone { Placed::At(key, line) } else { Placed::Beside(key, line) };
             }
         }
         if path != "secretStores" {

@@ -51,9 +51,9 @@ pub(super) fn judge(now: &Objects, good: &Objects) -> io::Result<Verdict> {
     let mut held = Held::default();
     loop {
         let chosen = held.choose(now, good);
-        let trial = Trial::of(&chosen)?;
+        let trial = Trial::of(&chosen, good)?;
         if trial.is_good() {
-            return Ok(held.conclude(trial, chosen, now));
+            return held.conclude(trial, chosen, now);
         }
         if !held.add(&trial, &chosen, now, good) {
             return Ok(held.give_up(now));
@@ -87,7 +87,14 @@ impl Held {
     /// Adds what is wrong with `trial`; false if nothing is left that could be added.
     fn add(&mut self, trial: &Trial, chosen: &Objects, now: &Objects, good: &Objects) -> bool {
         let mut faults = trial.faults.clone();
-        for (kind, line) in &trial.together {
+        let is_alone = !faults.is_empty();
+        for (key, lines) in &trial.between {
+            // Beside what is wrong itself nothing is.
+            if !is_alone || faults.contains_key(key) {
+                faults.entry(key.clone()).or_default().extend_from_slice(lines);
+            }
+        }
+        for (kind, line) in trial.together.iter().filter(|_| !is_alone) {
             for key in blamed_together(*kind, chosen, good) {
                 faults.entry(key).or_default().push(format!("spec: {line}"));
             }
@@ -117,7 +124,7 @@ impl Held {
         self.keys.len() > before
     }
 
-    fn conclude(&self, trial: Trial, chosen: Objects, now: &Objects) -> Verdict {
+    fn conclude(&self, trial: Trial, chosen: Objects, now: &Objects) -> io::Result<Verdict> {
         let is_lost = |key: &&Key| {
             let was_published = |key| now.get(key).is_some_and(|it| it.status().revision.is_some());
             !chosen.contains_key(*key) && was_published(*key)
@@ -127,15 +134,15 @@ impl Held {
             let why = format!(
                 "sidecars keep what they have until {lost} is put right or deleted: {what}"
             );
-            return Verdict { outcome: Outcome::Keep, findings: self.all_held(now, &why) };
+            return Ok(Verdict { outcome: Outcome::Keep, findings: self.all_held(now, &why) });
         }
         let findings = self.findings(now, &chosen, &trial);
         let outcome = if chosen.keys().any(|key| key.kind == Kind::Scope) {
-            Outcome::Publish(Snapshot::new(trial.files), chosen)
+            Outcome::Publish(Snapshot::new(trial.into_files(&chosen)?), chosen)
         } else {
             Outcome::Withdraw
         };
-        Verdict { outcome, findings }
+        Ok(Verdict { outcome, findings })
     }
 
     fn findings(&self, now: &Objects, chosen: &Objects, trial: &Trial) -> BTreeMap<Key, Finding> {
