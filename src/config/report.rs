@@ -23,6 +23,7 @@ pub(super) struct Report {
 
 impl Report {
     /// For settings of another machine.
+    #[cfg(feature = "control")]
     pub(super) fn of_another_machine() -> Self {
         Self { is_elsewhere: true, ..Self::default() }
     }

@@ -1,8 +1,8 @@
 //! The controller: from the custom resources of each namespace to the snapshot that its sidecars are to have.
 //!
-//! Every replica watches, judges and publishes; the one that leads ([`lease`]) also says in each object's
+//! Every replica watches, judges and publishes; the one that leads, by a Lease, also says in each object's
 //! status whether it is in force, and if not, what is wrong and what to do. What becomes of a namespace is
-//! pure ([`verdict`]), given what there is and what was last good; the rest is to notice that something has
+//! pure, given what there is and what was last good; the rest is to notice that something has
 //! changed, and to tell. With the API server away all stays as it is.
 
 mod files;

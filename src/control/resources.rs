@@ -3,8 +3,10 @@
 //! A [`Scope`]'s and a [`SecretStore`]'s `spec` is an entry of `scopes` and of `secretStores` in
 //! `placet.yaml`, word for word, and its schema is made of the very types that read the file: nothing of the
 //! settings is written here a second time. What the API server can judge by itself, it refuses (the schema,
-//! and [`rules`]); the rest is the controller's to judge, by the code that judges the file. So specs stay
+//! and rules in CEL); the rest is the controller's to judge, by the code that judges the file. So specs stay
 //! untyped here: no object that another version of the definitions let in can stop a watch.
+
+#![expect(clippy::duplicated_attributes, reason = "each column of a table has a type")]
 
 mod rules;
 mod structural;

@@ -56,17 +56,17 @@ pub(super) fn wanted(
 /// The merge patch that writes `status`; refused where the object has changed meanwhile.
 pub(super) fn patch(key: &Key, object: &Object, status: &Status) -> Value {
     let resource = key.kind.resource();
-    let mut patch = json!({
+    json!({
         "apiVersion": resource.api_version,
         "kind": resource.kind,
         "metadata": {"resourceVersion": object.resource_version()},
-        "status": status,
-    });
-    if status.revision.is_none() {
-        // In a merge patch what is absent stays.
-        patch["status"]["revision"] = Value::Null;
-    }
-    patch
+        // In a merge patch what is absent stays, and null goes.
+        "status": {
+            "observedGeneration": status.observed_generation,
+            "revision": status.revision,
+            "conditions": status.conditions,
+        },
+    })
 }
 
 fn cut(mut message: String) -> String {

@@ -425,29 +425,23 @@ async fn only_the_named_namespaces_count() {
     replica.stop().await;
 }
 
-/// A namespace's author must not read this machine's files through us.
-#[tokio::test]
-async fn only_files_of_bundles_are_read() {
-    let folder = tempfile::tempdir().unwrap();
-    let secret = folder.path().join("token");
-    std::fs::write(&secret, "s3cr3t").unwrap();
-    let secret = secret.to_str().unwrap();
+fn object(kind: Kind, name: &str, spec: &Value) -> (Key, Object) {
+    let object = json!({"metadata": {"name": name, "uid": name}, "spec": spec});
+    (Key::new(kind, name), Object::new(Arc::new(serde_json::from_value(object).unwrap())))
+}
+
+/// What leads to the file `secret` of this machine, or is none of a bundle's.
+fn prying(secret: &str) -> Vec<(&'static str, Value)> {
     let up = format!("{}{secret}", "../".repeat(20));
-    let mut objects = Objects::new();
-    let mut add = |kind, name: &str, spec: Value| {
-        let object = json!({"metadata": {"name": name, "uid": name}, "spec": spec});
-        let object = Object::new(Arc::new(serde_json::from_value(object).unwrap()));
-        objects.insert(Key::new(kind, name), object);
+    let remote = json!({"engine": "authzen", "url": "https://a.example/b"});
+    let with = |key: &str, file: &str| {
+        let mut policy = remote.clone();
+        policy[key] = file.into();
+        json!({ "policy": policy })
     };
-    add(Kind::SecretStore, "vault", store());
-    add(Kind::PolicyBundle, "rules", bundle(&[("a.cedar", PERMIT)]));
-    add(
-        Kind::PolicyBundle,
-        "bad",
-        bundle(&[("../../x", ""), ("a", ""), ("a/b", ""), ("/x", ""), ("a//b", "")]),
-    );
-    add(Kind::PolicyBundle, "placet.yaml", bundle(&[("x", "")]));
-    for (name, change) in [
+    let verification = json!({"keyFile": secret});
+    let issuer = json!({"issuer": "https://a", "audiences": "any", "jwksFile": up});
+    vec![
         ("up", json!({"policy": {"files": [up]}})),
         ("absolute", json!({"policy": {"files": [secret]}})),
         ("entities", json!({"policy": {"files": ["rules/a.cedar"], "entities": up}})),
@@ -455,29 +449,36 @@ async fn only_files_of_bundles_are_read() {
         ("settings", json!({"policy": {"files": ["placet.yaml"]}})),
         (
             "key",
-            json!({"policy": {"bundle": {"url": "https://a.example/b", "verification": {"keyFile": secret}}}}),
-        ),
-        (
-            "remote",
-            json!({"policy": {"engine": "authzen", "url": "https://a.example/b", "caFile": secret}}),
+            json!({"policy": {"bundle": {"url": "https://a.example/b", "verification": verification}}}),
         ),
         ("descriptor", json!({"policy": {"files": ["rules/a.cedar"], "protoDescriptor": secret}})),
-        (
-            "credential",
-            json!({"policy": {"engine": "authzen", "url": "https://a.example/b", "tokenFile": "rules/a.cedar"}}),
-        ),
-        (
-            "jwks",
-            json!({"identity": {"jwt": [{"issuer": "https://a", "audiences": "any", "jwksFile": up}]}}),
-        ),
-    ] {
+        ("remote", with("caFile", secret)),
+        ("credential", with("tokenFile", "rules/a.cedar")),
+        ("jwks", json!({"identity": {"jwt": [issuer]}})),
+    ]
+}
+
+/// A namespace's author must not read this machine's files through us.
+#[test]
+fn only_files_of_bundles_are_read() {
+    let folder = tempfile::tempdir().unwrap();
+    let secret = folder.path().join("token");
+    std::fs::write(&secret, "s3cr3t").unwrap();
+    let names = [("../../x", ""), ("a", ""), ("a/b", ""), ("/x", ""), ("a//b", "")];
+    let mut objects = Objects::from([
+        object(Kind::SecretStore, "vault", &store()),
+        object(Kind::PolicyBundle, "rules", &bundle(&[("a.cedar", PERMIT)])),
+        object(Kind::PolicyBundle, "bad", &bundle(&names)),
+        object(Kind::PolicyBundle, "placet.yaml", &bundle(&[("x", "")])),
+        object(Kind::Scope, "fine", &scope("fine", "rules/a.cedar")),
+    ]);
+    for (name, change) in prying(secret.to_str().unwrap()) {
         let mut spec = scope(name, "rules/a.cedar");
         for (key, value) in change.as_object().unwrap() {
             spec[key] = value.clone();
         }
-        add(Kind::Scope, name, spec);
+        objects.extend([object(Kind::Scope, name, &spec)]);
     }
-    add(Kind::Scope, "fine", scope("fine", "rules/a.cedar"));
     let verdict = verdict::judge(&objects, &Objects::new()).unwrap();
     for (key, finding) in &verdict.findings {
         let is_fine = matches!(key.name.as_str(), "vault" | "rules" | "fine");
@@ -521,9 +522,7 @@ fn what_is_published_is_what_a_file_would_say() {
             spec
         }),
     ] {
-        let object = json!({"metadata": {"name": name, "uid": name}, "spec": spec});
-        let object = Object::new(Arc::new(serde_json::from_value(object).unwrap()));
-        objects.insert(Key::new(kind, name), object);
+        objects.extend([object(kind, name, &spec)]);
     }
     let verdict = verdict::judge(&objects, &Objects::new()).unwrap();
     let dry = &verdict.findings[&Key::new(Kind::Scope, "on")];
@@ -556,9 +555,11 @@ proptest::proptest! {
     }
 }
 
+type Grant = (Option<String>, String, String, String, Vec<String>);
+
 /// The rules of deploy/kubernetes/controller.yaml: of which namespace (none: of all), group, resource, verb
 /// and names.
-fn granted() -> Vec<(Option<String>, String, String, String, Vec<String>)> {
+fn granted() -> Vec<Grant> {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("deploy/kubernetes/controller.yaml");
     let text = std::fs::read_to_string(path).unwrap();
     let mut granted = Vec::new();

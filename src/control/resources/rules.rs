@@ -33,8 +33,31 @@ pub(super) fn bounds(name: &str, key: &str) -> Value {
 
 /// The rules for the settings called `name`.
 pub(super) fn of_settings(name: &str) -> Value {
-    let rules: &[(&str, &str)] = match name {
-        "Policy" => &[
+    let Some((_, rules)) = RULES.iter().find(|(of, _)| *of == name) else { return Value::Null };
+    let rules: Vec<Value> = rules.iter().map(|(text, message)| rule(text, message)).collect();
+    json!({"x-kubernetes-validations": rules})
+}
+
+/// The rules for bundles.
+pub(super) fn of_bundles() -> Value {
+    json!([
+        rule("has(self.files) || has(self.binaryFiles)", "has no file: add one"),
+        rule(
+            "!has(self.files) || !has(self.binaryFiles) || self.binaryFiles.all(name, !(name in self.files))",
+            "a name stands in files and in binaryFiles: rename one",
+        ),
+    ])
+}
+
+fn rule(text: &str, message: &str) -> Value {
+    json!({"rule": text, "message": message})
+}
+
+/// By the settings' names: rules, and what is said where one doesn't hold.
+const RULES: [(&str, &[(&str, &str)]); 9] = [
+    (
+        "Policy",
+        &[
             (
                 "has(self.engine) && self.engine == 'authzen' ? has(self.url) && !has(self.files) && !has(self.bundle) : has(self.files) != has(self.bundle)",
                 "cedar and rego need either files or bundle, authzen needs url and neither",
@@ -44,11 +67,17 @@ pub(super) fn of_settings(name: &str) -> Value {
                 "shadow needs files: name the policies to compare",
             ),
         ],
-        "Route" => &[(
+    ),
+    (
+        "Route",
+        &[(
             "has(self.bypass) && self.bypass ? !has(self.asset) && !has(self.action) : has(self.asset) && has(self.action)",
             "a route has asset and action, or `bypass: true` and neither",
         )],
-        "Issuer" => &[
+    ),
+    (
+        "Issuer",
+        &[
             (
                 "!has(self.jwksUri) || !has(self.jwksFile)",
                 "has both jwksUri and jwksFile: keep one",
@@ -58,22 +87,34 @@ pub(super) fn of_settings(name: &str) -> Value {
                 "an issuer that is asked about its tokens has no keys: remove jwksUri, jwksFile, algorithms and types",
             ),
         ],
-        "Introspection" => &[(
+    ),
+    (
+        "Introspection",
+        &[(
             "(has(self.clientSecret) ? 1 : 0) + (has(self.clientSecretFile) ? 1 : 0) + (has(self.clientSecretEnv) ? 1 : 0) == 1",
             "needs exactly one of clientSecret, clientSecretFile and clientSecretEnv",
         )],
-        "Place" => &[
+    ),
+    (
+        "Place",
+        &[
             (
                 "(has(self.header) ? 1 : 0) + (has(self.cookie) ? 1 : 0) + (has(self.query) ? 1 : 0) == 1",
                 "needs exactly one of header, cookie and query",
             ),
             ("!has(self.prefix) || has(self.header)", "prefix only belongs to a header"),
         ],
-        "ApiKeys" => &[(
+    ),
+    (
+        "ApiKeys",
+        &[(
             "!has(self.query) || !has(self.header) && !has(self.prefix)",
             "has query beside header or prefix: keep one place",
         )],
-        "Api" => &[
+    ),
+    (
+        "Api",
+        &[
             (
                 "has(self.authzen) && self.authzen || has(self.check) && self.check",
                 "answers nothing: set authzen or check",
@@ -83,7 +124,10 @@ pub(super) fn of_settings(name: &str) -> Value {
                 "scheme belongs to check: set it, or remove scheme",
             ),
         ],
-        "Store" => &[
+    ),
+    (
+        "Store",
+        &[
             (
                 "self.type != 'vault' || has(self.details) && has(self.details.auth)",
                 "a store of type vault needs details.auth, and details.address",
@@ -105,7 +149,10 @@ pub(super) fn of_settings(name: &str) -> Value {
                 "a store of type azureKeyVault needs details.vaultUrl",
             ),
         ],
-        "Auth" => &[
+    ),
+    (
+        "Auth",
+        &[
             (
                 "self.method != 'token' || (has(self.token) ? 1 : 0) + (has(self.tokenFile) ? 1 : 0) + (has(self.tokenEnv) ? 1 : 0) == 1",
                 "a login by token needs exactly one of token, tokenFile and tokenEnv",
@@ -128,23 +175,5 @@ pub(super) fn of_settings(name: &str) -> Value {
                 "a login by cert needs certificateFile and keyFile",
             ),
         ],
-        _ => return Value::Null,
-    };
-    let rules: Vec<Value> = rules.iter().map(|(text, message)| rule(text, message)).collect();
-    json!({"x-kubernetes-validations": rules})
-}
-
-/// The rules for bundles.
-pub(super) fn of_bundles() -> Value {
-    json!([
-        rule("has(self.files) || has(self.binaryFiles)", "has no file: add one"),
-        rule(
-            "!has(self.files) || !has(self.binaryFiles) || self.binaryFiles.all(name, !(name in self.files))",
-            "a name stands in files and in binaryFiles: rename one",
-        ),
-    ])
-}
-
-fn rule(text: &str, message: &str) -> Value {
-    json!({"rule": text, "message": message})
-}
+    ),
+];
