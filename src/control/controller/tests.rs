@@ -217,6 +217,13 @@ async fn a_bad_change_leaves_the_last_good_version_in_force() {
     assert!(message.contains("Scope `orders`"), "{message}");
     assert_eq!(replica.file("shop", "rules/orders.cedar"), PERMIT);
     assert_eq!(server.get("scopes", "shop", "orders")["status"]["revision"], first);
+    // Who would need the rest of the change is told so.
+    let changed = [("orders.cedar", "permit("), ("more.cedar", PERMIT)];
+    server.put("policybundles", "shop", "rules", &bundle(&changed));
+    server.put("scopes", "shop", "more", &scope("more", "rules/more.cedar"));
+    until("it is held", || server.ready("scopes", "shop", "more").1 == "Held").await;
+    assert!(server.ready("scopes", "shop", "more").2.contains("Scope `orders`: see there"));
+    server.delete("scopes", "shop", "more");
     // Others are not held up.
     let forbid = "forbid(principal, action, resource);";
     server.put("policybundles", "shop", "bills", &bundle(&[("bills.cedar", forbid)]));
@@ -271,6 +278,24 @@ async fn what_does_not_go_together_is_told_in_names() {
     assert_eq!(server.ready("secretstores", "shop", "vault").0, "True");
     assert_eq!(server.ready("scopes", "shop", "orders").0, "True");
     replica.stop().await;
+}
+
+#[test]
+fn who_uses_a_bad_store_is_not_wrong() {
+    let mut bad = store();
+    bad["details"]["kvVersion"] = 3.into();
+    let objects = Objects::from([
+        object(Kind::SecretStore, "vault", &bad),
+        object(Kind::PolicyBundle, "rules", &bundle(&[("a.cedar", PERMIT)])),
+        object(Kind::Scope, "orders", &scope("orders", "rules/a.cedar")),
+    ]);
+    let verdict = verdict::judge(&objects, &Objects::new()).unwrap();
+    let said: Vec<&Finding> = verdict.findings.values().collect();
+    let why = "not taken over, since it doesn't go with SecretStore `vault`: see there";
+    let faults = ["spec.details.kvVersion: `3` is not 1 or 2".to_owned()];
+    let bad = Finding::Bad(faults.to_vec());
+    assert_eq!(said, [&Finding::Good(vec![]), &bad, &Finding::Held(why.to_owned())]);
+    assert!(matches!(verdict.outcome, Outcome::Withdraw));
 }
 
 /// Though the younger can't be beside it, it is not wrong as long as the older is not there.

@@ -86,42 +86,28 @@ impl Held {
 
     /// Adds what is wrong with `trial`; false if nothing is left that could be added.
     fn add(&mut self, trial: &Trial, chosen: &Objects, now: &Objects, good: &Objects) -> bool {
-        let mut faults = trial.faults.clone();
-        let is_alone = !faults.is_empty();
-        for (key, lines) in &trial.between {
-            // Beside what is wrong itself nothing is.
-            if !is_alone || faults.contains_key(key) {
-                faults.entry(key.clone()).or_default().extend_from_slice(lines);
-            }
-        }
-        for (kind, line) in trial.together.iter().filter(|_| !is_alone) {
-            for key in blamed_together(*kind, chosen, good) {
-                faults.entry(key).or_default().push(format!("spec: {line}"));
-            }
-        }
-        let before = self.keys.len();
-        for (key, lines) in faults {
-            let versions = [now.get(&key), good.get(&key)];
-            for object in versions.into_iter().flatten().filter(|_| key.kind == Kind::Scope) {
-                let bundles = named(object.spec());
-                let bundles = bundles.iter().filter_map(|file| file.bundle());
-                self.keys.extend(bundles.map(|name| Key::new(Kind::PolicyBundle, name)));
-            }
-            if self.keys.insert(key.clone()) {
+        let before = self.keys.clone();
+        for (key, lines) in faults(trial, chosen, good) {
+            let bundles = bundles_of(&key, [now.get(&key), good.get(&key)]);
+            let is_led_to = bundles.iter().any(|bundle| before.contains(bundle))
+                || before.iter().any(|key| key.kind == Kind::SecretStore)
+                    && is_about_stores(&lines);
+            self.keys.extend(bundles);
+            if self.keys.insert(key.clone()) && !is_led_to {
                 self.bad.insert(key, lines);
             }
         }
-        if self.keys.len() > before {
+        if self.keys.len() > before.len() {
             return true;
         }
         // What was good together is so still: first the stores, then everything.
         let all: BTreeSet<&Key> = now.keys().chain(good.keys()).collect();
         let stores = all.iter().filter(|key| key.kind == Kind::SecretStore);
         self.keys.extend(stores.copied().cloned());
-        if self.keys.len() == before {
+        if self.keys.len() == before.len() {
             self.keys.extend(all.into_iter().cloned());
         }
-        self.keys.len() > before
+        self.keys.len() > before.len()
     }
 
     fn conclude(&self, trial: Trial, chosen: Objects, now: &Objects) -> io::Result<Verdict> {
@@ -176,6 +162,35 @@ impl Held {
         let why = "sidecars keep what they have until the other objects are put right";
         Verdict { outcome: Outcome::Keep, findings: self.all_held(now, why) }
     }
+}
+
+/// What is wrong with each object. Beside one that is wrong itself no other is.
+fn faults(trial: &Trial, chosen: &Objects, good: &Objects) -> BTreeMap<Key, Vec<String>> {
+    let mut faults = trial.faults.clone();
+    let is_alone = !faults.is_empty();
+    for (key, lines) in &trial.between {
+        if !is_alone || faults.contains_key(key) {
+            faults.entry(key.clone()).or_default().extend_from_slice(lines);
+        }
+    }
+    for (kind, line) in trial.together.iter().filter(|_| !is_alone) {
+        for key in blamed_together(*kind, chosen, good) {
+            faults.entry(key).or_default().push(format!("spec: {line}"));
+        }
+    }
+    faults
+}
+
+/// The bundles that a scope names in any of its versions.
+fn bundles_of(key: &Key, versions: [Option<&Object>; 2]) -> BTreeSet<Key> {
+    let scopes = versions.into_iter().flatten().filter(|_| key.kind == Kind::Scope);
+    let files = scopes.flat_map(|scope| named(scope.spec()));
+    files.filter_map(|file| Some(Key::new(Kind::PolicyBundle, file.bundle()?))).collect()
+}
+
+/// Whether the faults are that a store is missing.
+fn is_about_stores(lines: &[String]) -> bool {
+    lines.iter().all(|line| line.contains("secret store") || line.contains("SecretStore"))
 }
 
 /// Of objects that don't go together those are to blame that are new.
