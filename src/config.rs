@@ -39,6 +39,8 @@ use crate::token::ClaimSettings;
 use report::Report;
 
 pub use raw::schema;
+#[cfg(feature = "control")]
+pub(crate) use raw::{scope_schema, store_schema};
 
 /// Checked settings.
 #[derive(Debug)]
@@ -273,13 +275,21 @@ impl Config {
 
     /// Reads and checks the settings at `path`, and everything they name but keys.
     pub fn load(path: &Path) -> Result<Self, ConfigErrors> {
-        Self::read(path, None, None, Report::for_a_listener)
+        Self::read(Report::default(), path, None, None, Report::for_a_listener)
     }
 
     /// [`Self::load`] for who will not bind the listeners: a command that only decides, perhaps on a machine
     /// that has none of their files. What is wrong with what only listeners need is a warning.
     pub fn load_without_listening(path: &Path) -> Result<Self, ConfigErrors> {
-        Self::read(path, None, None, Report::for_nobody_listening)
+        Self::read(Report::default(), path, None, None, Report::for_nobody_listening)
+    }
+
+    /// [`Self::load_without_listening`] for settings that another machine will have beside its own: neither
+    /// this one's environment nor any file outside the settings' folder is read, and the listeners are
+    /// taken for what scopes ask of them.
+    #[cfg(feature = "control")]
+    pub(crate) fn load_for_another_machine(path: &Path) -> Result<Self, ConfigErrors> {
+        Self::read(Report::of_another_machine(), path, None, None, Report::for_nobody_listening)
     }
 
     /// [`Self::load_without_listening`] for a process that listens already, until no file was changed
@@ -293,7 +303,9 @@ impl Config {
     ) -> Result<Self, ConfigErrors> {
         let mut files = Look::default();
         for _ in 0..MAX_READINGS {
-            let read = Self::read(path, kept_deny_list, snapshot, Report::for_nobody_listening);
+            let report = Report::default();
+            let settle = Report::for_nobody_listening;
+            let read = Self::read(report, path, kept_deny_list, snapshot, settle);
             files = match &read {
                 Ok(config) => config.files.clone(),
                 Err(errors) => errors.files.clone(),
@@ -307,12 +319,12 @@ impl Config {
     }
 
     fn read(
+        mut report: Report,
         path: &Path,
         kept_deny_list: Option<&Path>,
         snapshot: Option<&Stored>,
         settle: fn(&mut Report),
     ) -> Result<Self, ConfigErrors> {
-        let mut report = Report::default();
         let config = load::load(path, snapshot, &mut report)
             .and_then(|loaded| check::check(loaded, kept_deny_list, &mut report));
         settle(&mut report);

@@ -10,7 +10,7 @@ mod telemetry;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Display;
-use std::path::{Path, PathBuf};
+use std::path::{Component, Path, PathBuf};
 use std::time::Duration;
 
 use super::load::Loaded;
@@ -40,7 +40,8 @@ pub(super) fn check(
     let stores = stores::check(&loaded, report);
     let control_plane = control_plane::check(&loaded, report);
     let reload = reload(&settings.reload, report);
-    let shared = scope::Shared::new(settings, stores.as_ref(), listen.as_ref(), reload.flatten());
+    let known_listen = listen.as_ref().filter(|_| !report.is_elsewhere);
+    let shared = scope::Shared::new(settings, stores.as_ref(), known_listen, reload.flatten());
     if settings.scopes.is_empty() && settings.control_plane.is_none() {
         report.error("scopes", "is empty: add a scope for each protected application");
     }
@@ -195,8 +196,14 @@ fn joined(base: &Path, path: &str) -> PathBuf {
     base.join(path)
 }
 
-/// [`joined`], of a file that is read once: what is made of it is made anew when it changes.
+/// [`joined`], of a file that is read once: what is made of it is made anew when it changes. One that
+/// another machine has elsewhere is none of this machine's.
 fn read_once(base: &Path, path: &str, report: &mut Report) -> PathBuf {
+    let is_below =
+        |path: &str| Path::new(path).components().all(|part| matches!(part, Component::Normal(_)));
+    if report.is_elsewhere && !is_below(path) {
+        return base.join("(a file of another machine)");
+    }
     let file = joined(base, path);
     report.reads_named(&file);
     file

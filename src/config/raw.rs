@@ -9,6 +9,8 @@ use serde::{Deserialize, Serialize};
 use crate::keys::Algorithm;
 
 pub use self::schema::schema;
+#[cfg(feature = "control")]
+pub(crate) use self::schema::{scope_schema, store_schema};
 
 pub(super) use self::forms::{FileForm, ListenerForm, OneOrMany, SinkForm};
 use self::forms::{NameOrNumber, ScopesForm, name_or_number, present};

@@ -16,9 +16,18 @@ pub(super) struct Report {
     pub(super) files: Look,
     /// Those of the files that are no settings.
     pub(super) named: Vec<PathBuf>,
+    /// Whether the settings are those of another machine, whose listeners, files and environment are not
+    /// here: only files below the settings' own folder are read.
+    pub(super) is_elsewhere: bool,
 }
 
 impl Report {
+    /// For settings of another machine.
+    #[cfg(feature = "control")]
+    pub(super) fn of_another_machine() -> Self {
+        Self { is_elsewhere: true, ..Self::default() }
+    }
+
     pub(super) fn error(&mut self, path: impl Display, message: impl Display) {
         self.errors.push(format!("{path}: {message}"));
     }

@@ -4,14 +4,17 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, anyhow};
 use clap::{Args, Parser, Subcommand, ValueEnum};
+use kube::Client;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 
+use super::controller::{Controller, Pace};
 use super::inject::manifest;
-use super::settings::Settings;
-use super::{stream, webhook};
+use super::settings::{ControllerSettings, Settings};
+use super::snapshot::Snapshots;
+use super::{resources, stream, webhook};
 use crate::app::https;
 use crate::cli::{LogFormat, forbid_core_dumps, print, report, start_log};
 use crate::clock::Clock;
@@ -37,6 +40,15 @@ enum Command {
     },
     /// Add Placet to manifests, as the webhook would.
     Inject(Inject),
+    /// Watch the custom resources: check them, say in their status what is wrong, and send what is good to the
+    /// sidecars of their namespace.
+    Controller {
+        /// The settings file.
+        #[arg(long, env = "PLACET_CONTROL_CONFIG", value_name = "FILE")]
+        config: PathBuf,
+    },
+    /// Print the definitions of the custom resources, for `kubectl apply -f -`.
+    Crds,
     /// Send the snapshots in a directory to sidecars, where there is no Kubernetes.
     Snapshots {
         /// The settings file.
@@ -76,6 +88,8 @@ impl Cli {
             Command::Webhook { config } => serve(config),
             Command::Inject(args) => inject(args),
             Command::Snapshots { config } => snapshots(config),
+            Command::Controller { config } => control(config),
+            Command::Crds => crds(),
         };
         done.unwrap_or_else(|error| report(&error))
     }
@@ -111,20 +125,76 @@ fn snapshots(config: &Path) -> Result<ExitCode> {
 /// Does `work`, which ends when it is told to by a signal.
 fn until_stopped(work: impl AsyncFnOnce(CancellationToken) -> Result<()>) -> Result<ExitCode> {
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
-    runtime.block_on(async {
-        let shutdown = CancellationToken::new();
-        let mut terminate = signal(SignalKind::terminate()).context("can't wait for SIGTERM")?;
-        let mut interrupt = signal(SignalKind::interrupt()).context("can't wait for SIGINT")?;
-        let stop = shutdown.clone();
-        tokio::spawn(async move {
-            tokio::select! {
-                _ = terminate.recv() => {}
-                _ = interrupt.recv() => {}
+    runtime.block_on(async { work(until_signal()?).await })?;
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Cancelled by SIGTERM and SIGINT.
+fn until_signal() -> Result<CancellationToken> {
+    let shutdown = CancellationToken::new();
+    let mut terminate = signal(SignalKind::terminate()).context("can't wait for SIGTERM")?;
+    let mut interrupt = signal(SignalKind::interrupt()).context("can't wait for SIGINT")?;
+    let stop = shutdown.clone();
+    tokio::spawn(async move {
+        tokio::select! {
+            _ = terminate.recv() => {}
+            _ = interrupt.recv() => {}
+        }
+        stop.cancel();
+    });
+    Ok(shutdown)
+}
+
+fn control(config: &Path) -> Result<ExitCode> {
+    let settings = match Settings::load(config) {
+        Ok(settings) => settings,
+        Err(errors) => return Ok(refuse(errors)),
+    };
+    until_stopped(async |shutdown| {
+        let client = Client::try_default().await;
+        let client = client
+            .context("can't tell where the API server is: run in a pod, or set KUBECONFIG")?;
+        let Settings {
+            controller: ControllerSettings { probes, reach }, snapshots: streams, ..
+        } = settings;
+        let snapshots = Arc::new(Snapshots::default());
+        let controller = Controller::new(client, reach, Pace::default(), Arc::clone(&snapshots));
+        let router = controller.probes();
+        let probes = https::serve(&probes, "probes", router, Clock::System, &shutdown);
+        let sending = async {
+            match &streams {
+                Some(settings) => stream::serve(settings, snapshots, &shutdown).await,
+                None => {
+                    shutdown.cancelled().await;
+                    Ok(())
+                }
             }
-            stop.cancel();
-        });
-        work(shutdown).await
-    })?;
+        };
+        let watching = controller.run(identity()?, &shutdown);
+        // When one ends, the others are no use.
+        let ended = async |part: Result<()>| {
+            shutdown.cancel();
+            part
+        };
+        let (probes, sending, watching) = tokio::join!(
+            async { ended(probes.await).await },
+            async { ended(sending.await).await },
+            async { ended(watching.await).await },
+        );
+        probes.and(sending).and(watching)
+    })
+}
+
+/// The pod's name, and what tells this process from the one before it there.
+fn identity() -> Result<String> {
+    let host = nix::unistd::gethostname().context("can't read the host name")?;
+    let mut random = [0; 8];
+    aws_lc_rs::rand::fill(&mut random).map_err(|_| anyhow!("the system has no random numbers"))?;
+    Ok(format!("{}_{}", host.to_string_lossy(), hex::encode(random)))
+}
+
+fn crds() -> Result<ExitCode> {
+    print(resources::yaml()?.trim_end())?;
     Ok(ExitCode::SUCCESS)
 }
 

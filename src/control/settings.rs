@@ -3,10 +3,12 @@
 //! Unknown keys are errors, and all errors are told at once, each with its path. What a pod's annotations
 //! may change is checked by the same code that checks it here.
 
+use std::net::{Ipv4Addr, SocketAddr};
 use std::path::Path;
 
 use serde::Deserialize;
 
+use super::controller::Reach;
 use super::inject::{Field, Injection};
 use super::stream::{RawSnapshots, StreamSettings};
 use crate::config::{Address, ListenerSettings};
@@ -21,6 +23,25 @@ pub struct Settings {
     pub injection: Injection,
     /// How snapshots reach sidecars.
     pub snapshots: Option<StreamSettings>,
+    /// Which custom resources count.
+    pub controller: ControllerSettings,
+}
+
+/// Settings of the controller.
+#[derive(Debug)]
+pub struct ControllerSettings {
+    /// Where `/livez` and `/readyz` are.
+    pub probes: ListenerSettings,
+    /// Which part of the cluster.
+    pub reach: Reach,
+}
+
+impl Default for ControllerSettings {
+    fn default() -> Self {
+        let address = Address::Tcp(SocketAddr::from((Ipv4Addr::UNSPECIFIED, 9446)));
+        let probes = ListenerSettings { address, tls: None };
+        Self { probes, reach: Reach::default() }
+    }
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -30,6 +51,15 @@ struct Raw {
     webhook: Option<RawWebhook>,
     injection: RawInjection,
     snapshots: Option<RawSnapshots>,
+    controller: RawController,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields, default)]
+struct RawController {
+    namespaces: Vec<String>,
+    lease_namespace: Option<String>,
+    probes: Option<String>,
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -84,7 +114,9 @@ impl Settings {
         let webhook = raw.webhook.and_then(|webhook| listener(&webhook, base, &mut errors));
         let injection = injection(&raw.injection, &mut errors);
         let snapshots = raw.snapshots.and_then(|snapshots| snapshots.check(base, &mut errors));
-        if errors.is_empty() { Ok(Self { webhook, injection, snapshots }) } else { Err(errors) }
+        let controller = controller(&raw.controller, &mut errors);
+        let settings = Self { webhook, injection, snapshots, controller };
+        if errors.is_empty() { Ok(settings) } else { Err(errors) }
     }
 }
 
@@ -109,6 +141,36 @@ fn listener(raw: &RawWebhook, base: &Path, errors: &mut Vec<String>) -> Option<L
         protocols: Protocols::Http,
     };
     Some(ListenerSettings { address: Address::Tcp(address.ok()?), tls: Some(tls) })
+}
+
+fn controller(raw: &RawController, errors: &mut Vec<String>) -> ControllerSettings {
+    let mut settings = ControllerSettings::default();
+    if let Some(text) = &raw.probes {
+        match text.parse() {
+            Ok(address) => settings.probes.address = Address::Tcp(address),
+            Err(_) => {
+                errors.push(format!("controller.probes: `{text}` is no address: write IP:PORT"))
+            }
+        }
+    }
+    let is_label = |name: &str| {
+        let is_plain = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-';
+        (1..=63).contains(&name.len()) && name.bytes().all(is_plain)
+    };
+    let lists = [
+        ("namespaces", raw.namespaces.as_slice()),
+        ("leaseNamespace", raw.lease_namespace.as_slice()),
+    ];
+    for (name, namespaces) in lists {
+        for text in namespaces.iter().filter(|text| !is_label(text)) {
+            errors.push(format!("controller.{name}: `{text}` is no name of a namespace"));
+        }
+    }
+    settings.reach = Reach {
+        namespaces: raw.namespaces.iter().cloned().collect(),
+        lease_namespace: raw.lease_namespace.clone(),
+    };
+    settings
 }
 
 fn injection(raw: &RawInjection, errors: &mut Vec<String>) -> Injection {
@@ -163,12 +225,16 @@ version: 2
 webhook: {address: nowhere, keyFile: tls.key}
 injection: {image: "a b", configMap: Placet, proxies: [envoy, placet], cpuRequest: "1x", memoryRequest: 1Gi,
   memoryLimit: 1Mi, user: 0, group: 4294967295, adminPort: 80, log: "placet=loud"}
+controller: {namespaces: [shop, Shop], leaseNamespace: "", probes: "9446"}
 "#;
         let errors = Settings::parse(text, Path::new("")).unwrap_err();
         let mut paths: Vec<&str> =
             errors.iter().map(|line| line.split(": ").next().unwrap()).collect();
         paths.sort_unstable();
         let expected = [
+            "controller.leaseNamespace",
+            "controller.namespaces",
+            "controller.probes",
             "injection.adminPort",
             "injection.configMap",
             "injection.cpuRequest",

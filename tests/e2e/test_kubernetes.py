@@ -263,7 +263,8 @@ def test_who_is_meant_and_what_is_wrong_is_said():
 def test_the_shipped_manifests_are_valid():
     for file in (HERE.parents[1] / "deploy/kubernetes").glob("*.yaml"):
         for document in yaml.safe_load_all(file.read_text()):
-            validate(document)
+            if not document["apiVersion"].startswith("placet.dev/"):  # test_controller.py
+                validate(document)
 
 
 def test_the_shipped_settings_are_good(directory):

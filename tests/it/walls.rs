@@ -80,6 +80,24 @@ fn no_room_looks_back_up() {
     assert!(seen > 100, "only {seen} uses were found: is the search broken?");
 }
 
+/// The sidecar links no Kubernetes client: what has one is optional, and of `control` alone.
+#[test]
+fn only_the_control_plane_knows_a_cluster() {
+    let manifest = Path::new(env!("CARGO_MANIFEST_DIR")).join("Cargo.toml");
+    let manifest = fs::read_to_string(manifest).unwrap();
+    let line = |start: &str| manifest.lines().find(|line| line.starts_with(start)).unwrap();
+    for client in ["k8s-openapi", "kube"] {
+        assert!(line(&format!("{client} = ")).contains("optional = true"), "{client}");
+        let feature = format!("dep:{client}\"");
+        let users: Vec<&str> = manifest.lines().filter(|line| line.contains(&feature)).collect();
+        assert!(matches!(users.as_slice(), [only] if only.starts_with("control = ")), "{users:?}");
+    }
+    assert!(!line("default = ").contains("control"));
+    for (file, line) in code_of("").into_iter().filter(|(_, line)| line.contains("kube::")) {
+        assert!(file.to_string_lossy().contains("/src/control"), "{}: {line}", file.display());
+    }
+}
+
 /// The lines of a room's files that are neither comments nor tests.
 fn code_of(room: &str) -> Vec<(PathBuf, String)> {
     let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");

@@ -16,7 +16,8 @@ pub(super) fn credential(
     let [(name, reference), (file_name, file), (env_name, env)] = given;
     match (reference, file, env) {
         (Some(text), None, None) if text.contains("{{") => {
-            report.keep(format_args!("{path}.{name}"), resolve(text)).map(Source::Literal)
+            let resolved = resolve(text, report);
+            report.keep(format_args!("{path}.{name}"), resolved).map(Source::Literal)
         }
         (Some(_), None, None) => {
             report.error(
@@ -39,7 +40,15 @@ pub(super) fn credential(
     }
 }
 
-/// What a credential in the settings stands for.
-pub(super) fn resolve(text: &str) -> Result<Secret<String>, reference::ReferenceError> {
-    reference::resolve(text, &|name| std::env::var(name).ok())
+/// What a credential in the settings stands for. Another machine's environment is not known: there any
+/// variable is taken for set.
+pub(super) fn resolve(
+    text: &str,
+    report: &Report,
+) -> Result<Secret<String>, reference::ReferenceError> {
+    let is_elsewhere = report.is_elsewhere;
+    reference::resolve(text, &|name| match is_elsewhere {
+        true => Some("(of another machine)".to_owned()),
+        false => std::env::var(name).ok(),
+    })
 }

@@ -163,7 +163,8 @@ fn foreign_auth(method: AuthMethod, auth: &raw::Auth) -> Vec<(&'static str, bool
 fn role_id(path: &str, auth: &raw::Auth, base: &Path, report: &mut Report) -> Option<Source> {
     match (&auth.role_id, &auth.role_id_file) {
         (Some(text), None) => {
-            report.keep(format_args!("{path}.roleId"), resolve(text)).map(Source::Literal)
+            let resolved = resolve(text, report);
+            report.keep(format_args!("{path}.roleId"), resolved).map(Source::Literal)
         }
         (None, Some(file)) => Some(Source::File(joined(base, file))),
         _ => {
