@@ -36,6 +36,7 @@ use crate::source::{ControlSettings, Stored};
 use crate::telemetry::TelemetrySettings;
 use crate::tls::{TlsSettings, UriSan};
 use crate::token::ClaimSettings;
+use load::Sent;
 use report::Report;
 
 pub use raw::schema;
@@ -271,15 +272,31 @@ impl Config {
         Arc::new(self.scopes.iter().map(|scope| scope.claims.issuer.clone()).collect())
     }
 
-    /// Reads and checks the settings at `path`, and everything they name but keys.
+    /// Reads and checks the settings at `path`, and everything they name but keys. The control plane's last good
+    /// snapshot is no longer good where this version, or the rest of the settings, has other ideas: then a
+    /// warning says so, and it is as if there were none.
     pub fn load(path: &Path) -> Result<Self, ConfigErrors> {
-        Self::read(path, None, None, Report::for_a_listener)
+        let read = Self::read(path, None, Sent::Last, Report::for_a_listener);
+        read.or_else(|errors| {
+            let without = Self::read(path, None, Sent::Nothing, Report::for_a_listener);
+            without.map(|config| config.without_snapshot(&errors)).map_err(|_| errors)
+        })
+    }
+
+    fn without_snapshot(mut self, errors: &ConfigErrors) -> Self {
+        let what = "the snapshot is not used, and asked for anew";
+        let told = errors.iter().map(|error| format!("controlPlane.directory: {what}: {error}"));
+        self.warnings.extend(told);
+        if let Some(control_plane) = &mut self.control_plane {
+            control_plane.damage = Some(errors.to_string());
+        }
+        self
     }
 
     /// [`Self::load`] for who will not bind the listeners: a command that only decides, perhaps on a machine
     /// that has none of their files. What is wrong with what only listeners need is a warning.
     pub fn load_without_listening(path: &Path) -> Result<Self, ConfigErrors> {
-        Self::read(path, None, None, Report::for_nobody_listening)
+        Self::read(path, None, Sent::Last, Report::for_nobody_listening)
     }
 
     /// [`Self::load_without_listening`] for a process that listens already, until no file was changed
@@ -292,8 +309,9 @@ impl Config {
         snapshot: Option<&Stored>,
     ) -> Result<Self, ConfigErrors> {
         let mut files = Look::default();
+        let sent = snapshot.map_or(Sent::Last, Sent::This);
         for _ in 0..MAX_READINGS {
-            let read = Self::read(path, kept_deny_list, snapshot, Report::for_nobody_listening);
+            let read = Self::read(path, kept_deny_list, sent, Report::for_nobody_listening);
             files = match &read {
                 Ok(config) => config.files.clone(),
                 Err(errors) => errors.files.clone(),
@@ -309,11 +327,11 @@ impl Config {
     fn read(
         path: &Path,
         kept_deny_list: Option<&Path>,
-        snapshot: Option<&Stored>,
+        sent: Sent<'_>,
         settle: fn(&mut Report),
     ) -> Result<Self, ConfigErrors> {
         let mut report = Report::default();
-        let config = load::load(path, snapshot, &mut report)
+        let config = load::load(path, sent, &mut report)
             .and_then(|loaded| check::check(loaded, kept_deny_list, &mut report));
         settle(&mut report);
         let Report { errors, warnings, files, named, .. } = report;
