@@ -36,6 +36,7 @@ use crate::source::{ControlSettings, Stored};
 use crate::telemetry::TelemetrySettings;
 use crate::tls::{TlsSettings, UriSan};
 use crate::token::ClaimSettings;
+use load::Sent;
 use report::Report;
 
 pub use raw::schema;
@@ -273,15 +274,31 @@ impl Config {
         Arc::new(self.scopes.iter().map(|scope| scope.claims.issuer.clone()).collect())
     }
 
-    /// Reads and checks the settings at `path`, and everything they name but keys.
+    /// Reads and checks the settings at `path`, and everything they name but keys. The control plane's last good
+    /// snapshot is no longer good where this version, or the rest of the settings, has other ideas: then a
+    /// warning says so, and it is as if there were none.
     pub fn load(path: &Path) -> Result<Self, ConfigErrors> {
-        Self::read(Report::default(), path, None, None, Report::for_a_listener)
+        let read = |sent| Self::read(Report::default(), path, None, sent, Report::for_a_listener);
+        read(Sent::Last).or_else(|errors| {
+            let without = read(Sent::Nothing);
+            without.map(|config| config.without_snapshot(&errors)).map_err(|_| errors)
+        })
+    }
+
+    fn without_snapshot(mut self, errors: &ConfigErrors) -> Self {
+        let what = "the snapshot is not used, and asked for anew";
+        let told = errors.iter().map(|error| format!("controlPlane.directory: {what}: {error}"));
+        self.warnings.extend(told);
+        if let Some(control_plane) = &mut self.control_plane {
+            control_plane.damage = Some(errors.to_string());
+        }
+        self
     }
 
     /// [`Self::load`] for who will not bind the listeners: a command that only decides, perhaps on a machine
     /// that has none of their files. What is wrong with what only listeners need is a warning.
     pub fn load_without_listening(path: &Path) -> Result<Self, ConfigErrors> {
-        Self::read(Report::default(), path, None, None, Report::for_nobody_listening)
+        Self::read(Report::default(), path, None, Sent::Last, Report::for_nobody_listening)
     }
 
     /// [`Self::load_without_listening`] for settings that another machine will have beside its own: neither
@@ -289,7 +306,8 @@ impl Config {
     /// taken for what scopes ask of them.
     #[cfg(feature = "control")]
     pub(crate) fn load_for_another_machine(path: &Path) -> Result<Self, ConfigErrors> {
-        Self::read(Report::of_another_machine(), path, None, None, Report::for_nobody_listening)
+        let report = Report::of_another_machine();
+        Self::read(report, path, None, Sent::Nothing, Report::for_nobody_listening)
     }
 
     /// [`Self::load_without_listening`] for a process that listens already, until no file was changed
@@ -302,10 +320,11 @@ impl Config {
         snapshot: Option<&Stored>,
     ) -> Result<Self, ConfigErrors> {
         let mut files = Look::default();
+        let sent = snapshot.map_or(Sent::Last, Sent::This);
         for _ in 0..MAX_READINGS {
             let report = Report::default();
             let settle = Report::for_nobody_listening;
-            let read = Self::read(report, path, kept_deny_list, snapshot, settle);
+            let read = Self::read(report, path, kept_deny_list, sent, settle);
             files = match &read {
                 Ok(config) => config.files.clone(),
                 Err(errors) => errors.files.clone(),
@@ -322,10 +341,10 @@ impl Config {
         mut report: Report,
         path: &Path,
         kept_deny_list: Option<&Path>,
-        snapshot: Option<&Stored>,
+        sent: Sent<'_>,
         settle: fn(&mut Report),
     ) -> Result<Self, ConfigErrors> {
-        let config = load::load(path, snapshot, &mut report)
+        let config = load::load(path, sent, &mut report)
             .and_then(|loaded| check::check(loaded, kept_deny_list, &mut report));
         settle(&mut report);
         let Report { errors, warnings, files, named, .. } = report;

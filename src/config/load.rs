@@ -20,16 +20,26 @@ const MAX_ERRORS: usize = 100;
 /// What stands before the paths of settings that are a snapshot's.
 const OF_SNAPSHOT: &str = "snapshot.";
 
-/// Reads the settings file, with the scope files it may point to, and the control plane's snapshot: `given`, or
-/// the last good one on disk.
-pub(super) fn load(path: &Path, given: Option<&Stored>, report: &mut Report) -> Option<Loaded> {
+/// Which of the control plane's snapshots is read with the settings.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Sent<'a> {
+    /// The last good one on disk.
+    Last,
+    /// This one.
+    This(&'a Stored),
+    /// None, whatever there is.
+    Nothing,
+}
+
+/// Reads the settings file, with the scope files it may point to, and the control plane's snapshot.
+pub(super) fn load(path: &Path, sent: Sent<'_>, report: &mut Report) -> Option<Loaded> {
     let mut tree = read_yaml(path, report)?;
     let base = path.parent().unwrap_or_else(|| Path::new("")).to_owned();
     let scope_bases = expand_scopes(&mut tree, &base, report);
     let settings: raw::Settings = deserialize(tree, "", report)?;
     let local = (settings.secret_stores.len(), settings.scopes.len());
     let mut loaded = Loaded { settings, base, scope_bases, local, snapshot: None, damage: None };
-    loaded.add_snapshot(given, report);
+    loaded.add_snapshot(sent, report);
     Some(loaded)
 }
 
@@ -82,24 +92,26 @@ impl Loaded {
         index >= self.local.1
     }
 
-    fn add_snapshot(&mut self, given: Option<&Stored>, report: &mut Report) {
+    fn add_snapshot(&mut self, sent: Sent<'_>, report: &mut Report) {
         let control = self.settings.control_plane.as_ref();
         let Some(directory) = control.and_then(|control| control.directory.as_ref()) else {
             return;
         };
-        let found = match given {
-            Some(given) => given.verify().map(|()| Some(given.clone())),
-            None => Directory::new(self.base.join(directory)).current(),
-        };
-        match found {
-            Ok(None) => {}
-            Ok(Some(stored)) => self.merge(stored, report),
-            Err(fault) if given.is_some() => report.error("snapshot", fault),
-            Err(fault) => {
-                let what = format_args!("{fault}; it is not used, and asked for anew");
-                report.warning("controlPlane.directory", what);
-                self.damage = Some(fault.to_string());
-            }
+        match sent {
+            Sent::Nothing => {}
+            Sent::This(stored) => match stored.verify() {
+                Ok(()) => self.merge(stored.clone(), report),
+                Err(fault) => report.error("snapshot", fault),
+            },
+            Sent::Last => match Directory::new(self.base.join(directory)).current() {
+                Ok(None) => {}
+                Ok(Some(stored)) => self.merge(stored, report),
+                Err(fault) => {
+                    let what = format_args!("{fault}; it is not used, and asked for anew");
+                    report.warning("controlPlane.directory", what);
+                    self.damage = Some(fault.to_string());
+                }
+            },
         }
     }
 

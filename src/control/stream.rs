@@ -1,11 +1,11 @@
 //! Snapshots for sidecars, over gRPC: `placet.control.v1.Snapshots`; and the union of the keys they sign with.
 //!
-//! A sidecar holds one stream. Its ServiceAccount's token says which namespace it is of ([`caller`]), and so
-//! whose snapshot it is sent: the newest, once, and again only when that changes ([`session`]). A snapshot is
-//! encoded once for all who get it ([`frames`]). Nothing is sent where nothing is known, so a control plane that
+//! A sidecar holds one stream. Its ServiceAccount's token says which namespace it is of (`caller`), and so
+//! whose snapshot it is sent: the newest, once, and again only when that changes (`session`). A snapshot is
+//! encoded once for all who get it (`frames`). Nothing is sent where nothing is known, so a control plane that
 //! has just started, or has lost its API server, changes nothing anywhere.
 //!
-//! Sidecars say which public keys their tokens are verified by; [`union`] serves those of all of them at one
+//! Sidecars say which public keys their tokens are verified by; `union` serves those of all of them at one
 //! address.
 
 mod caller;

@@ -162,6 +162,9 @@ def test_sidecars_outlive_the_control_plane(own, control, issuer):
             time.sleep(0.1)
         assert one.metrics()[f'placet_control_connected{{address="127.0.0.1:{control.port}"}}'] == 0
         control.publish("shop", settings(issuer), {"orders.cedar": only(2)})
+        # As the kubelet does, long before the old one has expired.
+        for each in (one, two):
+            (each.directory / "token").write_text(control.api.account("shop", "renewed", **AUDIENCE))
         control.start()
         for each in (one, two):
             permits(each, issuer, 2)

@@ -363,3 +363,24 @@ async fn a_stream_begins_with_one_hello() {
         assert_eq!(status, "3", "INVALID_ARGUMENT");
     }
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn without_kubernetes_a_file_of_digests_says_whose_a_token_is() {
+    let site = Site::new(Duration::ZERO).await;
+    let digest = aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA256, b"of the shop");
+    let tokens = format!("shop: [\"sha256:{}\"]\n", hex::encode(digest));
+    std::fs::write(site.folder.path().join("tokens.yaml"), tokens).unwrap();
+    let text = std::fs::read_to_string(&site.settings_file).unwrap();
+    let mut settings: Value = serde_json::from_str(&text).unwrap();
+    let snapshots = settings["snapshots"].as_object_mut().unwrap();
+    snapshots.remove("tokenReview");
+    snapshots.insert("tokensFile".to_owned(), "tokens.yaml".into());
+    std::fs::write(&site.settings_file, settings.to_string()).unwrap();
+    let snapshots = Arc::new(Snapshots::default());
+    let (_serving, _) = site.serve(&snapshots);
+    snapshots.publish("shop", snapshot("one"));
+    let sidecar = |token| Running::start(site.sidecar(token, None, &Metrics::new()));
+    assert_eq!(sidecar("of the shop").comes().await, snapshot("one").revision);
+    sidecar("of others").refused("Unauthenticated").await;
+    assert_eq!(site.reviews.count.load(Ordering::Relaxed), 0);
+}

@@ -110,9 +110,16 @@ fn what_is_wrong_in_a_snapshot_is_told_by_its_place_there() {
         (json!({"version": 2}), "snapshot.version: is not 1"),
     ];
     for (snapshot, said) in cases {
-        let (_folder, path, _) = with_snapshot(true, &snapshot);
-        let errors = errors(&path);
-        assert!(errors.iter().any(|error| error.starts_with(said)), "{said}: {errors:#?}");
+        let (_folder, path, stored) = with_snapshot(true, &snapshot);
+        let errors = Config::reload(&path, None, Some(&stored)).unwrap_err();
+        assert!(errors.iter().any(|error| error.starts_with(said)), "{said}: {errors}");
+        // A start goes on without it.
+        let config = Config::load(&path).unwrap();
+        let control_plane = config.control_plane.unwrap();
+        assert!(control_plane.snapshot.is_none() && control_plane.damage.unwrap().contains(said));
+        assert!(
+            config.warnings.iter().any(|it| it.contains(said) && it.contains("asked for anew"))
+        );
     }
 }
 
