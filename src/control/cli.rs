@@ -11,9 +11,7 @@ use tokio_util::sync::CancellationToken;
 use super::inject::manifest;
 use super::settings::Settings;
 use super::webhook;
-use crate::app::https;
 use crate::cli::{LogFormat, forbid_core_dumps, print, report, start_log};
-use crate::clock::Clock;
 
 /// The control plane of Placet: brings it into pods.
 #[derive(Debug, Parser)]
@@ -78,8 +76,8 @@ fn serve(config: &Path) -> Result<ExitCode> {
         Ok(settings) => settings,
         Err(errors) => return Ok(refuse(errors)),
     };
-    let Some(listener) = settings.webhook else {
-        let what = "webhook: is required: it names certificateFile and keyFile";
+    let Some(webhook) = settings.webhook else {
+        let what = "webhook: is required: write `webhook: {}` for one with certificates of its own";
         return Ok(refuse(vec![what.to_owned()]));
     };
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
@@ -95,8 +93,7 @@ fn serve(config: &Path) -> Result<ExitCode> {
             }
             stop.cancel();
         });
-        let router = webhook::router(settings.injection);
-        https::serve(&listener, "webhook", router, Clock::System, &shutdown).await
+        webhook::serve(webhook, settings.injection, &shutdown).await
     })?;
     Ok(ExitCode::SUCCESS)
 }

@@ -3,21 +3,37 @@
 //! Unknown keys are errors, and all errors are told at once, each with its path. What a pod's annotations
 //! may change is checked by the same code that checks it here.
 
+use std::net::SocketAddr;
 use std::path::Path;
 
 use serde::Deserialize;
 
-use super::inject::{Field, Injection};
+use super::certificates::Names;
+use super::inject::{Field, Injection, object_name};
 use crate::config::{Address, ListenerSettings};
 use crate::tls::{Protocols, TlsSettings};
 
 /// Checked settings.
 #[derive(Debug, Default)]
 pub struct Settings {
-    /// Where the webhook listens.
-    pub webhook: Option<ListenerSettings>,
+    /// The webhook.
+    pub webhook: Option<Webhook>,
     /// What is put into pods.
     pub injection: Injection,
+}
+
+/// How the webhook is served.
+#[derive(Debug)]
+pub enum Webhook {
+    /// With a certificate that is kept in the cluster, and renewed, by `placet-control` itself.
+    Kept {
+        /// Where it listens.
+        address: SocketAddr,
+        /// What the certificates are called.
+        names: Names,
+    },
+    /// With a certificate in files, which somebody else renews: cert-manager, say.
+    Files(ListenerSettings),
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -32,8 +48,17 @@ struct Raw {
 #[serde(rename_all = "camelCase", deny_unknown_fields, default)]
 struct RawWebhook {
     address: Option<String>,
+    certificates: Option<RawCertificates>,
     certificate_file: Option<String>,
     key_file: Option<String>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields, default)]
+struct RawCertificates {
+    secret: Option<String>,
+    service: Option<String>,
+    configuration: Option<String>,
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -77,20 +102,29 @@ impl Settings {
         if raw.version != Some(1) {
             errors.push("version: write `version: 1`".to_owned());
         }
-        let webhook = raw.webhook.and_then(|webhook| listener(&webhook, base, &mut errors));
+        let webhook = raw.webhook.and_then(|webhook| served(&webhook, base, &mut errors));
         let injection = injection(&raw.injection, &mut errors);
         if errors.is_empty() { Ok(Self { webhook, injection }) } else { Err(errors) }
     }
 }
 
-fn listener(raw: &RawWebhook, base: &Path, errors: &mut Vec<String>) -> Option<ListenerSettings> {
+fn served(raw: &RawWebhook, base: &Path, errors: &mut Vec<String>) -> Option<Webhook> {
     let text = raw.address.as_deref().unwrap_or("0.0.0.0:9443");
     let address = text.parse().map_err(|_| {
         errors.push(format!("webhook.address: `{text}` is no address: write IP:PORT"));
     });
+    if raw.certificate_file.is_none() && raw.key_file.is_none() {
+        let names = names(raw.certificates.as_ref(), errors);
+        return Some(Webhook::Kept { address: address.ok()?, names });
+    }
+    if raw.certificates.is_some() {
+        let what = "goes without certificateFile and keyFile: remove it, or them";
+        errors.push(format!("webhook.certificates: {what}"));
+    }
     let mut file = |name: &str, value: &Option<String>| {
         if value.is_none() {
-            errors.push(format!("webhook.{name}: is required: the API server asks over TLS only"));
+            let what = "is required with the other: write both, or neither";
+            errors.push(format!("webhook.{name}: {what}"));
         }
         value.as_ref().map(|value| base.join(value))
     };
@@ -103,7 +137,31 @@ fn listener(raw: &RawWebhook, base: &Path, errors: &mut Vec<String>) -> Option<L
         allowed: None,
         protocols: Protocols::Http,
     };
-    Some(ListenerSettings { address: Address::Tcp(address.ok()?), tls: Some(tls) })
+    let address = Address::Tcp(address.ok()?);
+    Some(Webhook::Files(ListenerSettings { address, tls: Some(tls) }))
+}
+
+fn names(raw: Option<&RawCertificates>, errors: &mut Vec<String>) -> Names {
+    let mut names = Names::default();
+    let Some(raw) = raw else { return names };
+    let fields = [
+        ("secret", "Secret", &raw.secret, &mut names.secret),
+        ("service", "Service", &raw.service, &mut names.service),
+        (
+            "configuration",
+            "MutatingWebhookConfiguration",
+            &raw.configuration,
+            &mut names.configuration,
+        ),
+    ];
+    for (field, kind, text, place) in fields {
+        match text.as_ref().map(|text| object_name(text, kind)) {
+            Some(Ok(name)) => *place = name,
+            Some(Err(problem)) => errors.push(format!("webhook.certificates.{field}: {problem}")),
+            None => {}
+        }
+    }
+    names
 }
 
 fn injection(raw: &RawInjection, errors: &mut Vec<String>) -> Injection {
@@ -181,6 +239,16 @@ injection: {image: "a b", configMap: Placet, proxies: [envoy, placet], cpuReques
         let unknown =
             Settings::parse("version: 1\ninjection: {imag: x}", Path::new("")).unwrap_err();
         assert!(unknown[0].starts_with("injection: unknown field `imag`"), "{unknown:?}");
+        let text = "version: 1\nwebhook: {certificates: {secret: A}, certificateFile: tls.crt}";
+        let errors = Settings::parse(text, Path::new("")).unwrap_err();
+        assert!(errors[0].starts_with("webhook.certificates: goes without"), "{errors:?}");
+        assert!(errors[1].starts_with("webhook.keyFile: is required"), "{errors:?}");
+        let text = "version: 1\nwebhook: {certificates: {secret: A}}";
+        let errors = Settings::parse(text, Path::new("")).unwrap_err();
+        assert!(errors[0].contains("`A` is no name of a Secret"), "{errors:?}");
+        let good = Settings::parse("version: 1\nwebhook: {}", Path::new("")).unwrap();
+        let Some(Webhook::Kept { names, .. }) = good.webhook else { panic!("{good:?}") };
+        assert_eq!(names, Names::default());
         let good = Settings::parse("version: 1\ninjection: {user: 7}", Path::new("")).unwrap();
         assert_eq!(good.injection.user, 7);
     }
