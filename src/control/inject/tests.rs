@@ -1,3 +1,5 @@
+mod admission;
+
 use proptest::prelude::*;
 
 use super::*;
