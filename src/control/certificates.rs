@@ -1,7 +1,7 @@
 //! The webhook's own certificates: an authority and what it certifies, renewed without a restart.
 //!
 //! [`Keeper`] owns them. They are kept in one Secret, which all replicas share, and the authorities are
-//! published as the `caBundle` of the webhook's configuration. [`ring`] says what follows from the time;
+//! published as the `caBundle` of the webhook's configuration. `ring` says what follows from the time;
 //! here it is carried out, in an order that holds with any number of replicas: the configuration is read
 //! before the Secret and written last, with the version that was read, so a replica that was slow can't
 //! take back what another has published since. A fault leaves everything as it was, is logged once, and is

@@ -30,8 +30,8 @@ struct Kept {
     published: Vec<(u64, String)>,
     /// What the next writes are answered, instead of being done.
     refusals: Vec<StatusCode>,
-    /// Done before the next patch, as if by another.
-    meanwhile: Option<Box<dyn FnOnce(&mut Kept) + Send>>,
+    /// Published before the next patch, as if by another.
+    meanwhile: Option<String>,
     writes: usize,
 }
 
@@ -82,13 +82,7 @@ impl ApiServer {
 
     /// Has another publish `bundle` between the next reading of the configuration and its patch.
     pub(super) fn publish_meanwhile(&self, bundle: String) {
-        self.kept().meanwhile = Some(Box::new(move |kept| {
-            let mut object = kept.objects[CONFIGURATION].clone();
-            for webhook in object["webhooks"].as_array_mut().unwrap() {
-                webhook["clientConfig"]["caBundle"] = json!(BASE64_STANDARD.encode(&bundle));
-            }
-            kept.put(CONFIGURATION, object);
-        }));
+        self.kept().meanwhile = Some(bundle);
     }
 
     pub(super) fn writes(&self) -> usize {
@@ -128,20 +122,26 @@ impl Kept {
         object
     }
 
-    /// Whether a write goes through.
-    fn check(&mut self, path: &str, version: Option<&Value>) -> Result<(), Response> {
+    /// Why a write does not go through, if it doesn't.
+    fn refusal(&mut self, path: &str, version: Option<&Value>) -> Option<Response> {
         self.writes += 1;
         if let Some(refusal) = self.refusals.pop() {
-            return Err(failure(refusal, "refused"));
+            return Some(failure(refusal, "refused"));
         }
         let Some(object) = self.objects.get(path) else {
-            return Err(failure(StatusCode::NOT_FOUND, "NotFound"));
+            return Some(failure(StatusCode::NOT_FOUND, "NotFound"));
         };
         // Without a version, a write wins over whatever is there.
-        if version.is_some_and(|version| *version != object["metadata"]["resourceVersion"]) {
-            return Err(failure(StatusCode::CONFLICT, "Conflict"));
+        let is_old = version.is_some_and(|it| *it != object["metadata"]["resourceVersion"]);
+        is_old.then(|| failure(StatusCode::CONFLICT, "Conflict"))
+    }
+
+    fn publish(&mut self, bundle: &str) {
+        let mut object = self.objects[CONFIGURATION].clone();
+        for webhook in object["webhooks"].as_array_mut().unwrap() {
+            webhook["clientConfig"]["caBundle"] = json!(BASE64_STANDARD.encode(bundle));
         }
-        Ok(())
+        self.put(CONFIGURATION, object);
     }
 }
 
@@ -179,19 +179,19 @@ async fn create(
 async fn replace(State(server): State<ApiServer>, uri: Uri, Json(object): Json<Value>) -> Response {
     let mut kept = server.kept();
     let version = object["metadata"].get("resourceVersion");
-    match kept.check(uri.path(), version) {
-        Ok(()) => Json(kept.put(uri.path(), object.clone())).into_response(),
-        Err(refusal) => refusal,
+    if let Some(refusal) = kept.refusal(uri.path(), version) {
+        return refusal;
     }
+    Json(kept.put(uri.path(), object)).into_response()
 }
 
 /// A strategic merge, whose lists of webhooks are merged by name.
 async fn patch(State(server): State<ApiServer>, uri: Uri, Json(patch): Json<Value>) -> Response {
     let mut kept = server.kept();
-    if let Some(meanwhile) = kept.meanwhile.take() {
-        meanwhile(&mut kept);
+    if let Some(bundle) = kept.meanwhile.take() {
+        kept.publish(&bundle);
     }
-    if let Err(refusal) = kept.check(uri.path(), patch["metadata"].get("resourceVersion")) {
+    if let Some(refusal) = kept.refusal(uri.path(), patch["metadata"].get("resourceVersion")) {
         return refusal;
     }
     let mut object = kept.objects[uri.path()].clone();
