@@ -1,4 +1,5 @@
 mod admission;
+mod pod_security;
 
 use proptest::prelude::*;
 
