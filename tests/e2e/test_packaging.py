@@ -208,6 +208,13 @@ def test_the_chart_says_what_the_manifests_say(directory):
         assert ours[key] == document, key
 
 
+def test_the_chart_brings_the_custom_resources():
+    definitions = DEPLOY / "kubernetes/crds.yaml"
+    ours = [file.name for file in (CHART / "crds").glob("*.yaml")]
+    assert ours == (["crds.yaml"] if definitions.exists() else [])
+    assert not ours or (CHART / "crds/crds.yaml").read_text() == definitions.read_text()
+
+
 def test_the_kustomize_base_builds_and_takes_images(directory):
     base = list(yaml.safe_load_all(must(KUBECTL, "kustomize", DEPLOY / "kustomize/base")))
     for document in base:

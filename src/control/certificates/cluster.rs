@@ -16,6 +16,9 @@ use super::{CertificateError, Names};
 use crate::clock::Timestamp;
 use crate::secrets::Secret;
 
+/// Who writes, as the API keeps it of each field.
+const MANAGER: &str = "placet-control";
+
 /// The API, as far as certificates go.
 pub(super) struct Cluster {
     secrets: Api<KubeSecret>,
@@ -71,7 +74,8 @@ impl Cluster {
         let mut secret = kept.secret.clone().unwrap_or_default();
         secret.data = Some(fields(ring));
         secret.metadata.name = Some(name.clone());
-        let params = PostParams::default();
+        let manager = Some(MANAGER.to_owned());
+        let params = PostParams { field_manager: manager, ..PostParams::default() };
         let (what, written) = match kept.secret {
             None => ("create the Secret", self.secrets.create(&params, &secret).await),
             Some(_) => ("update the Secret", self.secrets.replace(name, &params, &secret).await),
@@ -117,7 +121,9 @@ impl Cluster {
         // Lists of webhooks are merged by their names; a version makes it a conflict if another was read.
         let patch = json!({"metadata": {"resourceVersion": seen.version}, "webhooks": webhooks});
         let patch = Patch::Strategic(&patch);
-        let patched = self.configurations.patch(name, &PatchParams::default(), &patch).await;
+        let manager = Some(MANAGER.to_owned());
+        let params = PatchParams { field_manager: manager, ..PatchParams::default() };
+        let patched = self.configurations.patch(name, &params, &patch).await;
         outcome(patched, "patch the MutatingWebhookConfiguration", name)
     }
 }
