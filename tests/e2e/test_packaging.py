@@ -179,7 +179,7 @@ def as_static(document):
     if labels:
         metadata["labels"] = labels
     if document["kind"] == "Deployment":
-        del document["spec"]["template"]["metadata"]["annotations"]
+        document["spec"]["template"]["metadata"].pop("annotations", None)
         for container in document["spec"]["template"]["spec"]["containers"]:
             del container["imagePullPolicy"]
     if document["kind"] == "ConfigMap":
