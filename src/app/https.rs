@@ -1,9 +1,13 @@
-//! One HTTP server by itself, over TLS whose certificate files are kept up to date.
+//! One HTTP server by itself, over TLS whose certificates are kept up to date.
 
+use std::net::SocketAddr;
+use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Result;
+use arc_swap::ArcSwap;
 use axum::Router;
+use rustls::ServerConfig;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
@@ -16,7 +20,7 @@ use crate::metrics::Metrics;
 /// How long requests in progress may take at the end.
 const GRACE: Duration = Duration::from_secs(10);
 
-/// Serves `router` on the listener called `name` until `shutdown`.
+/// Serves `router` on the listener called `name` until `shutdown`, with the certificate in its files.
 ///
 /// # Errors
 /// If the listener can't be opened, or the server ends by itself.
@@ -34,6 +38,29 @@ pub(crate) async fn serve(
     if let Some(watch) = watch {
         tasks.spawn(watch.run(shutdown.clone()));
     }
+    until(shutdown, tasks).await
+}
+
+/// Serves `router` on `address` until `shutdown`, with whatever certificate is `current`.
+///
+/// # Errors
+/// If the listener can't be opened, or the server ends by itself.
+pub(crate) async fn serve_current(
+    address: SocketAddr,
+    current: Arc<ArcSwap<ServerConfig>>,
+    name: &'static str,
+    router: Router,
+    shutdown: &CancellationToken,
+) -> Result<()> {
+    let listener = Listener::serving(address, current, name).await?;
+    tracing::info!(listener = name, %address, "listening");
+    let mut tasks = JoinSet::new();
+    spawn_http(&mut tasks, listener, router, shutdown);
+    until(shutdown, tasks).await
+}
+
+/// Waits for what is served to end, which before `shutdown` is an error.
+async fn until(shutdown: &CancellationToken, mut tasks: JoinSet<Result<()>>) -> Result<()> {
     let ended = async {
         while let Some(ended) = tasks.join_next().await {
             ended??;

@@ -4,15 +4,22 @@ mod coalesced;
 mod tls;
 
 use std::io;
+use std::net::SocketAddr;
 use std::os::unix::fs::{FileTypeExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::pin::Pin;
+#[cfg(feature = "control")]
+use std::sync::Arc;
 use std::task::{Context as TaskContext, Poll};
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
+#[cfg(feature = "control")]
+use arc_swap::ArcSwap;
 use futures_util::{Stream, StreamExt, stream};
 use rustix::net::sockopt;
+#[cfg(feature = "control")]
+use rustls::ServerConfig;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream, tcp, unix};
 use tokio_rustls::server::TlsStream;
@@ -69,13 +76,20 @@ impl Listener {
         }
     }
 
+    /// Listens on `address` and serves whatever is `current`, which somebody else keeps up to date.
+    #[cfg(feature = "control")]
+    pub(super) async fn serving(
+        address: SocketAddr,
+        current: Arc<ArcSwap<ServerConfig>>,
+        name: &'static str,
+    ) -> Result<Self> {
+        let tcp = bind_tcp(&address).await?;
+        Ok(Self::Tls(TlsListener::serving(tcp, current, name, &Metrics::new())))
+    }
+
     async fn bind(address: &Address) -> Result<Self> {
         match address {
-            Address::Tcp(address) => Ok(Self::Tcp(
-                TcpListener::bind(address)
-                    .await
-                    .with_context(|| format!("can't listen on `{address}`"))?,
-            )),
+            Address::Tcp(address) => Ok(Self::Tcp(bind_tcp(address).await?)),
             Address::Unix(path, access) => {
                 remove_stale(path).await?;
                 let listener = UnixListener::bind(path)
@@ -118,6 +132,10 @@ impl Listener {
             }
         }
     }
+}
+
+async fn bind_tcp(address: &SocketAddr) -> Result<TcpListener> {
+    TcpListener::bind(address).await.with_context(|| format!("can't listen on `{address}`"))
 }
 
 /// Whether accepting failed for the connection's own sake, and the next one may be better.

@@ -100,14 +100,11 @@ fn serve(config: &Path) -> Result<ExitCode> {
         Ok(settings) => settings,
         Err(errors) => return Ok(refuse(errors)),
     };
-    let Some(listener) = settings.webhook else {
-        let what = "webhook: is required: it names certificateFile and keyFile";
+    let Some(webhook) = settings.webhook else {
+        let what = "webhook: is required: write `webhook: {}` for one with certificates of its own";
         return Ok(refuse(vec![what.to_owned()]));
     };
-    until_stopped(async |shutdown| {
-        let router = webhook::router(settings.injection);
-        https::serve(&listener, "webhook", router, Clock::System, &shutdown).await
-    })
+    until_stopped(async |shutdown| webhook::serve(webhook, settings.injection, &shutdown).await)
 }
 
 fn snapshots(config: &Path) -> Result<ExitCode> {

@@ -13,6 +13,7 @@ use json_patch::jsonptr::PointerBuf;
 use json_patch::{AddOperation, Patch, PatchOperation};
 use serde_json::{Value, json};
 
+pub(super) use self::fields::object_name;
 use self::fields::{ANNOTATIONS, INJECT, STATUS};
 pub use self::fields::{Field, Injection};
 

@@ -8,8 +8,9 @@ use std::path::Path;
 
 use serde::Deserialize;
 
+use super::certificates::Names;
 use super::controller::Reach;
-use super::inject::{Field, Injection};
+use super::inject::{Field, Injection, object_name};
 use super::stream::{RawSnapshots, StreamSettings};
 use crate::config::{Address, ListenerSettings};
 use crate::tls::{Protocols, TlsSettings};
@@ -17,8 +18,8 @@ use crate::tls::{Protocols, TlsSettings};
 /// Checked settings.
 #[derive(Debug, Default)]
 pub struct Settings {
-    /// Where the webhook listens.
-    pub webhook: Option<ListenerSettings>,
+    /// The webhook.
+    pub webhook: Option<Webhook>,
     /// What is put into pods.
     pub injection: Injection,
     /// How snapshots reach sidecars.
@@ -44,6 +45,20 @@ impl Default for ControllerSettings {
     }
 }
 
+/// How the webhook is served.
+#[derive(Debug)]
+pub enum Webhook {
+    /// With a certificate that is kept in the cluster, and renewed, by `placet-control` itself.
+    Kept {
+        /// Where it listens.
+        address: SocketAddr,
+        /// What the certificates are called.
+        names: Names,
+    },
+    /// With a certificate in files, which somebody else renews: cert-manager, say.
+    Files(ListenerSettings),
+}
+
 #[derive(Debug, Default, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields, default)]
 struct Raw {
@@ -66,8 +81,17 @@ struct RawController {
 #[serde(rename_all = "camelCase", deny_unknown_fields, default)]
 struct RawWebhook {
     address: Option<String>,
+    certificates: Option<RawCertificates>,
     certificate_file: Option<String>,
     key_file: Option<String>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields, default)]
+struct RawCertificates {
+    secret: Option<String>,
+    service: Option<String>,
+    configuration: Option<String>,
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -111,7 +135,7 @@ impl Settings {
         if raw.version != Some(1) {
             errors.push("version: write `version: 1`".to_owned());
         }
-        let webhook = raw.webhook.and_then(|webhook| listener(&webhook, base, &mut errors));
+        let webhook = raw.webhook.and_then(|webhook| served(&webhook, base, &mut errors));
         let injection = injection(&raw.injection, &mut errors);
         let snapshots = raw.snapshots.and_then(|snapshots| snapshots.check(base, &mut errors));
         let controller = controller(&raw.controller, &mut errors);
@@ -120,14 +144,23 @@ impl Settings {
     }
 }
 
-fn listener(raw: &RawWebhook, base: &Path, errors: &mut Vec<String>) -> Option<ListenerSettings> {
+fn served(raw: &RawWebhook, base: &Path, errors: &mut Vec<String>) -> Option<Webhook> {
     let text = raw.address.as_deref().unwrap_or("0.0.0.0:9443");
     let address = text.parse().map_err(|_| {
         errors.push(format!("webhook.address: `{text}` is no address: write IP:PORT"));
     });
+    if raw.certificate_file.is_none() && raw.key_file.is_none() {
+        let names = names(raw.certificates.as_ref(), errors);
+        return Some(Webhook::Kept { address: address.ok()?, names });
+    }
+    if raw.certificates.is_some() {
+        let what = "goes without certificateFile and keyFile: remove it, or them";
+        errors.push(format!("webhook.certificates: {what}"));
+    }
     let mut file = |name: &str, value: &Option<String>| {
         if value.is_none() {
-            errors.push(format!("webhook.{name}: is required: the API server asks over TLS only"));
+            let what = "is required with the other: write both, or neither";
+            errors.push(format!("webhook.{name}: {what}"));
         }
         value.as_ref().map(|value| base.join(value))
     };
@@ -140,7 +173,31 @@ fn listener(raw: &RawWebhook, base: &Path, errors: &mut Vec<String>) -> Option<L
         allowed: None,
         protocols: Protocols::Http,
     };
-    Some(ListenerSettings { address: Address::Tcp(address.ok()?), tls: Some(tls) })
+    let address = Address::Tcp(address.ok()?);
+    Some(Webhook::Files(ListenerSettings { address, tls: Some(tls) }))
+}
+
+fn names(raw: Option<&RawCertificates>, errors: &mut Vec<String>) -> Names {
+    let mut names = Names::default();
+    let Some(raw) = raw else { return names };
+    let fields = [
+        ("secret", "Secret", &raw.secret, &mut names.secret),
+        ("service", "Service", &raw.service, &mut names.service),
+        (
+            "configuration",
+            "MutatingWebhookConfiguration",
+            &raw.configuration,
+            &mut names.configuration,
+        ),
+    ];
+    for (field, kind, text, place) in fields {
+        match text.as_ref().map(|text| object_name(text, kind)) {
+            Some(Ok(name)) => *place = name,
+            Some(Err(problem)) => errors.push(format!("webhook.certificates.{field}: {problem}")),
+            None => {}
+        }
+    }
+    names
 }
 
 fn controller(raw: &RawController, errors: &mut Vec<String>) -> ControllerSettings {
@@ -252,6 +309,16 @@ controller: {namespaces: [shop, Shop], leaseNamespace: "", probes: "9446"}
         let unknown =
             Settings::parse("version: 1\ninjection: {imag: x}", Path::new("")).unwrap_err();
         assert!(unknown[0].starts_with("injection: unknown field `imag`"), "{unknown:?}");
+        let text = "version: 1\nwebhook: {certificates: {secret: A}, certificateFile: tls.crt}";
+        let errors = Settings::parse(text, Path::new("")).unwrap_err();
+        assert!(errors[0].starts_with("webhook.certificates: goes without"), "{errors:?}");
+        assert!(errors[1].starts_with("webhook.keyFile: is required"), "{errors:?}");
+        let text = "version: 1\nwebhook: {certificates: {secret: A}}";
+        let errors = Settings::parse(text, Path::new("")).unwrap_err();
+        assert!(errors[0].contains("`A` is no name of a Secret"), "{errors:?}");
+        let good = Settings::parse("version: 1\nwebhook: {}", Path::new("")).unwrap();
+        let Some(Webhook::Kept { names, .. }) = good.webhook else { panic!("{good:?}") };
+        assert_eq!(names, Names::default());
         let good = Settings::parse("version: 1\ninjection: {user: 7}", Path::new("")).unwrap();
         assert_eq!(good.injection.user, 7);
     }

@@ -6,7 +6,10 @@
 //! be changed.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
+use anyhow::{Context as _, Result};
 use axum::Router;
 use axum::body::Bytes;
 use axum::extract::{DefaultBodyLimit, State};
@@ -17,11 +20,22 @@ use base64::prelude::{BASE64_STANDARD, Engine as _};
 use json_patch::Patch;
 use serde::Deserialize;
 use serde_json::{Value, json};
+use tokio_util::sync::CancellationToken;
 
+use super::certificates::Keeper;
 use super::inject::{Injection, Outcome, inject};
+use super::settings::Webhook;
+use crate::app::https;
+use crate::clock::Clock;
 
 /// Objects have at most 1.5 MiB in etcd; a review may hold two.
 const MAX_BODY: usize = 8 << 20;
+
+/// What the listener is called in the log.
+const NAME: &str = "webhook";
+
+/// How long the API may take to answer.
+const API_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// The version that is spoken.
 const VERSION: &str = "admission.k8s.io/v1";
@@ -55,12 +69,52 @@ struct Kind {
     kind: String,
 }
 
-/// The webhook, with `/livez` and `/readyz`.
-pub fn router(injection: Injection) -> Router {
+/// Serves the webhook as `settings` say until `shutdown`.
+///
+/// # Errors
+/// If it can't listen, there is no cluster to keep its certificates in, or a part ends by itself.
+pub async fn serve(
+    settings: Webhook,
+    injection: Injection,
+    shutdown: &CancellationToken,
+) -> Result<()> {
+    let (address, names) = match settings {
+        Webhook::Files(listener) => {
+            let router = router(injection, Arc::new(AtomicBool::new(true)));
+            return https::serve(&listener, NAME, router, Clock::System, shutdown).await;
+        }
+        Webhook::Kept { address, names } => (address, names),
+    };
+    let mut config = kube::Config::infer().await.context(
+        "no cluster is known to keep the webhook's certificates in: run in a pod with a ServiceAccount, or set certificateFile and keyFile",
+    )?;
+    config.read_timeout = Some(API_TIMEOUT);
+    let namespace = config.default_namespace.clone();
+    let client = kube::Client::try_from(config).context("can't speak with the cluster")?;
+    let mut keeper = Keeper::new(client, &namespace, names);
+    let router = router(injection, keeper.is_published());
+    let Some(current) = keeper.first(Clock::System, shutdown).await else { return Ok(()) };
+    let keeping = keeper.run(Clock::System, shutdown.clone());
+    let serving = https::serve_current(address, current, NAME, router, shutdown);
+    tokio::try_join!(serving, async {
+        tokio::spawn(keeping).await.context("the certificates are kept no more")
+    })?;
+    Ok(())
+}
+
+/// The webhook, with `/livez` and `/readyz`: ready once API servers were told whom to trust.
+fn router(injection: Injection, is_published: Arc<AtomicBool>) -> Router {
+    let ready = async move || {
+        if is_published.load(Ordering::Relaxed) {
+            (StatusCode::OK, "ok")
+        } else {
+            (StatusCode::SERVICE_UNAVAILABLE, "the caBundle is not published yet: see the log")
+        }
+    };
     Router::new()
         .route("/mutate", post(mutate))
         .route("/livez", get(async || "ok"))
-        .route("/readyz", get(async || "ok"))
+        .route("/readyz", get(ready))
         .layer(DefaultBodyLimit::max(MAX_BODY))
         .with_state(Arc::new(injection))
 }

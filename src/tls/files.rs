@@ -20,6 +20,7 @@ use super::{NamedClients, TlsSettings};
 use crate::clock::Timestamp;
 use crate::digest::{Digest, Hasher, digest};
 use crate::fips;
+use crate::secrets::Secret;
 
 /// A certificate that ends sooner is warned of.
 const SOON: Duration = Duration::from_secs(7 * 24 * 3600);
@@ -88,6 +89,15 @@ impl Files {
             certificate: std::fs::read(&settings.certificate_file),
             key: std::fs::read(&settings.key_file).map(Zeroizing::new),
             client_ca: settings.client_ca_file.as_ref().map(std::fs::read),
+        }
+    }
+
+    /// As if a certificate chain and its key, PEM, had been read; clients show none.
+    pub fn held(certificate: &str, key: &Secret<String>) -> Self {
+        Self {
+            certificate: Ok(certificate.as_bytes().to_vec()),
+            key: Ok(Zeroizing::new(key.expose().as_bytes().to_vec())),
+            client_ca: None,
         }
     }
 

@@ -7,6 +7,8 @@ import ipaddress
 import json
 import os
 import random
+import socket
+import ssl
 import subprocess
 from pathlib import Path
 
@@ -18,13 +20,19 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
+from harness.cluster import WEBHOOK, Cluster
 from harness.placet import run
 from harness.process import Process, free_port
 
 BINARY = os.environ.get("PLACET_TEST_CONTROL_BINARY", "target/debug/placet-control")
 HERE = Path(__file__).parent
 REVIEW = json.loads((HERE / "kubernetes/review.json").read_text())
+DEPLOY = HERE.parents[1] / "deploy/kubernetes"
 VERSIONS = ["1.29", "1.36"]
+
+
+def shipped(name):
+    return list(yaml.safe_load_all((DEPLOY / name).read_text()))
 
 
 def certificate(directory):
@@ -41,13 +49,19 @@ def certificate(directory):
 
 
 class Webhook(Process):
-    def __init__(self, directory):
-        certificate(directory)
+    """With a certificate in files, or in a cluster."""
+
+    def __init__(self, directory, cluster=None):
         self.ca, self.port = str(directory / "tls.crt"), free_port()
-        settings = {"version": 1, "webhook": {"address": f"127.0.0.1:{self.port}", "certificateFile": "tls.crt", "keyFile": "tls.key"}}
-        file = directory / "control.yaml"
-        file.write_text(yaml.safe_dump(settings))
-        super().__init__("placet-control", [BINARY, "webhook", "--config", file], directory)
+        settings, env = {"address": f"127.0.0.1:{self.port}"}, None
+        if cluster:
+            env = {**os.environ, "KUBECONFIG": str(cluster.kubeconfig(directory / "kubeconfig"))}
+        else:
+            certificate(directory)
+            settings |= {"certificateFile": "tls.crt", "keyFile": "tls.key"}
+        file = directory / f"control-{self.port}.yaml"
+        file.write_text(yaml.safe_dump({"version": 1, "webhook": settings}))
+        super().__init__(f"placet-control-{self.port}", [BINARY, "webhook", "--config", file], directory, env)
 
     def start(self):
         super().start()
@@ -95,7 +109,8 @@ def patched(review, response):
 
 
 def validate(manifest):
-    for version in VERSIONS:
+    """Admission policies are there from 1.30 on."""
+    for version in VERSIONS[manifest["kind"].startswith("ValidatingAdmissionPolicy"):]:
         kubernetes_validate.validate(manifest, version, strict=True)
 
 
@@ -162,6 +177,33 @@ def test_a_new_certificate_is_served_without_a_restart(webhook, directory):
         except requests.exceptions.SSLError:
             return False
     webhook.wait_until(is_served, "the new certificate is served")
+
+
+def is_trusted(webhook, cluster):
+    """Whether an API server that trusts what is published gets an answer, and which."""
+    with socket.create_connection(("127.0.0.1", webhook.port), 10) as plain:
+        context = ssl.create_default_context(cadata=cluster.bundle)
+        with context.wrap_socket(plain, server_hostname="placet-control.placet.svc") as tls:
+            tls.sendall(b"GET /readyz HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n")
+            return tls.makefile("rb").readline() == b"HTTP/1.1 200 OK\r\n"
+
+
+def test_two_replicas_share_certificates_of_their_own(directory):
+    [configuration] = [it for it in shipped("webhook.yaml") if it["kind"] == "MutatingWebhookConfiguration"]
+    with Cluster(configuration) as cluster, Webhook(directory, cluster) as one, Webhook(directory, cluster) as other:
+        for webhook in [one, other]:
+            webhook.wait_until(lambda: is_trusted(webhook, cluster), "the replica is trusted and ready")
+        bundle = cluster.bundle
+        assert bundle.count("BEGIN CERTIFICATE") == 1
+        [path] = [path for path in cluster.objects if "/secrets/" in path]
+        assert path == "/api/v1/namespaces/placet/secrets/placet-control-certificates"
+        del cluster.objects[path]
+        with cluster.lock:
+            for webhook in cluster.objects[WEBHOOK]["webhooks"]:
+                del webhook["clientConfig"]["caBundle"]
+        one.wait_until(lambda: path in cluster.objects and cluster.bundle == bundle, "both are put back")
+        assert is_trusted(one, cluster) and is_trusted(other, cluster)
+        assert "PRIVATE" not in one.stderr + one.stdout
 
 
 def container(rng, name):
@@ -261,14 +303,14 @@ def test_who_is_meant_and_what_is_wrong_is_said():
 
 
 def test_the_shipped_manifests_are_valid():
-    for file in (HERE.parents[1] / "deploy/kubernetes").glob("*.yaml"):
-        for document in yaml.safe_load_all(file.read_text()):
-            if not document["apiVersion"].startswith("placet.dev/"):  # test_controller.py
+    for file in DEPLOY.glob("*.yaml"):
+        for document in shipped(file.name):
+            if document["kind"] != "Kustomization" and not document["apiVersion"].startswith("placet.dev/"):  # test_controller.py
                 validate(document)
 
 
 def test_the_shipped_settings_are_good(directory):
-    config_map = yaml.safe_load((HERE.parents[1] / "deploy/kubernetes/settings.yaml").read_text())
+    config_map = shipped("settings.yaml")[0]
     for name, text in config_map["data"].items():
         (directory / name).write_text(text)
     done = run("validate", "--config", directory / "placet.yaml")

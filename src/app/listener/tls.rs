@@ -97,7 +97,17 @@ impl TlsListener {
             metrics: metrics.clone(),
             clock,
         };
-        let listener = Self {
+        Ok((Self::serving(tcp, current, name, metrics), watch))
+    }
+
+    /// Serves on `tcp` whatever is `current`, which somebody else keeps up to date.
+    pub(super) fn serving(
+        tcp: TcpListener,
+        current: Arc<ArcSwap<ServerConfig>>,
+        name: &'static str,
+        metrics: &Metrics,
+    ) -> Self {
+        Self {
             tcp,
             served: current,
             handshakes: JoinSet::new(),
@@ -106,8 +116,7 @@ impl TlsListener {
             name,
             metrics: metrics.clone(),
             buffers: Buffers::BUSY,
-        };
-        Ok((listener, watch))
+        }
     }
 
     /// The same, of connections that are many, and silent most of the time.

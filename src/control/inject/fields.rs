@@ -141,7 +141,7 @@ impl Injection {
     pub fn set(&mut self, field: Field, text: &str) -> Result<(), String> {
         match field {
             Field::Image => self.image = image(text)?,
-            Field::ConfigMap => self.config_map = subdomain(text)?,
+            Field::ConfigMap => self.config_map = object_name(text, "ConfigMap")?,
             Field::Proxies => self.proxies = containers(text)?,
             Field::VaultAudience => self.vault_audience = audience(text)?,
             Field::AdminPort => self.admin_port = port(text)?,
@@ -223,12 +223,12 @@ fn image(text: &str) -> Result<String, String> {
     }
 }
 
-/// The name of a ConfigMap (RFC 1123 subdomain).
-fn subdomain(text: &str) -> Result<String, String> {
+/// The name of an object of `kind` (RFC 1123 subdomain).
+pub(in crate::control) fn object_name(text: &str, kind: &str) -> Result<String, String> {
     if text.len() <= 253 && text.split('.').all(is_label) {
         Ok(text.to_owned())
     } else {
-        Err(format!("`{text}` is no name of a ConfigMap: write small letters, digits, `-` and `.`"))
+        Err(format!("`{text}` is no name of a {kind}: write small letters, digits, `-` and `.`"))
     }
 }
 

@@ -1,3 +1,6 @@
+mod admission;
+mod pod_security;
+
 use proptest::prelude::*;
 
 use super::*;
