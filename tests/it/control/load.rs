@@ -87,21 +87,39 @@ async fn until(what: &str, is_so: impl Fn() -> bool) {
     }
 }
 
-fn start(site: &Site) -> Child {
+/// A control plane, which ends with the test, however that ends.
+struct Running(Child);
+
+impl Running {
+    fn kill(&mut self) {
+        self.0.kill().unwrap();
+        self.0.wait().unwrap();
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        // It has ended, if the test went well.
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+fn start(site: &Site) -> Running {
     let path = site.folder.path().join("log");
     let log = std::fs::OpenOptions::new().create(true).append(true).open(path).unwrap();
-    Command::new(env!("CARGO_BIN_EXE_placet-control"))
+    let process = Command::new(env!("CARGO_BIN_EXE_placet-control"))
         .args(["snapshots", "--config"])
         .arg(&site.settings_file)
         .stdin(Stdio::null())
         .stderr(log)
-        .spawn()
-        .unwrap()
+        .spawn();
+    Running(process.unwrap())
 }
 
 /// The resident memory of a process, and the most it ever was, in MiB.
-fn memory(process: &Child) -> String {
-    let status = std::fs::read_to_string(format!("/proc/{}/status", process.id())).unwrap();
+fn memory(process: &Running) -> String {
+    let status = std::fs::read_to_string(format!("/proc/{}/status", process.0.id())).unwrap();
     let mib = |name: &str| {
         let line = status.lines().find(|line| line.starts_with(name)).unwrap();
         line.split_whitespace().nth(1).unwrap().parse::<u64>().unwrap() / 1024
@@ -177,8 +195,7 @@ async fn a_thousand_sidecars() {
     }
 
     for away in [1, 40] {
-        process.kill().unwrap();
-        process.wait().unwrap();
+        process.kill();
         crowd.until_connected(0).await;
         tokio::time::sleep(Duration::from_secs(away)).await;
         reviews();
@@ -195,6 +212,5 @@ async fn a_thousand_sidecars() {
         );
     }
     crowd.shutdown.cancel();
-    process.kill().unwrap();
-    process.wait().unwrap();
+    process.kill();
 }
