@@ -6,6 +6,7 @@ import stat
 import subprocess
 import sys
 import threading
+import time
 from contextlib import ExitStack
 from pathlib import Path
 from types import SimpleNamespace
@@ -14,12 +15,12 @@ import pytest
 import yaml
 
 from harness import envoy, pod
+from harness.apiserver import ApiServer
 from harness.bao import Bao
 from harness.client import bearer, get, send
 from harness.mtls import Authority
 from harness.placet import BINARY, POLICY, ROUTES, new_private_key, pem
 from harness.process import free_port, wait_until
-from harness.tokenreview import TokenReviews
 from harness.verify import verified
 
 pytestmark = pytest.mark.skipif(not pod.is_possible(), reason="needs root, for mount namespaces")
@@ -29,13 +30,13 @@ HERE = Path(__file__).parent
 SHIPPED = HERE.parents[1] / "deploy"
 
 
-def logged_in(bao, reviews, authority):
+def logged_in(bao, cluster, authority):
     """OpenBao with a key, and the role that the pod's ServiceAccount may take."""
     bao.put_key("placet/keys", orders=pem(new_private_key("ES256")))
     bao.policy("placet", (SHIPPED / "vault/placet.hcl").read_text())
     bao.must("POST", "sys/auth/kubernetes", {"type": "kubernetes"})
-    bao.must("POST", "auth/kubernetes/config", {"kubernetes_host": reviews.address, "kubernetes_ca_cert": authority.file.read_text(),
-                                                "token_reviewer_jwt": reviews.token("vault", "reviewer", "api", 600), "disable_local_ca_jwt": True})
+    bao.must("POST", "auth/kubernetes/config", {"kubernetes_host": cluster.url, "kubernetes_ca_cert": authority.file.read_text(),
+                                                "token_reviewer_jwt": cluster.token, "disable_local_ca_jwt": True})
     bao.must("POST", "auth/kubernetes/role/placet", {"bound_service_account_names": "orders", "bound_service_account_namespaces": "shop",
                                                      "audience": "vault", "token_policies": "placet"})
 
@@ -80,11 +81,11 @@ def world(directory, issuer):
         bao = running.enter_context(Bao(directory))
         authority = Authority(directory / "ca")
         authority.identity("apiserver", ips=["127.0.0.1"])
-        reviews = running.enter_context(TokenReviews(authority.server("apiserver")))
-        logged_in(bao, reviews, authority)
+        cluster = running.enter_context(ApiServer(authority.server("apiserver"), "reviewer"))
+        logged_in(bao, cluster, authority)
         template = injected(admin, envoy_admin, application)
         [token] = [it["projected"]["sources"][0]["serviceAccountToken"] for it in template["spec"]["volumes"] if it["name"] == "placet-token"]
-        jwt = reviews.token("shop", template["spec"]["serviceAccountName"], token["audience"], token["expirationSeconds"])
+        jwt = cluster.account("shop", template["spec"]["serviceAccountName"], aud=[token["audience"]], exp=int(time.time()) + token["expirationSeconds"])
         config = envoy.edge_config(edge, application, "/run/placet/authz.sock", envoy_admin)
         volumes = {
             "placet-settings": directory_of(directory / "settings", settings(bao, issuer, jwks, admin)),
@@ -100,7 +101,7 @@ def world(directory, issuer):
             "tools:1": pod.Image("/bin/sh", user=1000),
         }
         started = running.enter_context(pod.Pod(template, images, volumes, directory))
-        yield SimpleNamespace(pod=started, template=template, issuer=issuer, reviews=reviews, admin=admin, edge=edge,
+        yield SimpleNamespace(pod=started, template=template, issuer=issuer, cluster=cluster, admin=admin, edge=edge,
                               envoy_admin=envoy_admin, jwks=lambda: get(jwks, "/scopes/orders/jwks.json").json())
 
 
@@ -123,7 +124,7 @@ def test_the_main_job_works_in_the_pod(world):
 
 
 def test_the_key_came_by_the_pod_s_own_token_for_vault_alone(world):
-    claims = world.reviews.reviewed[0]
+    claims = world.cluster.reviewed[0]
     assert (claims["sub"], claims["aud"]) == ("system:serviceaccount:shop:orders", ["vault"])
 
 

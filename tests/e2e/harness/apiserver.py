@@ -15,7 +15,7 @@ ISSUER = "https://kubernetes.default.svc.cluster.local"
 class ApiServer:
     def __init__(self, tls, token):
         self.token, self.key = token, new_key("RS256", "sa-1")
-        self.refused, self.reviews, self.is_down = 0, 0, False
+        self.refused, self.reviewed, self.is_down = 0, [], False
         self._server = ThreadingHTTPServer(("127.0.0.1", 0), self._handler())
         self._server.daemon_threads = True
         self._server.socket = tls.wrap_socket(self._server.socket, server_side=True)
@@ -33,12 +33,12 @@ class ApiServer:
 
     def review(self, spec):
         """The status of a TokenReview: authentication.k8s.io/v1."""
-        self.reviews += 1
         try:
             key = jwt.PyJWK(self.key.export_public(as_dict=True))
             claims = jwt.decode(spec["token"], key, ["RS256"], options={"verify_aud": False})
         except jwt.InvalidTokenError as error:
             return {"user": {}, "error": f"invalid bearer token: {error}"}
+        self.reviewed.append(claims)
         audiences = [each for each in spec["audiences"] if each in claims["aud"]]
         if not audiences:
             return {"user": {}, "error": "token audiences are not the ones that are asked about"}
