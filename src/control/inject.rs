@@ -26,8 +26,11 @@ const SOCKET: (&str, &str) = ("placet-socket", "/run/placet");
 /// The volume of the settings, and where it is mounted.
 const SETTINGS: (&str, &str) = ("placet-settings", "/etc/placet");
 
-/// The volume of the token that is shown to Vault, and where it is mounted.
+/// The volume of the tokens that are shown to Vault and to the control plane, and where it is mounted.
 const TOKEN: (&str, &str) = ("placet-token", "/var/run/secrets/placet");
+
+/// The volume of what the control plane sent, and where it is mounted.
+const SNAPSHOTS: (&str, &str) = ("placet-snapshots", "/var/lib/placet");
 
 /// What becomes of a pod.
 #[derive(Debug)]

@@ -30,7 +30,7 @@ use crate::clock::Clock;
 
 pub use self::caller::Authority;
 pub(super) use self::settings::RawSnapshots;
-pub use self::settings::StreamSettings;
+pub use self::settings::{AUDIENCE, StreamSettings};
 
 /// Sends `snapshots` to sidecars, and serves their keys, until `shutdown`.
 ///

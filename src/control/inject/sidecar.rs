@@ -3,7 +3,8 @@
 use serde_json::{Value, json};
 
 use super::fields::Injection;
-use super::{CONTAINER, SETTINGS, SOCKET, TOKEN};
+use super::{CONTAINER, SETTINGS, SNAPSHOTS, SOCKET, TOKEN};
+use crate::control::stream::AUDIENCE;
 
 /// Placet's container, within what Pod Security calls "restricted". Where the pod as a whole has
 /// `resources`, the container has none: their sum must stay below the pod's.
@@ -33,6 +34,7 @@ pub(super) fn container(injection: &Injection, has_pod_resources: bool) -> Value
             {"name": SOCKET.0, "mountPath": SOCKET.1},
             {"name": SETTINGS.0, "mountPath": SETTINGS.1, "readOnly": true},
             {"name": TOKEN.0, "mountPath": TOKEN.1, "readOnly": true},
+            {"name": SNAPSHOTS.0, "mountPath": SNAPSHOTS.1},
         ],
     });
     let mut set = |name: &str, value: Value| {
@@ -61,13 +63,17 @@ fn resources(injection: &Injection) -> Value {
 }
 
 /// The volumes that it mounts.
-pub(super) fn volumes(injection: &Injection) -> [Value; 3] {
-    let token = json!({"serviceAccountToken": {
-        "audience": injection.vault_audience, "expirationSeconds": 3600, "path": "token",
-    }});
+pub(super) fn volumes(injection: &Injection) -> [Value; 4] {
+    let token = |audience: &str, path: &str| {
+        json!({"serviceAccountToken": {
+            "audience": audience, "expirationSeconds": 3600, "path": path,
+        }})
+    };
+    let tokens = [token(&injection.vault_audience, "token"), token(AUDIENCE, "control-token")];
     [
         json!({"name": SOCKET.0, "emptyDir": {}}),
         json!({"name": SETTINGS.0, "configMap": {"name": injection.config_map}}),
-        json!({"name": TOKEN.0, "projected": {"sources": [token]}}),
+        json!({"name": TOKEN.0, "projected": {"sources": tokens}}),
+        json!({"name": SNAPSHOTS.0, "emptyDir": {}}),
     ]
 }

@@ -9,6 +9,9 @@ use crate::config::{Address, ListenerSettings};
 use crate::remote::acceptable;
 use crate::tls::{Protocols, TlsSettings};
 
+/// The audience of sidecars' tokens, unless the settings say otherwise; injected pods have one for it.
+pub const AUDIENCE: &str = "placet-control";
+
 /// Where a pod finds its own ServiceAccount.
 const OWN_ACCOUNT: &str = "/var/run/secrets/kubernetes.io/serviceaccount";
 
@@ -119,7 +122,7 @@ impl RawSnapshots {
             url: url?,
             ca_file: file(&review.ca_file, "ca.crt"),
             token_file: file(&review.token_file, "token"),
-            audience: self.audience.clone().unwrap_or_else(|| "placet-control".to_owned()),
+            audience: self.audience.clone().unwrap_or_else(|| AUDIENCE.to_owned()),
         })
     }
 }
