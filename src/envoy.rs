@@ -225,22 +225,24 @@ impl Inner {
             tap.offer(&message);
         }
         let scopes = self.scopes.load_full();
-        if let Some(answer) = self.cached(&message, &scopes, seen) {
+        let view = View::of(&message);
+        if let Some(answer) = view.as_ref().and_then(|view| self.cached(view, &scopes, seen)) {
             return Ok(Checked::Cached(answer));
         }
         // What is in the cache is answered where the call was read; a decision is not ready at once.
+        let view = view.map(Box::new);
         tokio::task::yield_now().await;
-        Box::pin(self.decide(&message, &scopes, seen)).await
+        Box::pin(self.decide(&message, view, &scopes, seen)).await
     }
 
     /// Decides on `message`, unless others with the same question were first.
     async fn decide(
         &self,
         message: &Bytes,
+        view: Option<Box<View<'_>>>,
         scopes: &Scopes,
         seen: &mut Seen,
     ) -> Result<Checked, Denial> {
-        let view = View::of(message);
         if let Some(view) = &view
             && let Some((scope, key)) = seen.question.clone()
         {
@@ -300,8 +302,7 @@ impl Inner {
 
     /// The answer to the same question, if one may be given again; it is recorded. Otherwise the
     /// question is left in `seen`, if its answer may be kept.
-    fn cached(&self, message: &[u8], scopes: &Scopes, seen: &mut Seen) -> Option<Arc<Answer>> {
-        let view = View::of(message)?;
+    fn cached(&self, view: &View<'_>, scopes: &Scopes, seen: &mut Seen) -> Option<Arc<Answer>> {
         if self.tracer.is_some() {
             self.join(seen, view.headers.iter().copied(), true);
         }
@@ -315,7 +316,7 @@ impl Inner {
         let key = reuse.key(&scope.authorizer, &view.asked())?;
         let answer = self.cache.get(&key, now);
         match &answer {
-            Some(answer) => self.give_again(answer, scope, &view, now, seen),
+            Some(answer) => self.give_again(answer, scope, view, now, seen),
             None => seen.question = Some((Arc::clone(scope), key)),
         }
         answer
