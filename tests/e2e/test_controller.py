@@ -6,6 +6,7 @@ import subprocess
 import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from types import SimpleNamespace
 from urllib.parse import parse_qs, urlsplit
 
 import jsonschema
@@ -13,7 +14,14 @@ import pytest
 import requests
 import yaml
 
+from harness import authz
+from harness.apiserver import ApiServer as TokenReviewer
+from harness.authz import call, check_request, denied_status
+from harness.control import Sidecar
+from harness.mtls import Authority
+from harness.placet import POLICY, new_private_key, pem, scope
 from harness.process import Process, free_port
+from harness.verify import verified
 from test_kubernetes import BINARY, HERE, certificate, validate
 
 MANIFESTS = HERE.parents[1] / "deploy/kubernetes"
@@ -122,9 +130,10 @@ class ApiServer:
 
 
 class Controller(Process):
-    def __init__(self, directory, server):
+    def __init__(self, directory, server, **settings):
         self.probes = free_port()
-        (directory / "control.yaml").write_text(yaml.safe_dump({"version": 1, "controller": {"probes": f"127.0.0.1:{self.probes}"}}))
+        settings = {"version": 1, "controller": {"probes": f"127.0.0.1:{self.probes}"}, **settings}
+        (directory / "control.yaml").write_text(yaml.safe_dump(settings))
         (directory / "kubeconfig").write_text(yaml.safe_dump({
             "apiVersion": "v1", "kind": "Config", "current-context": "it",
             "clusters": [{"name": "it", "cluster": {"server": f"https://127.0.0.1:{server.port}", "certificate-authority": str(directory / "tls.crt")}}],
@@ -167,3 +176,45 @@ def test_a_controller_says_what_it_finds_and_leaves_in_order(directory):
             assert "holderIdentity" not in server.lease["spec"]
             assert server.unknown == []
     assert [it for it in Path(directory).iterdir() if it.name.startswith("placet-")] == []
+
+
+def test_objects_reach_a_sidecar_that_decides_by_them(directory, issuer):
+    here = directory / "reaching"
+    here.mkdir()
+    authority = Authority(here / "authority")
+    for name in ("control", "api"):
+        authority.identity(name, ips=["127.0.0.1"])
+    certificate, key = authority.pair("control")
+    with TokenReviewer(authority.server("api"), TOKEN) as reviewer, ApiServer(here) as server:
+        (here / "token").write_text(TOKEN)
+        store, bundle, application = (server.objects[kind][0]["spec"] for kind in ("secretstores", "policybundles", "scopes"))
+        store.clear()
+        store.update({"type": "file", "default": True, "details": {"directory": str(here / "sidecar/keys")}})
+        bundle["files"] = {"orders.cedar": POLICY}
+        application.clear()
+        application.update(scope(issuer, policy={"files": ["shop/orders.cedar"]}))
+        port, jwks_port = free_port(), free_port()
+        snapshots = {"address": f"127.0.0.1:{port}", "certificateFile": certificate, "keyFile": key, "jwks": {"address": f"127.0.0.1:{jwks_port}"},
+                     "tokenReview": {"url": reviewer.url, "caFile": str(authority.file), "tokenFile": str(here / "token")}}
+        token = reviewer.account("shop", "orders", aud=["placet-control"])
+        control = SimpleNamespace(port=port, authority=authority)
+        sidecar = Sidecar(here / "sidecar", control, token, keys={"orders": pem(new_private_key("ES256"))})
+        del sidecar.settings["secretStores"]
+        sidecar.write(sidecar.settings)
+
+        def ask(account):
+            return call(sidecar, check_request(f"/accounts/{account}", headers={"authorization": f"Bearer {issuer.token()}"}))
+
+        def union():
+            return requests.get(f"http://127.0.0.1:{jwks_port}/scopes/orders/jwks.json", timeout=5)
+
+        with Controller(here, server, snapshots=snapshots) as controller, sidecar:
+            assert sidecar.follows() == server.statuses["scopes", "orders"]["revision"]
+            answer = ask(1)
+            assert not authz.is_denial(answer) and denied_status(ask("secret")) == 403
+            controller.wait_until(lambda: union().status_code == 200, "the union is served", 60)
+            [header] = answer.ok_response.headers
+            verified(header.header.value, union().json())
+            controller.stop()
+            assert not authz.is_denial(ask(1)) and denied_status(ask("secret")) == 403
+            assert server.unknown == []
