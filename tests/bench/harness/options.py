@@ -38,7 +38,7 @@ def read():
                         help="measure nothing: draw the pictures from this report")
     parser.add_argument("--pictures", type=pathlib.Path, default=OUT, metavar="DIRECTORY",
                         help="where the pictures go (target/bench; those of the documentation "
-                        "are in docs/bench)")
+                        "are in tests/bench/pictures)")
     return parser.parse_args()
 
 
