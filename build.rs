@@ -3,8 +3,8 @@
 
 use std::env;
 use std::error::Error;
-use std::io;
 use std::path::{self, PathBuf};
+use std::process::Command;
 
 use prost::Message;
 
@@ -51,16 +51,24 @@ fn messages() -> Result<(), Box<dyn Error>> {
 
 /// Lays what runs side by side in the release: it then takes a third less memory, since a page that is used
 /// brings its neighbours along, and a tenth less time. Only the linker that Rust brings for this target can.
-fn layout() -> io::Result<()> {
+fn layout() -> Result<(), Box<dyn Error>> {
+    const TARGET: &str = "x86_64-unknown-linux-gnu";
     println!("cargo:rerun-if-changed={FUNCTIONS}");
     let is = |name: &str, value: &str| env::var(name).is_ok_and(|found| found == value);
-    let flags = env::var("CARGO_ENCODED_RUSTFLAGS").unwrap_or_default();
-    let is_other_linker = flags.contains("linker") || flags.contains("fuse-ld");
-    if is("PROFILE", "release") && is("TARGET", "x86_64-unknown-linux-gnu") && !is_other_linker {
+    if is("PROFILE", "release") && is("TARGET", TARGET) && is_linked_by_rust(TARGET)? {
         let functions = path::absolute(FUNCTIONS)?;
         let functions = functions.display();
         println!("cargo:rustc-link-arg-bin=placet=-Wl,--symbol-ordering-file={functions}");
         println!("cargo:rustc-link-arg-bin=placet=-Wl,--no-warn-symbol-ordering");
     }
     Ok(())
+}
+
+/// Whether this Rust brings a linker, and nobody asks for another.
+fn is_linked_by_rust(target: &str) -> Result<bool, Box<dyn Error>> {
+    let flags = env::var("CARGO_ENCODED_RUSTFLAGS").unwrap_or_default();
+    let printed = Command::new(env::var("RUSTC")?).args(["--print", "sysroot"]).output()?;
+    let sysroot = PathBuf::from(String::from_utf8(printed.stdout)?.trim());
+    let linker = sysroot.join("lib/rustlib").join(target).join("bin/gcc-ld/ld.lld");
+    Ok(linker.exists() && !flags.contains("linker") && !flags.contains("fuse-ld"))
 }

@@ -209,7 +209,8 @@ def test_objects_reach_a_sidecar_that_decides_by_them(directory, issuer):
             return requests.get(f"http://127.0.0.1:{jwks_port}/scopes/orders/jwks.json", timeout=5)
 
         with Controller(here, server, snapshots=snapshots) as controller, sidecar:
-            assert sidecar.follows() == server.statuses["scopes", "orders"]["revision"]
+            revision = sidecar.follows()
+            controller.wait_until(lambda: server.statuses.get(("scopes", "orders"), {}).get("revision") == revision, "its status says so")
             answer = ask(1)
             assert not authz.is_denial(answer) and denied_status(ask("secret")) == 403
             controller.wait_until(lambda: union().status_code == 200, "the union is served", 60)
