@@ -50,7 +50,7 @@ fn messages() -> Result<(), Box<dyn Error>> {
 }
 
 /// Lays what runs side by side in the release: it then takes a third less memory, since a page that is used
-/// brings its neighbours along, and a tenth less time. Only the linker that Rust brings for this target can.
+/// brings its neighbours along, and somewhat less time. Only the linker that Rust brings for this target can.
 fn layout() -> Result<(), Box<dyn Error>> {
     const TARGET: &str = "x86_64-unknown-linux-gnu";
     println!("cargo:rerun-if-changed={FUNCTIONS}");

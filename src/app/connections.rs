@@ -49,7 +49,8 @@ pub(super) async fn serve<C>(
             };
             let asked = crowd.asked();
             let served = connections.watch(begin(connection, asked.clone()));
-            let task = tokio::spawn(serve_one(served, asked.clone()));
+            let asks = asked.clone();
+            let task = tokio::spawn(serve_one(served, move || !asks.never()));
             if crowd.add(asked, task.abort_handle()) {
                 tracing::debug!("the connection that has asked nothing for longest made room");
             }
@@ -58,11 +59,14 @@ pub(super) async fn serve<C>(
     connections.shutdown().await;
 }
 
-/// Serves a connection to its end.
-async fn serve_one<E: Display>(served: impl Future<Output = Result<(), E>>, asked: Asked) {
+/// Serves a connection to its end, or until it was given the time for a first call and `has_asked` nothing.
+pub(super) async fn serve_one<E: Display>(
+    served: impl Future<Output = Result<(), E>>,
+    has_asked: impl Fn() -> bool,
+) {
     let mut served = pin!(served);
     let ended = match tokio::time::timeout(FIRST_CALL, &mut served).await {
-        Err(_) if asked.never() => {
+        Err(_) if !has_asked() => {
             tracing::debug!("a connection was ended that asked nothing for {FIRST_CALL:?}");
             return;
         }

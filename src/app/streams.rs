@@ -1,11 +1,11 @@
 //! One gRPC server by itself, of calls that stay open: over TLS whose certificate files are kept up to date.
 //!
-//! There are only so many connections, and one that asks nothing for [`FIRST_CALL`] is ended. Each is asked now
-//! and then whether it is still there, so that those that went without a word take no room.
+//! There are only so many connections, and one more is closed: those that are there are sidecars, which ask once and
+//! then listen, so none makes room as on other listeners. One that does not ask at first is ended. Each is asked
+//! now and then whether it is still there, so that those that went without a word take no room.
 
 use std::convert::Infallible;
 use std::future::Future;
-use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -21,6 +21,7 @@ use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 use tonic::body::Body;
 
+use super::connections::serve_one;
 use super::listener::{Listener, PAUSE, is_of_the_connection};
 use crate::clock::Clock;
 use crate::config::ListenerSettings;
@@ -31,9 +32,6 @@ const MAX_CONNECTIONS: usize = 16_384;
 
 /// The calls of one connection at once: a caller needs one.
 const MAX_CALLS: u32 = 4;
-
-/// How long a connection may take until it has asked something.
-const FIRST_CALL: Duration = Duration::from_secs(10);
 
 /// How often the other end is asked whether it is there, and how long it may take to say so.
 const PING: Duration = Duration::from_secs(20);
@@ -117,28 +115,12 @@ where
         let served = server.serve_connection(TokioIo::new(connection), service);
         let served = connections.watch(served);
         tokio::spawn(async move {
-            serve_one(served, &has_asked).await;
+            serve_one(served, || has_asked.load(Ordering::Relaxed)).await;
             drop(place);
         });
     }
     drop(incoming);
     if tokio::time::timeout(GRACE, connections.shutdown()).await.is_err() {
         tracing::warn!("calls in progress were cut off after {GRACE:?}");
-    }
-}
-
-/// Serves a connection to its end.
-async fn serve_one(served: impl Future<Output = hyper::Result<()>>, has_asked: &AtomicBool) {
-    let mut served = pin!(served);
-    let ended = match tokio::time::timeout(FIRST_CALL, &mut served).await {
-        Err(_) if !has_asked.load(Ordering::Relaxed) => {
-            tracing::debug!("a connection was ended that asked nothing for {FIRST_CALL:?}");
-            return;
-        }
-        Err(_) => served.await,
-        Ok(ended) => ended,
-    };
-    if let Err(error) = ended {
-        tracing::debug!(%error, "a connection ended");
     }
 }
