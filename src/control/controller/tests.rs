@@ -8,6 +8,7 @@ use serde_json::{Value, json};
 use super::object::{Kind, Object};
 use super::*;
 use crate::config::Config;
+use crate::control::refusals::COMES_BACK;
 use crate::control::snapshot::Snapshot;
 use server::{Asked, Server};
 
@@ -17,11 +18,14 @@ const PACE: Pace = Pace {
     debounce: Duration::from_millis(10),
     lease: Duration::from_secs(2),
     retry: Duration::from_millis(200),
+    look: Duration::from_millis(10),
+    recount: Duration::from_millis(50),
 };
 
 /// One replica that runs.
 struct Replica {
     snapshots: Arc<Snapshots>,
+    refusals: Arc<Refusals>,
     shutdown: CancellationToken,
     task: tokio::task::JoinHandle<Result<()>>,
 }
@@ -32,15 +36,30 @@ impl Replica {
     }
 
     fn start_within(server: &Server, identity: &str, reach: Reach) -> Self {
+        Self::start_with(server, identity, reach, COMES_BACK)
+    }
+
+    /// One whose sidecars come back within that time.
+    fn start_with(server: &Server, identity: &str, reach: Reach, comes_back: Duration) -> Self {
         let (snapshots, shutdown) = (Arc::<Snapshots>::default(), CancellationToken::new());
-        let controller = Controller::new(server.client(), reach, PACE, Arc::clone(&snapshots));
+        let refusals = Arc::new(Refusals::new(comes_back));
+        let (sent, refused) = (Arc::clone(&snapshots), Arc::clone(&refusals));
+        let controller = Controller::new(server.client(), reach, PACE, sent, refused);
         let (stop, identity) = (shutdown.clone(), identity.to_owned());
         let task = tokio::spawn(async move { controller.run(identity, &stop).await });
-        Self { snapshots, shutdown, task }
+        Self { snapshots, refusals, shutdown, task }
     }
 
     fn snapshot(&self, namespace: &str) -> Option<Arc<Snapshot>> {
         self.snapshots.watch(namespace).borrow().clone()
+    }
+
+    /// The sidecars in these pods of `shop` refuse the snapshot.
+    fn refuse(&self, pods: &[&str], error: &str) {
+        let revision = self.snapshot("shop").unwrap().revision.clone();
+        for (id, pod) in (0..).zip(pods) {
+            self.refusals.refuse("shop", id, &revision, pod, error);
+        }
     }
 
     fn file(&self, namespace: &str, name: &str) -> String {
@@ -396,6 +415,101 @@ async fn a_write_that_comes_too_late_is_made_again() {
     }
     assert_eq!(server.status_writes(), 8);
     replica.stop().await;
+}
+
+/// The message of the condition that some sidecar refuses the scope, if it has that.
+fn refused(server: &Server, scope: &str) -> Option<String> {
+    let scope = server.get("scopes", "shop", scope);
+    let conditions = scope["status"]["conditions"].as_array()?;
+    let condition = conditions.iter().find(|it| it["type"] == "Programmed")?;
+    assert_eq!(
+        (&condition["status"], &condition["reason"]),
+        (&"False".into(), &"RefusedBySidecars".into())
+    );
+    Some(condition["message"].as_str()?.to_owned())
+}
+
+const REFUSED: &str =
+    "snapshot.scopes[0].identity.jwt[0].jwksFile: can't read `/keys`\nsnapshot.secretStores[0]: no";
+const SAID: &str = "Scope `orders`: spec.identity.jwt[0].jwksFile: can't read `/keys`; SecretStore `vault`: spec: no";
+
+#[tokio::test]
+async fn what_sidecars_refuse_is_said_of_the_scopes_they_were_sent() {
+    let server = shop().await;
+    let replica = Replica::start(&server, "a");
+    for (resource, name) in OBJECTS {
+        until_ready(&server, resource, name).await;
+    }
+    server.put("scopes", "shop", "bad", &scope("bad", "rules/none.cedar"));
+    until("it is said to be wrong", || server.ready("scopes", "shop", "bad").0 == "False").await;
+    let writes = server.status_writes();
+    replica.refuse(&["orders-0"], REFUSED);
+    let kept = "the namespace's snapshot is refused, and the last good one kept, by";
+    let one = format!("{kept} 1 sidecar (orders-0): {SAID}");
+    until("it is said", || refused(&server, "orders").as_ref() == Some(&one)).await;
+    assert_eq!(server.status_writes(), writes + 1, "of the one scope that is in the snapshot");
+    assert_eq!(server.ready("scopes", "shop", "orders").0, "True", "it is given to them");
+    replica.refuse(&["orders-0", "orders-1", "orders-2"], REFUSED);
+    let three = format!("{kept} 3 sidecars (orders-0, orders-1, …): {SAID}");
+    until("all are counted", || refused(&server, "orders").as_ref() == Some(&three)).await;
+    // The next snapshot is theirs to take or to refuse: until they did, what was said stays.
+    let mut changed = scope("orders", "rules/orders.cedar");
+    changed["jwtResponse"]["tokenLifetimeSeconds"] = 30.into();
+    server.put("scopes", "shop", "orders", &changed);
+    until_ready(&server, "scopes", "orders").await;
+    assert_eq!(refused(&server, "orders"), Some(three));
+    for id in 0..3 {
+        replica.refusals.accept("shop", id);
+    }
+    until("it is taken back", || refused(&server, "orders").is_none()).await;
+    until_ready(&server, "scopes", "orders").await;
+    // A restart of the last one that refuses takes nothing back.
+    replica.refuse(&["orders-0"], REFUSED);
+    until("it is said again", || refused(&server, "orders").as_ref() == Some(&one)).await;
+    let writes = server.status_writes();
+    replica.refusals.leave("shop", 0, tokio::time::Instant::now());
+    for (round, namespace) in ["b", "c"].into_iter().enumerate() {
+        server.put("policybundles", namespace, "rules", &bundle(&[("a.cedar", PERMIT)]));
+        let is_told = || server.ready("policybundles", namespace, "rules").1 == "Valid";
+        until("the next namespace", is_told).await;
+        assert_eq!(server.status_writes(), writes + round + 1);
+    }
+    assert_eq!(refused(&server, "orders"), Some(one));
+    replica.stop().await;
+}
+
+#[tokio::test]
+async fn a_new_leader_takes_nothing_back_before_sidecars_had_the_time_to_come() {
+    let server = shop().await;
+    let first = Replica::start(&server, "first");
+    until_ready(&server, "scopes", "orders").await;
+    first.refuse(&["orders-0"], REFUSED);
+    until("it is said", || refused(&server, "orders").is_some()).await;
+    first.stop().await;
+    let second = Replica::start(&server, "second");
+    until("the second leads", || holder(&server) == "second").await;
+    let mut changed = scope("orders", "rules/orders.cedar");
+    changed["jwtResponse"]["tokenLifetimeSeconds"] = 30.into();
+    server.put("scopes", "shop", "orders", &changed);
+    until_ready(&server, "scopes", "orders").await;
+    assert!(refused(&server, "orders").is_some());
+    second.stop().await;
+    let third = Replica::start_with(&server, "third", Reach::default(), Duration::ZERO);
+    until("it is taken back", || refused(&server, "orders").is_none()).await;
+    third.stop().await;
+}
+
+#[test]
+fn other_reasons_are_counted() {
+    let refusals = Refusals::default();
+    for (id, error) in (0..).zip(["a", "b", "b", "c", "d"]) {
+        refusals.refuse("shop", id, "r", &format!("pod-{id}"), error);
+    }
+    let now = tokio::time::Instant::now();
+    let Standing::Refused(refused) = refusals.standing("shop", "r", now, now) else { panic!() };
+    let said = "the namespace's snapshot is refused, and the last good one kept, by 2 sidecars (pod-1, pod-2): b; \
+        1 sidecar (pod-0): a; 2 sidecars for other reasons";
+    assert_eq!(status::by_whom(&refused), said);
 }
 
 fn holder(server: &Server) -> String {
