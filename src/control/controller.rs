@@ -2,10 +2,11 @@
 //!
 //! Every replica watches, judges and publishes; the one that leads, by a Lease, also says in each object's
 //! status whether it is in force, and if not, what is wrong and what to do; and in that of scopes, which of the sidecars
-//! that are connected to it refuse them. What becomes of a namespace is
-//! pure, given what there is and what was last good; the rest is to notice that something has
-//! changed, and to tell. With the API server away all stays as it is.
+//! that are connected to it refuse them. What becomes of a namespace is pure, given what there is, what was last
+//! good, and which client IDs are other namespaces'; the rest is to notice that something has changed, and to
+//! tell. With the API server away all stays as it is.
 
+mod claims;
 mod files;
 mod lease;
 mod object;
@@ -31,6 +32,7 @@ use tokio::task::JoinSet;
 use tokio::time::{Instant, Interval, MissedTickBehavior, interval, sleep};
 use tokio_util::sync::CancellationToken;
 
+use self::claims::{Claims, Taken};
 use self::lease::Election;
 use self::object::{Key, Objects, Version};
 use self::verdict::{Finding, Outcome, Verdict};
@@ -166,6 +168,7 @@ struct Desk {
 struct Namespace {
     /// What was judged.
     judged: BTreeMap<Key, Version>,
+    taken: Taken,
     findings: BTreeMap<Key, Finding>,
     /// The objects of the last snapshot, and its revision.
     good: Objects,
@@ -267,10 +270,12 @@ impl Desk {
         for namespace in self.namespaces.keys() {
             all.entry(namespace.clone()).or_default();
         }
+        let claims = Claims::of(&all);
         let mut is_done = true;
         for (name, objects) in all {
             let mut namespace = self.namespaces.remove(&name).unwrap_or_default();
-            is_done &= self.judge(&name, &mut namespace, &objects).await;
+            let taken = claims.taken(&name, &objects);
+            is_done &= self.judge(&name, &mut namespace, &objects, taken).await;
             is_done &= self.tell(&name, &mut namespace, &objects).await;
             if !objects.is_empty() || !namespace.is_settled {
                 self.namespaces.insert(name, namespace);
@@ -280,14 +285,21 @@ impl Desk {
     }
 
     /// Judges what has changed, and publishes what came of it.
-    async fn judge(&self, name: &str, namespace: &mut Namespace, objects: &Objects) -> bool {
+    async fn judge(
+        &self,
+        name: &str,
+        namespace: &mut Namespace,
+        objects: &Objects,
+        taken: Taken,
+    ) -> bool {
         let versions =
             objects.iter().map(|(key, object)| (key.clone(), object.version())).collect();
-        if namespace.judged == versions {
+        if namespace.judged == versions && namespace.taken == taken {
             return true;
         }
-        let (now, good) = (objects.clone(), namespace.good.clone());
-        let judged = tokio::task::spawn_blocking(move || verdict::judge(&now, &good)).await;
+        let (now, good, others) = (objects.clone(), namespace.good.clone(), taken.clone());
+        let judging = move || verdict::judge(&now, &good, &others);
+        let judged = tokio::task::spawn_blocking(judging).await;
         let verdict = match judged.map_err(anyhow::Error::from).and_then(|it| Ok(it?)) {
             Ok(verdict) => verdict,
             Err(error) => {
@@ -296,6 +308,7 @@ impl Desk {
             }
         };
         namespace.judged = versions;
+        namespace.taken = taken;
         self.publish(name, namespace, verdict);
         true
     }

@@ -14,8 +14,8 @@ use crate::control::resources::{Condition, Status};
 /// Whether sidecars are given the object. Every object has this condition.
 const READY: &str = "Ready";
 
-/// Whether they put it in force: as in the Gateway API, whose data planes have the word for it. A scope has this condition while some
-/// sidecar does not.
+/// Whether they put it in force, in the word of the Gateway API. A scope has this condition while some sidecar does
+/// not.
 const PROGRAMMED: &str = "Programmed";
 
 /// Longer messages are cut: an object has a limit.

@@ -308,7 +308,7 @@ fn who_uses_a_bad_store_is_not_wrong() {
         object(Kind::PolicyBundle, "rules", &bundle(&[("a.cedar", PERMIT)])),
         object(Kind::Scope, "orders", &scope("orders", "rules/a.cedar")),
     ]);
-    let verdict = verdict::judge(&objects, &Objects::new()).unwrap();
+    let verdict = verdict::judge(&objects, &Objects::new(), &Taken::new()).unwrap();
     let said: Vec<&Finding> = verdict.findings.values().collect();
     let why = "not taken over, since it doesn't go with SecretStore `vault`: see there";
     let faults = ["spec.details.kvVersion: `3` is not 1 or 2".to_owned()];
@@ -562,6 +562,78 @@ async fn only_the_named_namespaces_count() {
     let foreign = |asked: &Asked| asked.namespace != "shop" && asked.resource != "leases";
     assert!(!server.asked().iter().any(foreign));
     replica.stop().await;
+    // Nor does it matter here what is older there.
+    let reach = Reach { namespaces: BTreeSet::from(["other".to_owned()]), ..Reach::default() };
+    let replica = Replica::start_within(&server, "b", reach);
+    until("it has its client ID", || server.ready("scopes", "other", "orders").0 == "True").await;
+    replica.stop().await;
+}
+
+/// The oldest has it, whatever becomes of it, and the next one when it is deleted.
+#[tokio::test]
+async fn a_client_id_is_one_namespace_s() {
+    let server = shop().await;
+    for (resource, name) in OBJECTS {
+        let spec = server.get(resource, "shop", name)["spec"].clone();
+        let twin = if resource == "scopes" { "twin" } else { name };
+        server.put(resource, "bank", twin, &spec);
+    }
+    server.put("scopes", "bank", "bills", &scope("bills", "rules/other.cedar"));
+    let replica = Replica::start(&server, "a");
+    until_ready(&server, "scopes", "orders").await;
+    let said = || server.ready("scopes", "bank", "twin");
+    until("the younger one is wrong", || said().0 == "False").await;
+    let message = "spec.clientId: `orders` is that of an older Scope in the namespace `shop`: \
+        make this one with another, or have that one deleted";
+    assert_eq!(said(), ("False".to_owned(), "Invalid".to_owned(), message.to_owned()));
+    until("its neighbour goes on", || replica.file("bank", "placet.yaml").contains("bills")).await;
+    assert!(!replica.file("bank", "placet.yaml").contains("orders"));
+    let is_ready = |resource, name| server.ready(resource, "bank", name).0 == "True";
+    until("and its bundle", || is_ready("policybundles", "rules")).await;
+    // A bad one has it too.
+    let mut bad = scope("orders", "rules/orders.cedar");
+    bad["policy"]["engin"] = "cedar".into();
+    server.put("scopes", "shop", "orders", &bad);
+    until("the older one is wrong", || server.ready("scopes", "shop", "orders").0 == "False").await;
+    server.put("scopes", "bank", "twin", &scope("orders", "rules/other.cedar"));
+    until("the younger one still is", || said().0 == "False").await;
+    server.delete("scopes", "shop", "orders");
+    until("it is the next one's", || said().0 == "True").await;
+    assert!(replica.file("bank", "placet.yaml").contains("orders"));
+    until("nothing is left", || *replica.snapshot("shop").unwrap() == Snapshot::empty()).await;
+    // Who comes back is younger.
+    server.put("scopes", "shop", "orders", &scope("orders", "rules/orders.cedar"));
+    until("it is another's", || server.ready("scopes", "shop", "orders").0 == "False").await;
+    assert!(server.ready("scopes", "shop", "orders").2.contains("the namespace `bank`"));
+    assert_eq!(said().0, "True");
+    replica.stop().await;
+}
+
+/// As it may be where objects were restored from elsewhere, all in one second.
+#[test]
+fn one_that_was_in_force_stays_as_any_bad_object_does() {
+    let good = Objects::from([
+        object(Kind::SecretStore, "vault", &store()),
+        object(Kind::PolicyBundle, "rules", &bundle(&[("a.cedar", PERMIT)])),
+        object(Kind::Scope, "orders", &scope("orders", "rules/a.cedar")),
+        object(Kind::Scope, "bills", &scope("bills", "rules/a.cedar")),
+    ]);
+    let mut now = good.clone();
+    let forbid = json!({"metadata": {"name": "rules", "uid": "another"}, "spec": bundle(&[("a.cedar", "forbid(principal, action, resource);")])});
+    let key = Key::new(Kind::PolicyBundle, "rules");
+    now.insert(key, Object::new(Arc::new(serde_json::from_value(forbid).unwrap())));
+    let taken = Taken::from([(Key::new(Kind::Scope, "orders"), "bank".to_owned())]);
+    let verdict = verdict::judge(&now, &good, &taken).unwrap();
+    let Outcome::Publish(snapshot, chosen) = verdict.outcome else { panic!("it is published") };
+    assert_eq!(chosen.len(), 4);
+    assert!(snapshot.files["rules/a.cedar"].starts_with(b"forbid"), "it holds nothing up");
+    let said = &verdict.findings[&Key::new(Kind::Scope, "orders")];
+    assert!(
+        matches!(said, Finding::Bad(lines) if lines[0].contains("namespace `bank`")),
+        "{said:?}"
+    );
+    let others = verdict.findings.values().filter(|it| matches!(it, Finding::Good(_)));
+    assert_eq!(others.count(), 3);
 }
 
 fn object(kind: Kind, name: &str, spec: &Value) -> (Key, Object) {
@@ -618,7 +690,7 @@ fn only_files_of_bundles_are_read() {
         }
         objects.extend([object(Kind::Scope, name, &spec)]);
     }
-    let verdict = verdict::judge(&objects, &Objects::new()).unwrap();
+    let verdict = verdict::judge(&objects, &Objects::new(), &Taken::new()).unwrap();
     for (key, finding) in &verdict.findings {
         let is_fine = matches!(key.name.as_str(), "vault" | "rules" | "fine");
         match finding {
@@ -663,7 +735,7 @@ fn what_is_published_is_what_a_file_would_say() {
     ] {
         objects.extend([object(kind, name, &spec)]);
     }
-    let verdict = verdict::judge(&objects, &Objects::new()).unwrap();
+    let verdict = verdict::judge(&objects, &Objects::new(), &Taken::new()).unwrap();
     let dry = &verdict.findings[&Key::new(Kind::Scope, "on")];
     let Finding::Good(warnings) = dry else { panic!("{dry:?}") };
     assert!(warnings.iter().any(|line| line.starts_with("spec.dryRun: ")), "{warnings:?}");
