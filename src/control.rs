@@ -4,13 +4,14 @@
 //! with it, over TLS with [`certificates`] of its own, and the command `inject` writes it into manifests.
 //! Neither leaves a pod unprotected without a word: what is asked for and can't be done is refused, with what to
 //! change. [`controller`] makes, of the [`resources`] of each namespace, the [`snapshot`] that its sidecars are to
-//! have, and [`stream`] sends it to them. They keep the last good one: they need this process for what is new and
+//! have, and [`stream`] sends it to them, whose [`refusals`] it says in the resources' status. They keep the last good one: they need this process for what is new and
 //! for nothing else, so they outlive it.
 
 pub mod certificates;
 mod cli;
 pub mod controller;
 pub mod inject;
+pub mod refusals;
 pub mod resources;
 pub mod settings;
 pub mod snapshot;

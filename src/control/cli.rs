@@ -12,6 +12,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::controller::{Controller, Pace};
 use super::inject::manifest;
+use super::refusals::Refusals;
 use super::settings::{ControllerSettings, Settings};
 use super::snapshot::Snapshots;
 use super::{resources, stream, webhook};
@@ -116,7 +117,9 @@ fn snapshots(config: &Path) -> Result<ExitCode> {
         let what = "snapshots.directory: is required: it holds a directory for each namespace";
         return Ok(refuse(vec![what.to_owned()]));
     };
-    until_stopped(async |shutdown| stream::serve(&settings, Arc::default(), &shutdown).await)
+    until_stopped(async |shutdown| {
+        stream::serve(&settings, Arc::default(), Arc::default(), &shutdown).await
+    })
 }
 
 /// Does `work`, which ends when it is told to by a signal.
@@ -154,13 +157,14 @@ fn control(config: &Path) -> Result<ExitCode> {
         let Settings {
             controller: ControllerSettings { probes, reach }, snapshots: streams, ..
         } = settings;
-        let snapshots = Arc::new(Snapshots::default());
-        let controller = Controller::new(client, reach, Pace::default(), Arc::clone(&snapshots));
+        let (snapshots, refusals) = (Arc::<Snapshots>::default(), Arc::<Refusals>::default());
+        let (sent, refused) = (Arc::clone(&snapshots), Arc::clone(&refusals));
+        let controller = Controller::new(client, reach, Pace::default(), sent, refused);
         let router = controller.probes();
         let probes = https::serve(&probes, "probes", router, Clock::System, &shutdown);
         let sending = async {
             match &streams {
-                Some(settings) => stream::serve(settings, snapshots, &shutdown).await,
+                Some(settings) => stream::serve(settings, snapshots, refusals, &shutdown).await,
                 None => {
                     shutdown.cancelled().await;
                     Ok(())

@@ -1,10 +1,12 @@
 //! The controller: from the custom resources of each namespace to the snapshot that its sidecars are to have.
 //!
 //! Every replica watches, judges and publishes; the one that leads, by a Lease, also says in each object's
-//! status whether it is in force, and if not, what is wrong and what to do. What becomes of a namespace is
-//! pure, given what there is and what was last good; the rest is to notice that something has
-//! changed, and to tell. With the API server away all stays as it is.
+//! status whether it is in force, and if not, what is wrong and what to do; and in that of scopes, which of the sidecars
+//! that are connected to it refuse them. What becomes of a namespace is pure, given what there is, what was last
+//! good, and which client IDs are other namespaces'; the rest is to notice that something has changed, and to
+//! tell. With the API server away all stays as it is.
 
+mod claims;
 mod files;
 mod lease;
 mod object;
@@ -14,6 +16,8 @@ mod verdict;
 mod watching;
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::future::pending;
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -23,15 +27,17 @@ use axum::http::StatusCode;
 use axum::routing::get;
 use kube::Client;
 use kube::api::{Api, DynamicObject, Patch, PatchParams};
-use tokio::sync::watch;
+use tokio::sync::{Notify, watch};
 use tokio::task::JoinSet;
-use tokio::time::sleep;
+use tokio::time::{Instant, Interval, MissedTickBehavior, interval, sleep};
 use tokio_util::sync::CancellationToken;
 
+use self::claims::{Claims, Taken};
 use self::lease::Election;
 use self::object::{Key, Objects, Version};
 use self::verdict::{Finding, Outcome, Verdict};
 use self::watching::Watching;
+use super::refusals::{Refusals, Standing};
 use super::snapshot::Snapshots;
 use crate::clock::Clock;
 
@@ -56,6 +62,10 @@ pub struct Pace {
     pub lease: Duration,
     /// After a write or a judgement that failed, the time to the next try.
     pub retry: Duration,
+    /// Between two looks at what sidecars refuse.
+    pub look: Duration,
+    /// How long that other sidecars refuse a snapshot for the same reasons is no news.
+    pub recount: Duration,
 }
 
 impl Default for Pace {
@@ -64,6 +74,8 @@ impl Default for Pace {
             debounce: Duration::from_millis(200),
             lease: Duration::from_secs(15),
             retry: Duration::from_secs(5),
+            look: Duration::from_secs(2),
+            recount: Duration::from_secs(30),
         }
     }
 }
@@ -75,14 +87,21 @@ pub struct Controller {
     pace: Pace,
     clock: Clock,
     snapshots: Arc<Snapshots>,
+    refusals: Arc<Refusals>,
     is_ready: watch::Sender<bool>,
 }
 
 impl Controller {
-    /// A controller that publishes to `snapshots`.
-    pub fn new(client: Client, reach: Reach, pace: Pace, snapshots: Arc<Snapshots>) -> Self {
+    /// A controller that publishes to `snapshots`, and tells of `refusals`.
+    pub fn new(
+        client: Client,
+        reach: Reach,
+        pace: Pace,
+        snapshots: Arc<Snapshots>,
+        refusals: Arc<Refusals>,
+    ) -> Self {
         let is_ready = watch::Sender::new(false);
-        Self { client, reach, pace, clock: Clock::System, snapshots, is_ready }
+        Self { client, reach, pace, clock: Clock::System, snapshots, refusals, is_ready }
     }
 
     /// `/livez`, and `/readyz`: whether every namespace was judged once.
@@ -119,7 +138,8 @@ impl Controller {
             async move { stop.run_until_cancelled(watching.run()).await.unwrap_or_default() },
         );
         tasks.spawn(election.run(says, shutdown.clone()));
-        let desk = Desk { controller: self, stores, leads, namespaces: BTreeMap::new() };
+        let namespaces = BTreeMap::new();
+        let desk = Desk { controller: self, stores, leads, leads_since: None, namespaces };
         let stop = shutdown.clone();
         tasks.spawn(async move {
             stop.run_until_cancelled(desk.run(changed)).await.unwrap_or_default()
@@ -139,6 +159,7 @@ struct Desk {
     controller: Controller,
     stores: watching::Stores,
     leads: watch::Receiver<bool>,
+    leads_since: Option<Instant>,
     namespaces: BTreeMap<String, Namespace>,
 }
 
@@ -147,6 +168,7 @@ struct Desk {
 struct Namespace {
     /// What was judged.
     judged: BTreeMap<Key, Version>,
+    taken: Taken,
     findings: BTreeMap<Key, Finding>,
     /// The objects of the last snapshot, and its revision.
     good: Objects,
@@ -156,12 +178,47 @@ struct Namespace {
     /// The resource versions that a status was written over: until the watch brings the next one, there is
     /// nothing to compare with.
     told: BTreeMap<Key, String>,
+    /// What sidecars say of the revision, and since when that is said of them.
+    standing: Standing,
+    stands_since: Option<Instant>,
+}
+
+impl Namespace {
+    /// What was said of an earlier revision is not said of this one.
+    fn await_sidecars(&mut self) {
+        if self.standing != Standing::Quiet {
+            self.standing = Standing::Open;
+        }
+    }
+
+    /// Whether what sidecars say is other than what they said. That they are others who say it is so only at times.
+    fn take(&mut self, mut standing: Standing, recount: Duration, now: Instant) -> bool {
+        if let Standing::Refused(refused) = &mut standing {
+            for cause in &mut refused.causes {
+                cause.error = trial::in_words_of_objects(&self.good, &cause.error);
+            }
+        }
+        if let (Standing::Refused(before), Standing::Refused(after)) = (&self.standing, &standing)
+            && before.is_because_of_the_same(after)
+            && self.stands_since.is_some_and(|since| now < since + recount)
+        {
+            return false;
+        }
+        let is_news = self.standing != standing;
+        if is_news {
+            self.standing = standing;
+            self.stands_since = Some(now);
+        }
+        is_news
+    }
 }
 
 impl Desk {
-    async fn run(mut self, changed: Arc<tokio::sync::Notify>) {
+    async fn run(mut self, changed: Arc<Notify>) {
         self.stores.wait_until_listed().await;
         let mut is_complete = !self.controller.reach.namespaces.is_empty();
+        let mut looks = interval(self.controller.pace.look);
+        looks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             let is_done = self.round().await;
             self.controller.is_ready.send_replace(true);
@@ -169,19 +226,42 @@ impl Desk {
                 self.controller.snapshots.complete();
                 is_complete = true;
             }
-            let again = async {
-                if is_done {
-                    std::future::pending().await
-                } else {
-                    sleep(self.controller.pace.retry).await
-                }
-            };
+            self.wait(is_done, &changed, &mut looks).await;
+        }
+    }
+
+    /// Until there is something to do.
+    async fn wait(&mut self, is_done: bool, changed: &Notify, looks: &mut Interval) {
+        let Pace { debounce, retry, .. } = self.controller.pace;
+        let mut again = pin!(async { if is_done { pending().await } else { sleep(retry).await } });
+        loop {
             tokio::select! {
-                () = changed.notified() => sleep(self.controller.pace.debounce).await,
-                Ok(()) = self.leads.changed() => {}
-                () = again => {}
+                () = changed.notified() => return sleep(debounce).await,
+                Ok(()) = self.leads.changed() => {
+                    self.leads_since = self.leads.borrow_and_update().then(Instant::now);
+                    return;
+                }
+                () = &mut again => return,
+                _ = looks.tick() => if self.look() {
+                    return;
+                }
             }
         }
+    }
+
+    /// Looks at what sidecars refuse; whether there is anything new in it.
+    fn look(&mut self) -> bool {
+        let Some(since) = self.leads_since else { return false };
+        let Controller { refusals, pace, .. } = &self.controller;
+        let now = Instant::now();
+        let mut is_news = false;
+        for (name, namespace) in &mut self.namespaces {
+            if let Some(revision) = &namespace.revision {
+                let standing = refusals.standing(name, revision, since, now);
+                is_news |= namespace.take(standing, pace.recount, now);
+            }
+        }
+        is_news
     }
 
     /// Looks at every namespace; false if something is to be tried again.
@@ -190,10 +270,12 @@ impl Desk {
         for namespace in self.namespaces.keys() {
             all.entry(namespace.clone()).or_default();
         }
+        let claims = Claims::of(&all);
         let mut is_done = true;
         for (name, objects) in all {
             let mut namespace = self.namespaces.remove(&name).unwrap_or_default();
-            is_done &= self.judge(&name, &mut namespace, &objects).await;
+            let taken = claims.taken(&name, &objects);
+            is_done &= self.judge(&name, &mut namespace, &objects, taken).await;
             is_done &= self.tell(&name, &mut namespace, &objects).await;
             if !objects.is_empty() || !namespace.is_settled {
                 self.namespaces.insert(name, namespace);
@@ -203,14 +285,21 @@ impl Desk {
     }
 
     /// Judges what has changed, and publishes what came of it.
-    async fn judge(&self, name: &str, namespace: &mut Namespace, objects: &Objects) -> bool {
+    async fn judge(
+        &self,
+        name: &str,
+        namespace: &mut Namespace,
+        objects: &Objects,
+        taken: Taken,
+    ) -> bool {
         let versions =
             objects.iter().map(|(key, object)| (key.clone(), object.version())).collect();
-        if namespace.judged == versions {
+        if namespace.judged == versions && namespace.taken == taken {
             return true;
         }
-        let (now, good) = (objects.clone(), namespace.good.clone());
-        let judged = tokio::task::spawn_blocking(move || verdict::judge(&now, &good)).await;
+        let (now, good, others) = (objects.clone(), namespace.good.clone(), taken.clone());
+        let judging = move || verdict::judge(&now, &good, &others);
+        let judged = tokio::task::spawn_blocking(judging).await;
         let verdict = match judged.map_err(anyhow::Error::from).and_then(|it| Ok(it?)) {
             Ok(verdict) => verdict,
             Err(error) => {
@@ -219,6 +308,7 @@ impl Desk {
             }
         };
         namespace.judged = versions;
+        namespace.taken = taken;
         self.publish(name, namespace, verdict);
         true
     }
@@ -237,6 +327,7 @@ impl Desk {
             Outcome::Publish(snapshot, good) => {
                 if namespace.revision.as_ref() != Some(&snapshot.revision) {
                     tracing::info!(namespace = name, revision = snapshot.revision, "published");
+                    namespace.await_sidecars();
                 }
                 namespace.revision = Some(snapshot.revision.clone());
                 namespace.good = good;
@@ -267,7 +358,8 @@ impl Desk {
             };
             let revision = namespace.revision.as_deref();
             let now = self.controller.clock.now();
-            let Some(wanted) = status::wanted(object, finding, revision, now) else { continue };
+            let said = status::Said { finding, revision, standing: &namespace.standing };
+            let Some(wanted) = status::wanted(key, object, &said, now) else { continue };
             if self.write(name, key, &status::patch(key, object, &wanted)).await {
                 namespace.told.extend(version.map(|version| (key.clone(), version.to_owned())));
             } else {

@@ -47,6 +47,11 @@ pub const GROUP: &str = "placet.dev";
         type_ = "string",
         json_path = ".status.conditions[?(@.type=='Ready')].reason"
     ),
+    printcolumn(
+        name = "Programmed",
+        type_ = "string",
+        json_path = ".status.conditions[?(@.type=='Programmed')].status"
+    ),
     printcolumn(name = "Age", type_ = "date", json_path = ".metadata.creationTimestamp")
 )]
 pub struct ScopeSpec(Map<String, Value>);
@@ -141,7 +146,8 @@ pub struct Status {
     /// that some version of it was in.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub revision: Option<String>,
-    /// `Ready`: whether the sidecars are given this version of the object.
+    /// `Ready`: whether the sidecars are given this version of the object. `Programmed`, which a scope has while it is
+    /// `False`: whether they put it in force.
     #[schemars(extend(
         "x-kubernetes-list-type" = "map",
         "x-kubernetes-list-map-keys" = ["type"],
@@ -153,7 +159,7 @@ pub struct Status {
 #[derive(Clone, Debug, Default, Deserialize, Eq, JsonSchema, PartialEq, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Condition {
-    /// `Ready`.
+    /// `Ready` or `Programmed`.
     #[serde(rename = "type")]
     pub kind: String,
     /// `True`, `False` or `Unknown`.

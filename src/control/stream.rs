@@ -24,6 +24,7 @@ use tokio_util::sync::CancellationToken;
 use self::caller::Callers;
 use self::session::Desk;
 use self::union::Union;
+use super::refusals::Refusals;
 use super::snapshot::Snapshots;
 use crate::app::{https, streams};
 use crate::clock::Clock;
@@ -32,20 +33,21 @@ pub use self::caller::Authority;
 pub(super) use self::settings::RawSnapshots;
 pub use self::settings::{AUDIENCE, StreamSettings};
 
-/// Sends `snapshots` to sidecars, and serves their keys, until `shutdown`.
+/// Sends `snapshots` to sidecars, keeps their `refusals`, and serves their keys, until `shutdown`.
 ///
 /// # Errors
 /// If a listener can't be opened, or a task ends by itself.
 pub async fn serve(
     settings: &StreamSettings,
     snapshots: Arc<Snapshots>,
+    refusals: Arc<Refusals>,
     shutdown: &CancellationToken,
 ) -> Result<()> {
     raise_limit();
     let union = Arc::new(Union::new(Instant::now()));
     let callers = Arc::new(Callers::new(settings.authority.clone()));
-    let desk =
-        Arc::new(Desk::new(Arc::clone(&snapshots), callers, Arc::clone(&union), shutdown.clone()));
+    let (sent, kept) = (Arc::clone(&snapshots), Arc::clone(&union));
+    let desk = Arc::new(Desk::new(sent, refusals, callers, kept, shutdown.clone()));
     let answer = move |call| {
         let desk = Arc::clone(&desk);
         async move { desk.answer(call).await }

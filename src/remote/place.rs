@@ -11,6 +11,7 @@ use futures_util::future::BoxFuture;
 use hyper::body::Incoming;
 use hyper::client::conn::http2::{self, SendRequest};
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use rustls::crypto::aws_lc_rs::default_provider;
 use rustls::pki_types::pem::PemObject as _;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName, pem};
 use rustls::{ClientConfig, RootCertStore};
@@ -19,6 +20,8 @@ use tokio::net::{TcpStream, UnixStream};
 use tokio_rustls::TlsConnector;
 use tonic::body::Body;
 use tower::Service;
+
+use crate::fips;
 
 /// How often the other end is asked whether it is there, and how long it may take to say so.
 const PING: Duration = Duration::from_secs(20);
@@ -51,6 +54,8 @@ pub enum PlaceError {
     ServerName(String),
     #[error("TLS can't be set up: {0}")]
     Setup(#[from] rustls::Error),
+    #[error(transparent)]
+    NotFips(#[from] fips::NotInForce),
 }
 
 /// Why no connection came about.
@@ -100,19 +105,7 @@ impl Place {
         for certificate in certificates(ca_file)? {
             roots.add(certificate)?;
         }
-        let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
-        let config = ClientConfig::builder_with_provider(provider)
-            .with_safe_default_protocol_versions()?
-            .with_root_certificates(roots);
-        let mut config = match identity {
-            None => config.with_no_client_auth(),
-            Some((chain, key)) => {
-                let of_key = |problem| PlaceError::Pem { path: key.to_owned(), problem };
-                let key = PrivateKeyDer::from_pem_file(key).map_err(of_key)?;
-                config.with_client_auth_cert(certificates(chain)?, key)?
-            }
-        };
-        config.alpn_protocols = vec![b"h2".to_vec()];
+        let config = client_config(roots, identity)?;
         let name = ServerName::try_from(server_name.to_owned())
             .map_err(|_| PlaceError::ServerName(server_name.escape_debug().to_string()))?;
         let connector = TlsConnector::from(Arc::new(config));
@@ -165,6 +158,26 @@ impl Place {
     }
 }
 
+fn client_config(
+    roots: RootCertStore,
+    identity: Option<(&Path, &Path)>,
+) -> Result<ClientConfig, PlaceError> {
+    let config = ClientConfig::builder_with_provider(Arc::new(default_provider()))
+        .with_safe_default_protocol_versions()?
+        .with_root_certificates(roots);
+    let mut config = match identity {
+        None => config.with_no_client_auth(),
+        Some((chain, key)) => {
+            let of_key = |problem| PlaceError::Pem { path: key.to_owned(), problem };
+            let key = PrivateKeyDer::from_pem_file(key).map_err(of_key)?;
+            config.with_client_auth_cert(certificates(chain)?, key)?
+        }
+    };
+    config.alpn_protocols = vec![b"h2".to_vec()];
+    fips::require_of(config.fips(), "a client's TLS")?;
+    Ok(config)
+}
+
 fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, PlaceError> {
     let failed = |problem| PlaceError::Pem { path: path.to_owned(), problem };
     let found = CertificateDer::pem_file_iter(path).map_err(failed)?;
@@ -190,5 +203,23 @@ impl Service<http::Request<Body>> for Connection {
 
     fn call(&mut self, request: http::Request<Body>) -> Self::Future {
         Box::pin(self.0.send_request(request))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::tls::fixture::{self, Authority};
+
+    /// One that was not would be refused, with the feature: see `fips`.
+    #[test]
+    fn tls_is_of_the_module_if_and_only_if_the_feature_is_on() {
+        let folder = tempfile::tempdir().unwrap();
+        fixture::write(folder.path(), &Authority::new("ours").identity(&[]));
+        let (chain, key) = (folder.path().join("tls.crt"), folder.path().join("tls.key"));
+        for identity in [None, Some((chain.as_path(), key.as_path()))] {
+            let config = client_config(RootCertStore::empty(), identity).unwrap();
+            assert_eq!(config.fips(), fips::IS_ON);
+        }
     }
 }

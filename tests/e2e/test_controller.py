@@ -4,6 +4,7 @@ import json
 import ssl
 import subprocess
 import threading
+from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from types import SimpleNamespace
@@ -52,11 +53,12 @@ def test_the_shipped_objects_fit_their_definitions():
 
 
 class ApiServer:
-    """Lists and watches without news, patches of a status, and a Lease."""
+    """Lists and watches, patches of a status, and a Lease."""
 
     def __init__(self, directory):
         certificate(directory)
-        self.objects, self.statuses, self.lease, self.unknown, self.closed = {}, {}, None, [], threading.Event()
+        self.objects, self.statuses, self.lease, self.unknown, self.is_closed = {}, {}, None, [], False
+        self.version, self.events, self.news = 9, [], threading.Condition()
         for it in documents("resources.yaml"):
             name = it["metadata"]["name"]
             it["metadata"] |= {"namespace": "shop", "uid": name, "resourceVersion": "7", "generation": 3}
@@ -89,20 +91,45 @@ class ApiServer:
 
         self.port, self.handler, self.directory = free_port(), Handler, directory
 
+    def put(self, resource, name, **parts):
+        """Gives the object a `spec` or a `status`, and tells whoever watches."""
+        with self.news:
+            self.version += 1
+            [at] = [at for at, it in enumerate(self.objects[resource]) if it["metadata"]["name"] == name]
+            changed = json.loads(json.dumps(self.objects[resource][at] | parts))
+            changed["metadata"] |= {"resourceVersion": str(self.version), "generation": changed["metadata"]["generation"] + ("spec" in parts)}
+            self.objects[resource][at] = changed
+            self.events.append((self.version, resource, changed))
+            self.news.notify_all()
+            return changed
+
+    def watch(self, handler, resource, seen):
+        handler.send_response(200)
+        handler.send_header("connection", "close")
+        handler.end_headers()
+        handler.close_connection = True
+        with self.news:
+            while not self.is_closed:
+                for version, kind, it in self.events:
+                    if version > seen and kind == resource:
+                        handler.wfile.write(json.dumps({"type": "MODIFIED", "object": it}).encode() + b"\n")
+                        seen = version
+                handler.wfile.flush()
+                self.news.wait(60)
+
+    def condition(self, resource, name, kind):
+        conditions = self.statuses.get((resource, name), {}).get("conditions", [])
+        return next((it for it in conditions if it["type"] == kind), None)
+
     def answer(self, handler, verb, path, query, body):
         match verb, path:
             case "GET", ["placet.dev", "v1alpha1", resource] if "watch" in query:
-                handler.send_response(200)
-                handler.send_header("connection", "close")
-                handler.end_headers()
-                handler.wfile.flush()
-                self.closed.wait(60)
-                handler.close_connection = True
+                self.watch(handler, resource, int(query["resourceVersion"][0]))
             case "GET", ["placet.dev", "v1alpha1", resource]:
-                handler.send({"kind": "List", "apiVersion": "placet.dev/v1alpha1", "metadata": {"resourceVersion": "9"}, "items": self.objects[resource]})
+                handler.send({"kind": "List", "apiVersion": "placet.dev/v1alpha1", "metadata": {"resourceVersion": str(self.version)}, "items": self.objects[resource]})
             case "PATCH", ["placet.dev", "v1alpha1", "namespaces", "shop", resource, name, "status"]:
                 self.statuses[resource, name] = body["status"]
-                handler.send(next(it for it in self.objects[resource] if it["metadata"]["name"] == name) | {"status": body["status"]})
+                handler.send(self.put(resource, name, status=body["status"]))
             case "GET", ["coordination.k8s.io", "v1", "namespaces", "placet", "leases", "placet-control"] if self.lease:
                 handler.send(self.lease)
             case "POST" | "PUT", ["coordination.k8s.io", "v1", "namespaces", "placet", "leases", *_]:
@@ -124,7 +151,9 @@ class ApiServer:
         return self
 
     def __exit__(self, *_):
-        self.closed.set()
+        with self.news:
+            self.is_closed = True
+            self.news.notify_all()
         self.http.shutdown()
         self.http.server_close()
 
@@ -178,8 +207,9 @@ def test_a_controller_says_what_it_finds_and_leaves_in_order(directory):
     assert [it for it in Path(directory).iterdir() if it.name.startswith("placet-")] == []
 
 
-def test_objects_reach_a_sidecar_that_decides_by_them(directory, issuer):
-    here = directory / "reaching"
+@contextmanager
+def cluster(here, issuer):
+    """An API server whose objects are for real sidecars in `here`; yields it, settings of the control plane, and what makes a sidecar."""
     here.mkdir()
     authority = Authority(here / "authority")
     for name in ("control", "api"):
@@ -189,24 +219,41 @@ def test_objects_reach_a_sidecar_that_decides_by_them(directory, issuer):
         (here / "token").write_text(TOKEN)
         store, bundle, application = (server.objects[kind][0]["spec"] for kind in ("secretstores", "policybundles", "scopes"))
         store.clear()
-        store.update({"type": "file", "default": True, "details": {"directory": str(here / "sidecar/keys")}})
+        store.update({"type": "file", "default": True, "details": {"directory": str(here / "keys")}})
         bundle["files"] = {"orders.cedar": POLICY}
         application.clear()
         application.update(scope(issuer, policy={"files": ["shop/orders.cedar"]}))
         port, jwks_port = free_port(), free_port()
         snapshots = {"address": f"127.0.0.1:{port}", "certificateFile": certificate, "keyFile": key, "jwks": {"address": f"127.0.0.1:{jwks_port}"},
                      "tokenReview": {"url": reviewer.url, "caFile": str(authority.file), "tokenFile": str(here / "token")}}
-        token = reviewer.account("shop", "orders", aud=["placet-control"])
-        control = SimpleNamespace(port=port, authority=authority)
-        sidecar = Sidecar(here / "sidecar", control, token, keys={"orders": pem(new_private_key("ES256"))})
-        del sidecar.settings["secretStores"]
-        sidecar.write(sidecar.settings)
+        (here / "keys").mkdir()
+        (here / "keys/orders.pem").write_text(pem(new_private_key("ES256")))
+
+        def sidecar(name, **settings):
+            """The one of the pod `NAME-0`."""
+            token = reviewer.account("shop", name, aud=["placet-control"])
+            made = Sidecar(here / name, SimpleNamespace(port=port, authority=authority), token, **settings)
+            del made.settings["secretStores"]
+            made.write(made.settings)
+            return made
+
+        yield server, snapshots, sidecar
+
+
+def asked(sidecar, issuer, account):
+    return call(sidecar, check_request(f"/accounts/{account}", headers={"authorization": f"Bearer {issuer.token()}"}))
+
+
+def test_objects_reach_a_sidecar_that_decides_by_them(directory, issuer):
+    here = directory / "reaching"
+    with cluster(here, issuer) as (server, snapshots, made):
+        sidecar = made("orders")
 
         def ask(account):
-            return call(sidecar, check_request(f"/accounts/{account}", headers={"authorization": f"Bearer {issuer.token()}"}))
+            return asked(sidecar, issuer, account)
 
         def union():
-            return requests.get(f"http://127.0.0.1:{jwks_port}/scopes/orders/jwks.json", timeout=5)
+            return requests.get(f"http://{snapshots['jwks']['address']}/scopes/orders/jwks.json", timeout=5)
 
         with Controller(here, server, snapshots=snapshots) as controller, sidecar:
             revision = sidecar.follows()
@@ -218,4 +265,37 @@ def test_objects_reach_a_sidecar_that_decides_by_them(directory, issuer):
             verified(header.header.value, union().json())
             controller.stop()
             assert not authz.is_denial(ask(1)) and denied_status(ask("secret")) == 403
+            assert server.unknown == []
+
+
+def test_what_sidecars_refuse_is_said_of_the_scope(directory, issuer):
+    """What listeners a pod has only the pod knows: these are reached over plain TCP, where any process could claim to be a peer."""
+    with cluster(directory / "refused", issuer) as (server, snapshots, made):
+        good = server.objects["scopes"][0]["spec"]
+        bad = scope(issuer, policy=good["policy"], identity={"peer": {"trustDomains": ["cluster.local"]}})
+        one, two = (made(name, grpc=f"127.0.0.1:{free_port()}") for name in ("orders", "bills"))
+
+        def said():
+            return server.condition("scopes", "orders", "Programmed")
+
+        with Controller(directory / "refused", server, snapshots=snapshots) as controller, one, two:
+            first = {each.follows() for each in (one, two)}
+            controller.wait_until(lambda: {server.statuses.get(("scopes", "orders"), {}).get("revision")} == first, "its status says so")
+            assert said() is None
+            generation = server.put("scopes", "orders", spec=bad)["metadata"]["generation"]
+            controller.wait_until(lambda: "2 sidecars" in (said() or {}).get("message", ""), "its status says what is wrong", 40)
+            condition = said()
+            assert (condition["status"], condition["reason"], condition["observedGeneration"]) == ("False", "RefusedBySidecars", generation)
+            said_by_whom = "the namespace's snapshot is refused, and the last good one kept, by 2 sidecars (bills-0, orders-0): "
+            assert condition["message"].startswith(said_by_whom + "Scope `orders`: spec.identity.peer: any local process could claim to be a peer")
+            # It was given to them, and they decide by the last one.
+            assert server.condition("scopes", "orders", "Ready")["reason"] == "Published"
+            assert {each.following["revision"] for each in (one, two)} == first
+            assert not any(authz.is_denial(asked(each, issuer, 1)) for each in (one, two))
+            assert server.condition("policybundles", "shop", "Programmed") is None
+            server.put("scopes", "orders", spec=good | {"explain": {"metadata": True}})
+            for each in (one, two):
+                each.follows(*first)
+            controller.wait_until(lambda: said() is None, "it is taken back")
+            assert server.condition("scopes", "orders", "Ready")["observedGeneration"] == generation + 1
             assert server.unknown == []

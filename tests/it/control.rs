@@ -17,6 +17,7 @@ use futures_util::StreamExt as _;
 use http_body_util::{BodyExt as _, StreamBody};
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use placet::clock::{Clock, Timestamp};
+use placet::control::refusals::{Refusals, Standing};
 use placet::control::settings::Settings;
 use placet::control::snapshot::{Snapshot, Snapshots};
 use placet::control::stream::{self, StreamSettings};
@@ -104,10 +105,21 @@ impl Site {
 
     /// Sends `snapshots` until the token is cancelled.
     fn serve(&self, snapshots: &Arc<Snapshots>) -> (CancellationToken, JoinHandle<()>) {
+        self.serve_and_note(snapshots, &Arc::default())
+    }
+
+    /// The same, and what is refused is told to `refusals`.
+    fn serve_and_note(
+        &self,
+        snapshots: &Arc<Snapshots>,
+        refusals: &Arc<Refusals>,
+    ) -> (CancellationToken, JoinHandle<()>) {
         let (settings, snapshots) = (self.settings(), Arc::clone(snapshots));
+        let refusals = Arc::clone(refusals);
         let shutdown = CancellationToken::new();
         let until = shutdown.clone();
-        let serving = async move { stream::serve(&settings, snapshots, &until).await.unwrap() };
+        let serving =
+            async move { stream::serve(&settings, snapshots, refusals, &until).await.unwrap() };
         (shutdown, tokio::spawn(serving))
     }
 
@@ -219,6 +231,50 @@ async fn a_sidecar_gets_what_is_its_namespace_s_and_only_what_is_new() {
     assert!(!bank.wanted.has_changed().unwrap());
     snapshots.withdraw("shop");
     assert_eq!(shop.comes().await, Snapshot::empty().revision);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_refusal_is_known_until_the_sidecar_takes_a_snapshot_or_went() {
+    let site = Site::new(Duration::ZERO).await;
+    let (snapshots, refusals) = (Arc::new(Snapshots::default()), Arc::new(Refusals::default()));
+    let (_serving, _) = site.serve_and_note(&snapshots, &refusals);
+    let parts = site.sidecar("shop/a/placet-control", None, &Metrics::new());
+    let mut sidecar = Running::start(parts);
+    let began = tokio::time::Instant::now();
+    let standing =
+        |revision: &str| refusals.standing("shop", revision, began, tokio::time::Instant::now());
+    let stands = async |revision: &str, is_so: fn(&Standing) -> bool| {
+        soon(async {
+            while !is_so(&standing(revision)) {
+                tokio::time::sleep(Duration::from_millis(10)).await;
+            }
+        })
+        .await;
+    };
+    let is_refused = |standing: &Standing| match standing {
+        Standing::Refused(it) => it.pods == 1 && it.causes[0].error == "snapshot.scopes[0]: no",
+        Standing::Open | Standing::Quiet => false,
+    };
+    for text in ["one", "two"] {
+        snapshots.publish("shop", snapshot(text));
+        let revision = sidecar.comes().await;
+        let refused = Some((revision.clone(), "snapshot.scopes[0]: no".to_owned()));
+        sidecar.outcome.send_modify(|outcome| outcome.refused = refused);
+        stands(&revision, is_refused).await;
+    }
+    let last = snapshot("three").revision;
+    assert_eq!(standing(&last), Standing::Open);
+    snapshots.publish("shop", snapshot("three"));
+    assert_eq!(sidecar.comes().await, last);
+    sidecar.outcome.send_replace(Outcome { in_force: Some(last.clone()), refused: None });
+    stands(&last, |it| *it == Standing::Quiet).await;
+    snapshots.publish("shop", snapshot("four"));
+    let revision = sidecar.comes().await;
+    let refused = Some((revision.clone(), "snapshot.scopes[0]: no".to_owned()));
+    sidecar.outcome.send_modify(|outcome| outcome.refused = refused);
+    stands(&revision, is_refused).await;
+    drop(sidecar);
+    stands(&revision, |it| *it == Standing::Open).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -87,7 +87,7 @@ impl Object {
     }
 
     /// What objects are put in order by: the same for every replica.
-    pub(super) fn age(&self) -> impl Ord + use<> {
+    pub(super) fn age(&self) -> impl Copy + Ord + use<> {
         self.0.metadata.creation_timestamp.as_ref().map(|time| time.0)
     }
 }

@@ -8,6 +8,7 @@ use serde_json::{Value, json};
 use super::object::{Kind, Object};
 use super::*;
 use crate::config::Config;
+use crate::control::refusals::COMES_BACK;
 use crate::control::snapshot::Snapshot;
 use server::{Asked, Server};
 
@@ -17,11 +18,14 @@ const PACE: Pace = Pace {
     debounce: Duration::from_millis(10),
     lease: Duration::from_secs(2),
     retry: Duration::from_millis(200),
+    look: Duration::from_millis(10),
+    recount: Duration::from_millis(50),
 };
 
 /// One replica that runs.
 struct Replica {
     snapshots: Arc<Snapshots>,
+    refusals: Arc<Refusals>,
     shutdown: CancellationToken,
     task: tokio::task::JoinHandle<Result<()>>,
 }
@@ -32,15 +36,30 @@ impl Replica {
     }
 
     fn start_within(server: &Server, identity: &str, reach: Reach) -> Self {
+        Self::start_with(server, identity, reach, COMES_BACK)
+    }
+
+    /// One whose sidecars come back within that time.
+    fn start_with(server: &Server, identity: &str, reach: Reach, comes_back: Duration) -> Self {
         let (snapshots, shutdown) = (Arc::<Snapshots>::default(), CancellationToken::new());
-        let controller = Controller::new(server.client(), reach, PACE, Arc::clone(&snapshots));
+        let refusals = Arc::new(Refusals::new(comes_back));
+        let (sent, refused) = (Arc::clone(&snapshots), Arc::clone(&refusals));
+        let controller = Controller::new(server.client(), reach, PACE, sent, refused);
         let (stop, identity) = (shutdown.clone(), identity.to_owned());
         let task = tokio::spawn(async move { controller.run(identity, &stop).await });
-        Self { snapshots, shutdown, task }
+        Self { snapshots, refusals, shutdown, task }
     }
 
     fn snapshot(&self, namespace: &str) -> Option<Arc<Snapshot>> {
         self.snapshots.watch(namespace).borrow().clone()
+    }
+
+    /// The sidecars in these pods of `shop` refuse the snapshot.
+    fn refuse(&self, pods: &[&str], error: &str) {
+        let revision = self.snapshot("shop").unwrap().revision.clone();
+        for (id, pod) in (0..).zip(pods) {
+            self.refusals.refuse("shop", id, &revision, pod, error);
+        }
     }
 
     fn file(&self, namespace: &str, name: &str) -> String {
@@ -289,7 +308,7 @@ fn who_uses_a_bad_store_is_not_wrong() {
         object(Kind::PolicyBundle, "rules", &bundle(&[("a.cedar", PERMIT)])),
         object(Kind::Scope, "orders", &scope("orders", "rules/a.cedar")),
     ]);
-    let verdict = verdict::judge(&objects, &Objects::new()).unwrap();
+    let verdict = verdict::judge(&objects, &Objects::new(), &Taken::new()).unwrap();
     let said: Vec<&Finding> = verdict.findings.values().collect();
     let why = "not taken over, since it doesn't go with SecretStore `vault`: see there";
     let faults = ["spec.details.kvVersion: `3` is not 1 or 2".to_owned()];
@@ -398,6 +417,101 @@ async fn a_write_that_comes_too_late_is_made_again() {
     replica.stop().await;
 }
 
+/// The message of the condition that some sidecar refuses the scope, if it has that.
+fn refused(server: &Server, scope: &str) -> Option<String> {
+    let scope = server.get("scopes", "shop", scope);
+    let conditions = scope["status"]["conditions"].as_array()?;
+    let condition = conditions.iter().find(|it| it["type"] == "Programmed")?;
+    assert_eq!(
+        (&condition["status"], &condition["reason"]),
+        (&"False".into(), &"RefusedBySidecars".into())
+    );
+    Some(condition["message"].as_str()?.to_owned())
+}
+
+const REFUSED: &str =
+    "snapshot.scopes[0].identity.jwt[0].jwksFile: can't read `/keys`\nsnapshot.secretStores[0]: no";
+const SAID: &str = "Scope `orders`: spec.identity.jwt[0].jwksFile: can't read `/keys`; SecretStore `vault`: spec: no";
+
+#[tokio::test]
+async fn what_sidecars_refuse_is_said_of_the_scopes_they_were_sent() {
+    let server = shop().await;
+    let replica = Replica::start(&server, "a");
+    for (resource, name) in OBJECTS {
+        until_ready(&server, resource, name).await;
+    }
+    server.put("scopes", "shop", "bad", &scope("bad", "rules/none.cedar"));
+    until("it is said to be wrong", || server.ready("scopes", "shop", "bad").0 == "False").await;
+    let writes = server.status_writes();
+    replica.refuse(&["orders-0"], REFUSED);
+    let kept = "the namespace's snapshot is refused, and the last good one kept, by";
+    let one = format!("{kept} 1 sidecar (orders-0): {SAID}");
+    until("it is said", || refused(&server, "orders").as_ref() == Some(&one)).await;
+    assert_eq!(server.status_writes(), writes + 1, "of the one scope that is in the snapshot");
+    assert_eq!(server.ready("scopes", "shop", "orders").0, "True", "it is given to them");
+    replica.refuse(&["orders-0", "orders-1", "orders-2"], REFUSED);
+    let three = format!("{kept} 3 sidecars (orders-0, orders-1, …): {SAID}");
+    until("all are counted", || refused(&server, "orders").as_ref() == Some(&three)).await;
+    // The next snapshot is theirs to take or to refuse: until they did, what was said stays.
+    let mut changed = scope("orders", "rules/orders.cedar");
+    changed["jwtResponse"]["tokenLifetimeSeconds"] = 30.into();
+    server.put("scopes", "shop", "orders", &changed);
+    until_ready(&server, "scopes", "orders").await;
+    assert_eq!(refused(&server, "orders"), Some(three));
+    for id in 0..3 {
+        replica.refusals.accept("shop", id);
+    }
+    until("it is taken back", || refused(&server, "orders").is_none()).await;
+    until_ready(&server, "scopes", "orders").await;
+    // A restart of the last one that refuses takes nothing back.
+    replica.refuse(&["orders-0"], REFUSED);
+    until("it is said again", || refused(&server, "orders").as_ref() == Some(&one)).await;
+    let writes = server.status_writes();
+    replica.refusals.leave("shop", 0, tokio::time::Instant::now());
+    for (round, namespace) in ["b", "c"].into_iter().enumerate() {
+        server.put("policybundles", namespace, "rules", &bundle(&[("a.cedar", PERMIT)]));
+        let is_told = || server.ready("policybundles", namespace, "rules").1 == "Valid";
+        until("the next namespace", is_told).await;
+        assert_eq!(server.status_writes(), writes + round + 1);
+    }
+    assert_eq!(refused(&server, "orders"), Some(one));
+    replica.stop().await;
+}
+
+#[tokio::test]
+async fn a_new_leader_takes_nothing_back_before_sidecars_had_the_time_to_come() {
+    let server = shop().await;
+    let first = Replica::start(&server, "first");
+    until_ready(&server, "scopes", "orders").await;
+    first.refuse(&["orders-0"], REFUSED);
+    until("it is said", || refused(&server, "orders").is_some()).await;
+    first.stop().await;
+    let second = Replica::start(&server, "second");
+    until("the second leads", || holder(&server) == "second").await;
+    let mut changed = scope("orders", "rules/orders.cedar");
+    changed["jwtResponse"]["tokenLifetimeSeconds"] = 30.into();
+    server.put("scopes", "shop", "orders", &changed);
+    until_ready(&server, "scopes", "orders").await;
+    assert!(refused(&server, "orders").is_some());
+    second.stop().await;
+    let third = Replica::start_with(&server, "third", Reach::default(), Duration::ZERO);
+    until("it is taken back", || refused(&server, "orders").is_none()).await;
+    third.stop().await;
+}
+
+#[test]
+fn other_reasons_are_counted() {
+    let refusals = Refusals::default();
+    for (id, error) in (0..).zip(["a", "b", "b", "c", "d"]) {
+        refusals.refuse("shop", id, "r", &format!("pod-{id}"), error);
+    }
+    let now = tokio::time::Instant::now();
+    let Standing::Refused(refused) = refusals.standing("shop", "r", now, now) else { panic!() };
+    let said = "the namespace's snapshot is refused, and the last good one kept, by 2 sidecars (pod-1, pod-2): b; \
+        1 sidecar (pod-0): a; 2 sidecars for other reasons";
+    assert_eq!(status::by_whom(&refused), said);
+}
+
 fn holder(server: &Server) -> String {
     let lease = server.get("leases", "placet", lease::NAME);
     lease["spec"]["holderIdentity"].as_str().unwrap_or_default().to_owned()
@@ -448,6 +562,78 @@ async fn only_the_named_namespaces_count() {
     let foreign = |asked: &Asked| asked.namespace != "shop" && asked.resource != "leases";
     assert!(!server.asked().iter().any(foreign));
     replica.stop().await;
+    // Nor does it matter here what is older there.
+    let reach = Reach { namespaces: BTreeSet::from(["other".to_owned()]), ..Reach::default() };
+    let replica = Replica::start_within(&server, "b", reach);
+    until("it has its client ID", || server.ready("scopes", "other", "orders").0 == "True").await;
+    replica.stop().await;
+}
+
+/// The oldest has it, whatever becomes of it, and the next one when it is deleted.
+#[tokio::test]
+async fn a_client_id_is_one_namespace_s() {
+    let server = shop().await;
+    for (resource, name) in OBJECTS {
+        let spec = server.get(resource, "shop", name)["spec"].clone();
+        let twin = if resource == "scopes" { "twin" } else { name };
+        server.put(resource, "bank", twin, &spec);
+    }
+    server.put("scopes", "bank", "bills", &scope("bills", "rules/other.cedar"));
+    let replica = Replica::start(&server, "a");
+    until_ready(&server, "scopes", "orders").await;
+    let said = || server.ready("scopes", "bank", "twin");
+    until("the younger one is wrong", || said().0 == "False").await;
+    let message = "spec.clientId: `orders` is that of an older Scope in the namespace `shop`: \
+        make this one with another, or have that one deleted";
+    assert_eq!(said(), ("False".to_owned(), "Invalid".to_owned(), message.to_owned()));
+    until("its neighbour goes on", || replica.file("bank", "placet.yaml").contains("bills")).await;
+    assert!(!replica.file("bank", "placet.yaml").contains("orders"));
+    let is_ready = |resource, name| server.ready(resource, "bank", name).0 == "True";
+    until("and its bundle", || is_ready("policybundles", "rules")).await;
+    // A bad one has it too.
+    let mut bad = scope("orders", "rules/orders.cedar");
+    bad["policy"]["engin"] = "cedar".into();
+    server.put("scopes", "shop", "orders", &bad);
+    until("the older one is wrong", || server.ready("scopes", "shop", "orders").0 == "False").await;
+    server.put("scopes", "bank", "twin", &scope("orders", "rules/other.cedar"));
+    until("the younger one still is", || said().0 == "False").await;
+    server.delete("scopes", "shop", "orders");
+    until("it is the next one's", || said().0 == "True").await;
+    assert!(replica.file("bank", "placet.yaml").contains("orders"));
+    until("nothing is left", || *replica.snapshot("shop").unwrap() == Snapshot::empty()).await;
+    // Who comes back is younger.
+    server.put("scopes", "shop", "orders", &scope("orders", "rules/orders.cedar"));
+    until("it is another's", || server.ready("scopes", "shop", "orders").0 == "False").await;
+    assert!(server.ready("scopes", "shop", "orders").2.contains("the namespace `bank`"));
+    assert_eq!(said().0, "True");
+    replica.stop().await;
+}
+
+/// As it may be where objects were restored from elsewhere, all in one second.
+#[test]
+fn one_that_was_in_force_stays_as_any_bad_object_does() {
+    let good = Objects::from([
+        object(Kind::SecretStore, "vault", &store()),
+        object(Kind::PolicyBundle, "rules", &bundle(&[("a.cedar", PERMIT)])),
+        object(Kind::Scope, "orders", &scope("orders", "rules/a.cedar")),
+        object(Kind::Scope, "bills", &scope("bills", "rules/a.cedar")),
+    ]);
+    let mut now = good.clone();
+    let forbid = json!({"metadata": {"name": "rules", "uid": "another"}, "spec": bundle(&[("a.cedar", "forbid(principal, action, resource);")])});
+    let key = Key::new(Kind::PolicyBundle, "rules");
+    now.insert(key, Object::new(Arc::new(serde_json::from_value(forbid).unwrap())));
+    let taken = Taken::from([(Key::new(Kind::Scope, "orders"), "bank".to_owned())]);
+    let verdict = verdict::judge(&now, &good, &taken).unwrap();
+    let Outcome::Publish(snapshot, chosen) = verdict.outcome else { panic!("it is published") };
+    assert_eq!(chosen.len(), 4);
+    assert!(snapshot.files["rules/a.cedar"].starts_with(b"forbid"), "it holds nothing up");
+    let said = &verdict.findings[&Key::new(Kind::Scope, "orders")];
+    assert!(
+        matches!(said, Finding::Bad(lines) if lines[0].contains("namespace `bank`")),
+        "{said:?}"
+    );
+    let others = verdict.findings.values().filter(|it| matches!(it, Finding::Good(_)));
+    assert_eq!(others.count(), 3);
 }
 
 fn object(kind: Kind, name: &str, spec: &Value) -> (Key, Object) {
@@ -504,7 +690,7 @@ fn only_files_of_bundles_are_read() {
         }
         objects.extend([object(Kind::Scope, name, &spec)]);
     }
-    let verdict = verdict::judge(&objects, &Objects::new()).unwrap();
+    let verdict = verdict::judge(&objects, &Objects::new(), &Taken::new()).unwrap();
     for (key, finding) in &verdict.findings {
         let is_fine = matches!(key.name.as_str(), "vault" | "rules" | "fine");
         match finding {
@@ -549,7 +735,7 @@ fn what_is_published_is_what_a_file_would_say() {
     ] {
         objects.extend([object(kind, name, &spec)]);
     }
-    let verdict = verdict::judge(&objects, &Objects::new()).unwrap();
+    let verdict = verdict::judge(&objects, &Objects::new(), &Taken::new()).unwrap();
     let dry = &verdict.findings[&Key::new(Kind::Scope, "on")];
     let Finding::Good(warnings) = dry else { panic!("{dry:?}") };
     assert!(warnings.iter().any(|line| line.starts_with("spec.dryRun: ")), "{warnings:?}");

@@ -131,6 +131,19 @@ impl Trial {
     }
 }
 
+/// A line of a sidecar that was sent `objects`, with their names in place of numbers.
+pub(super) fn in_words_of_objects(objects: &Objects, line: &str) -> String {
+    let order = Order::of(objects, &Objects::new());
+    let lists = [("scopes", &order.scopes), ("secretStores", &order.stores)];
+    let mut line = line.to_owned();
+    for (list, keys) in lists {
+        for (index, key) in keys.iter().enumerate() {
+            line = line.replace(&format!("snapshot.{list}[{index}]"), &format!("{key}: spec"));
+        }
+    }
+    line
+}
+
 /// In which order the objects stand in the settings.
 #[derive(Debug)]
 struct Order {

@@ -1,6 +1,6 @@
 //! What becomes of a namespace's objects: the snapshot that its sidecars are to have, and what is wrong.
 //!
-//! All of it is tried first. Objects that are wrong are then replaced by what they were in the last snapshot,
+//! All of it is tried first, but scopes whose client ID is another namespace's. Objects that are wrong are then replaced by what they were in the last snapshot,
 //! a scope together with the bundles that it names, or, where they never were in one, left out; and the rest
 //! is tried again. So a bad object takes nothing from the others, and never takes its own last good version
 //! from the sidecars. Where that version is not known, because this process started after the object had
@@ -9,6 +9,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 
+use super::claims::{self, Taken};
 use super::files::named;
 use super::object::{Key, Kind, Object, Objects};
 use super::trial::Trial;
@@ -43,12 +44,13 @@ pub(super) struct Verdict {
     pub(super) findings: BTreeMap<Key, Finding>,
 }
 
-/// Judges the objects that there are `now`; `good` are those of the last snapshot.
+/// Judges the objects that there are `now`; `good` are those of the last snapshot. Of scopes that are `taken` the client ID is
+/// another namespace's.
 ///
 /// # Errors
 /// If this machine can't write or read files.
-pub(super) fn judge(now: &Objects, good: &Objects) -> io::Result<Verdict> {
-    let mut held = Held::default();
+pub(super) fn judge(now: &Objects, good: &Objects, taken: &Taken) -> io::Result<Verdict> {
+    let mut held = Held::without(taken, now);
     loop {
         let chosen = held.choose(now, good);
         let trial = Trial::of(&chosen, good)?;
@@ -70,6 +72,16 @@ struct Held {
 }
 
 impl Held {
+    /// Without the scopes that can't be, whatever else is wrong with them.
+    fn without(taken: &Taken, now: &Objects) -> Self {
+        let fault = |(key, owner): (&Key, &String)| {
+            let object = now.get(key)?;
+            Some((key.clone(), vec![claims::fault(object, owner)]))
+        };
+        let bad: BTreeMap<_, _> = taken.iter().filter_map(fault).collect();
+        Self { keys: bad.keys().cloned().collect(), bad }
+    }
+
     /// What is tried next. A bundle that was in no snapshot stays, unless it is wrong itself: others may
     /// have use for it.
     fn choose(&self, now: &Objects, good: &Objects) -> Objects {

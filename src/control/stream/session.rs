@@ -27,6 +27,7 @@ use tonic_prost::ProstCodec;
 use super::caller::{Caller, Callers};
 use super::frames::{self, Frame, Frames};
 use super::union::Union;
+use crate::control::refusals::Refusals;
 use crate::control::snapshot::{Snapshot, Snapshots};
 use crate::proto::control::{
     Acknowledgement, FromControl, FromSidecar, Hello, KeySet, from_sidecar,
@@ -52,6 +53,7 @@ const FAREWELL: Duration = Duration::from_secs(1);
 /// Answers sidecars.
 pub(super) struct Desk {
     snapshots: Arc<Snapshots>,
+    refusals: Arc<Refusals>,
     frames: Arc<Frames>,
     callers: Arc<Callers>,
     union: Arc<Union>,
@@ -61,15 +63,16 @@ pub(super) struct Desk {
 }
 
 impl Desk {
-    /// Sends `snapshots` to those that `callers` knows, and keeps their keys in `union`.
+    /// Sends `snapshots` to those that `callers` knows, and keeps their `refusals`, and their keys in `union`.
     pub(super) fn new(
         snapshots: Arc<Snapshots>,
+        refusals: Arc<Refusals>,
         callers: Arc<Callers>,
         union: Arc<Union>,
         shutdown: CancellationToken,
     ) -> Self {
         let (frames, count) = (Arc::default(), AtomicU64::new(0));
-        Self { snapshots, frames, callers, union, shutdown, count }
+        Self { snapshots, refusals, frames, callers, union, shutdown, count }
     }
 
     /// Answers one call.
@@ -91,6 +94,7 @@ impl Desk {
         let session = Session {
             id: self.count.fetch_add(1, Ordering::Relaxed),
             watch: self.snapshots.watch(&caller.namespace),
+            refusals: Arc::clone(&self.refusals),
             frames: Arc::clone(&self.frames),
             union: Arc::clone(&self.union),
             sender,
@@ -114,6 +118,7 @@ impl Desk {
 struct Session {
     id: u64,
     watch: watch::Receiver<Option<Arc<Snapshot>>>,
+    refusals: Arc<Refusals>,
     frames: Arc<Frames>,
     union: Arc<Union>,
     sender: mpsc::Sender<BodyFrame<Bytes>>,
@@ -133,7 +138,9 @@ struct Session {
 impl Session {
     async fn run(mut self, mut inbound: Streaming<FromSidecar>, shutdown: CancellationToken) {
         let ended = self.converse(&mut inbound, &shutdown).await;
-        self.union.leave(self.id, Instant::now());
+        let now = Instant::now();
+        self.union.leave(self.id, now);
+        self.refusals.leave(&self.caller.namespace, self.id, now);
         let status = ended.err().unwrap_or_else(|| Status::ok(""));
         let (sidecar, instance) = (&self.caller.name, &self.instance);
         tracing::debug!(sidecar, instance, ?status, "a stream ended");
@@ -239,6 +246,7 @@ impl Session {
         let Acknowledgement { revision, error } = acknowledgement;
         if self.told.as_ref() == Some(revision) {
             self.waits_since = None;
+            self.note(revision, error);
         }
         let Caller { namespace, name } = &self.caller;
         let instance = &self.instance;
@@ -262,6 +270,23 @@ impl Session {
                 "a sidecar refuses a snapshot, and keeps the last good one"
             );
         }
+    }
+
+    /// Has it known what became of the snapshot that it was sent.
+    fn note(&self, revision: &str, error: &str) {
+        let Caller { namespace, .. } = &self.caller;
+        if error.is_empty() {
+            self.refusals.accept(namespace, self.id);
+        } else {
+            self.refusals.refuse(namespace, self.id, revision, self.pod(), error);
+        }
+    }
+
+    /// Its pod: as its token says, or, where that is not known, as it says itself.
+    fn pod(&self) -> &str {
+        let name = &self.caller.name;
+        let said = if self.instance.is_empty() { name } else { &self.instance };
+        name.split_once('/').map_or(said, |(_, pod)| pod)
     }
 
     /// Has the keys that it said it has published, as far as they are of scopes of its namespace.
