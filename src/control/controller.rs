@@ -75,14 +75,26 @@ pub struct Controller {
     pace: Pace,
     clock: Clock,
     snapshots: Arc<Snapshots>,
+    /// The namespaces that have objects, once they are known.
+    namespaces: watch::Sender<Option<BTreeSet<String>>>,
     is_ready: watch::Sender<bool>,
 }
 
 impl Controller {
     /// A controller that publishes to `snapshots`.
     pub fn new(client: Client, reach: Reach, pace: Pace, snapshots: Arc<Snapshots>) -> Self {
-        let is_ready = watch::Sender::new(false);
-        Self { client, reach, pace, clock: Clock::System, snapshots, is_ready }
+        let (namespaces, is_ready) = (watch::Sender::new(None), watch::Sender::new(false));
+        Self { client, reach, pace, clock: Clock::System, snapshots, namespaces, is_ready }
+    }
+
+    /// Which part of the cluster it looks at.
+    pub fn reach(&self) -> &BTreeSet<String> {
+        &self.reach.namespaces
+    }
+
+    /// The namespaces that have objects, once they are known.
+    pub fn namespaces(&self) -> watch::Receiver<Option<BTreeSet<String>>> {
+        self.namespaces.subscribe()
     }
 
     /// `/livez`, and `/readyz`: whether every namespace was judged once.
@@ -187,6 +199,12 @@ impl Desk {
     /// Looks at every namespace; false if something is to be tried again.
     async fn round(&mut self) -> bool {
         let mut all = self.stores.objects();
+        let with_objects = Some(all.keys().cloned().collect());
+        self.controller.namespaces.send_if_modified(|known| {
+            let is_news = *known != with_objects;
+            *known = with_objects;
+            is_news
+        });
         for namespace in self.namespaces.keys() {
             all.entry(namespace.clone()).or_default();
         }

@@ -1,6 +1,7 @@
 """The custom resources, and `placet-control controller` as a process, with an API server over real TLS in front of it."""
 
 import json
+import socket
 import ssl
 import subprocess
 import threading
@@ -14,12 +15,12 @@ import pytest
 import requests
 import yaml
 
-from harness import authz
+from harness import authz, pod
 from harness.apiserver import ApiServer as TokenReviewer
 from harness.authz import call, check_request, denied_status
 from harness.control import Sidecar
 from harness.mtls import Authority
-from harness.placet import POLICY, new_private_key, pem, scope
+from harness.placet import POLICY, Placet, new_private_key, pem, scope
 from harness.process import Process, free_port
 from harness.verify import verified
 from test_kubernetes import BINARY, HERE, certificate, validate
@@ -52,10 +53,11 @@ def test_the_shipped_objects_fit_their_definitions():
 
 
 class ApiServer:
-    """Lists and watches without news, patches of a status, and a Lease."""
+    """Lists and watches without news, patches of a status, a Lease, and Secrets and ConfigMaps as `kept` has them."""
 
     def __init__(self, directory):
         certificate(directory)
+        self.kept, self.version = {}, 0
         self.objects, self.statuses, self.lease, self.unknown, self.closed = {}, {}, None, [], threading.Event()
         for it in documents("resources.yaml"):
             name = it["metadata"]["name"]
@@ -89,8 +91,27 @@ class ApiServer:
 
         self.port, self.handler, self.directory = free_port(), Handler, directory
 
+    def keep(self, path, body):
+        self.version += 1
+        body["metadata"] |= {"namespace": path[2], "resourceVersion": str(self.version)}
+        self.kept[tuple(path)] = body
+        return body
+
     def answer(self, handler, verb, path, query, body):
+        reasons = {404: "NotFound", 409: "Conflict"}
+        failure = lambda code: handler.send({"kind": "Status", "code": code, "reason": reasons[code], "message": "", "status": "Failure"}, code)
         match verb, path:
+            case "GET", ["v1", "configmaps"] if query["fieldSelector"] == ["metadata.name=placet"]:
+                maps = [it for (*_, kind, name), it in self.kept.items() if (kind, name) == ("configmaps", "placet")]
+                handler.send({"kind": "ConfigMapList", "apiVersion": "v1", "metadata": {}, "items": maps})
+            case "POST", ["v1", "namespaces", _, "secrets" | "configmaps"]:
+                path = [*path, body["metadata"]["name"]]
+                failure(409) if tuple(path) in self.kept else handler.send(self.keep(path, body), 201)
+            case "PUT", ["v1", "namespaces", _, "secrets" | "configmaps", _]:
+                before = self.kept[tuple(path)]["metadata"]["resourceVersion"]
+                handler.send(self.keep(path, body)) if body["metadata"]["resourceVersion"] == before else failure(409)
+            case "GET", ["v1", "namespaces", "placet", "secrets", "placet-controller-certificates"]:
+                handler.send(self.kept[tuple(path)]) if tuple(path) in self.kept else failure(404)
             case "GET", ["placet.dev", "v1alpha1", resource] if "watch" in query:
                 handler.send_response(200)
                 handler.send_header("connection", "close")
@@ -109,7 +130,7 @@ class ApiServer:
                 self.lease = body
                 handler.send(body)
             case "GET", ["coordination.k8s.io", *_]:
-                handler.send({"kind": "Status", "code": 404, "reason": "NotFound", "message": "", "status": "Failure"}, 404)
+                failure(404)
             case _:
                 self.unknown.append((verb, path))
                 handler.send({}, 500)
@@ -218,4 +239,81 @@ def test_objects_reach_a_sidecar_that_decides_by_them(directory, issuer):
             verified(header.header.value, union().json())
             controller.stop()
             assert not authz.is_denial(ask(1)) and denied_status(ask("secret")) == 403
+            assert server.unknown == []
+
+
+class Labelled(Placet):
+    """What starts in a pod of a labelled namespace: with the ConfigMap's settings, and nothing of its own but a token."""
+
+    def __init__(self, directory, server, token):
+        super().__init__(directory, [], keys={"orders": pem(new_private_key("ES256"))})
+        files = server.kept["v1", "namespaces", "shop", "configmaps", "placet"]["data"]
+        self.settings = yaml.safe_load(files["placet.yaml"])
+        assert self.settings["listen"] == {"grpc": {"address": "unix:/run/placet/authz.sock", "mode": "0660", "group": 9191}, "http": "0.0.0.0:9192", "admin": "0.0.0.0:9193"}
+        self.host = self.settings["controlPlane"]["address"].removeprefix("https://").split(":")[0]
+        assert self.host == "placet-controller.placet.svc"
+        # This machine is no container: its places are others.
+        self.settings["listen"] = {"grpc": self.grpc, "http": f"127.0.0.1:{self.http}", "admin": f"127.0.0.1:{self.admin}"}
+        for name, path in (("tokenFile", "/var/run/secrets/placet/control-token"), ("directory", "/var/lib/placet")):
+            assert self.settings["controlPlane"][name] == path
+            self.settings["controlPlane"][name] = Path(path).name
+        (self.directory / "control-token").write_text(token)
+        self.write(self.settings)
+        self.trust(server)
+        hosts = self.directory / "hosts"
+        hosts.write_text(f"127.0.0.1 localhost {self.host}\n")
+        self.argv = ["unshare", "-m", "--propagation", "private", "sh", "-euc", f'mount --bind {hosts} /etc/hosts; exec "$@"', "pod", *self.argv]
+
+    def trust(self, server):
+        """As the kubelet brings the ConfigMap up to date."""
+        files = server.kept["v1", "namespaces", "shop", "configmaps", "placet"]["data"]
+        (self.directory / "ca.pem").write_text(files["ca.pem"])
+
+
+@pytest.mark.skipif(not pod.is_possible(), reason="needs root, for a mount namespace with hosts of its own")
+def test_a_label_and_objects_are_all_that_a_namespace_needs(directory, issuer):
+    """As the chart installs it: the controller makes its certificate, and what pods start with."""
+    here = directory / "labelled"
+    here.mkdir()
+    authority = Authority(here / "authority")
+    authority.identity("api", ips=["127.0.0.1"])
+    with TokenReviewer(authority.server("api"), TOKEN) as reviewer, ApiServer(here) as server:
+        (here / "token").write_text(TOKEN)
+        store, bundle, application = (server.objects[kind][0]["spec"] for kind in ("secretstores", "policybundles", "scopes"))
+        store.clear()
+        store.update({"type": "file", "default": True, "details": {"directory": str(here / "sidecar/keys")}})
+        bundle["files"] = {"orders.cedar": POLICY}
+        application.clear()
+        application.update(scope(issuer, policy={"files": ["shop/orders.cedar"]}))
+        port, jwks_port = free_port(), free_port()
+        snapshots = {"address": f"127.0.0.1:{port}", "jwks": {"address": f"127.0.0.1:{jwks_port}"},
+                     "tokenReview": {"url": reviewer.url, "caFile": str(authority.file), "tokenFile": str(here / "token")}}
+        token = reviewer.account("shop", "orders", aud=["placet-control"])
+        with Controller(here, server, snapshots=snapshots) as controller:
+            controller.wait_until(lambda: ("v1", "namespaces", "shop", "configmaps", "placet") in server.kept, "the namespace has its settings", 60)
+            with Labelled(here / "sidecar", server, token) as sidecar:
+                def ask(account):
+                    return call(sidecar, check_request(f"/accounts/{account}", headers={"authorization": f"Bearer {issuer.token()}"}))
+
+                answer = ask(1)
+                assert not authz.is_denial(answer) and denied_status(ask("secret")) == 403
+                trusted = ssl.create_default_context(cafile=sidecar.directory / "ca.pem")
+
+                def union():
+                    """Over TLS, by the name that the certificate is for."""
+                    with socket.create_connection(("127.0.0.1", jwks_port), 5) as plain, trusted.wrap_socket(plain, server_hostname=sidecar.host) as tls:
+                        tls.sendall(b"GET /scopes/orders/jwks.json HTTP/1.1\r\nhost: it\r\nconnection: close\r\n\r\n")
+                        head, _, body = b"".join(iter(lambda: tls.recv(65536), b"")).partition(b"\r\n\r\n")
+                        return json.loads(body) if head.startswith(b"HTTP/1.1 200 ") else None
+
+                keys = controller.wait_until(union, "the union is served", 60)
+                [header] = answer.ok_response.headers
+                verified(header.header.value, keys)
+
+                # All is lost in the cluster: the same authority comes back, and the same settings.
+                before = dict(server.kept)
+                server.kept.clear()
+                controller.wait_until(lambda: server.kept.keys() == before.keys(), "all is put back", 60)
+                secret, config_map = (next(it["data"] for path, it in server.kept.items() if path[3] == kind) for kind in ("secrets", "configmaps"))
+                assert [secret, config_map] == [next(it["data"] for path, it in before.items() if path[3] == kind) for kind in ("secrets", "configmaps")]
             assert server.unknown == []

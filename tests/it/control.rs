@@ -107,7 +107,8 @@ impl Site {
         let (settings, snapshots) = (self.settings(), Arc::clone(snapshots));
         let shutdown = CancellationToken::new();
         let until = shutdown.clone();
-        let serving = async move { stream::serve(&settings, snapshots, &until).await.unwrap() };
+        let serving =
+            async move { stream::serve(&settings, None, snapshots, &until).await.unwrap() };
         (shutdown, tokio::spawn(serving))
     }
 
