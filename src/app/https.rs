@@ -1,6 +1,5 @@
 //! One HTTP server by itself, over TLS whose certificates are kept up to date.
 
-use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -15,47 +14,30 @@ use super::listener::Listener;
 use super::spawn_http;
 use crate::clock::Clock;
 use crate::config::ListenerSettings;
-use crate::metrics::Metrics;
 
 /// How long requests in progress may take at the end.
 const GRACE: Duration = Duration::from_secs(10);
 
-/// Serves `router` on the listener called `name` until `shutdown`, with the certificate in its files.
+/// Serves `router` on the listener called `name` until `shutdown`, over TLS with what is `current`; without that,
+/// with the certificate in its files, if it has any.
 ///
 /// # Errors
 /// If the listener can't be opened, or the server ends by itself.
 pub(crate) async fn serve(
     settings: &ListenerSettings,
+    current: Option<Arc<ArcSwap<ServerConfig>>>,
     name: &'static str,
     router: Router,
     clock: Clock,
     shutdown: &CancellationToken,
 ) -> Result<()> {
-    let (listener, watch) = Listener::open(settings, name, &Metrics::new(), clock).await?;
+    let (listener, watch) = Listener::open_with(settings, current, name, clock).await?;
     tracing::info!(listener = name, address = ?settings.address, "listening");
     let mut tasks = JoinSet::new();
     spawn_http(&mut tasks, listener, router, shutdown);
     if let Some(watch) = watch {
         tasks.spawn(watch.run(shutdown.clone()));
     }
-    until(shutdown, tasks).await
-}
-
-/// Serves `router` on `address` until `shutdown`, with whatever certificate is `current`.
-///
-/// # Errors
-/// If the listener can't be opened, or the server ends by itself.
-pub(crate) async fn serve_current(
-    address: SocketAddr,
-    current: Arc<ArcSwap<ServerConfig>>,
-    name: &'static str,
-    router: Router,
-    shutdown: &CancellationToken,
-) -> Result<()> {
-    let listener = Listener::serving(address, current, name).await?;
-    tracing::info!(listener = name, %address, "listening");
-    let mut tasks = JoinSet::new();
-    spawn_http(&mut tasks, listener, router, shutdown);
     until(shutdown, tasks).await
 }
 

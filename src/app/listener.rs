@@ -76,15 +76,24 @@ impl Listener {
         }
     }
 
-    /// Listens on `address` and serves whatever is `current`, which somebody else keeps up to date.
+    /// The same, over TLS with whatever is `current`, if that is given: somebody else keeps it up to date.
     #[cfg(feature = "control")]
-    pub(super) async fn serving(
-        address: SocketAddr,
-        current: Arc<ArcSwap<ServerConfig>>,
+    pub(super) async fn open_with(
+        settings: &ListenerSettings,
+        current: Option<Arc<ArcSwap<ServerConfig>>>,
         name: &'static str,
-    ) -> Result<Self> {
-        let tcp = bind_tcp(&address).await?;
-        Ok(Self::Tls(TlsListener::serving(tcp, current, name, &Metrics::new())))
+        clock: Clock,
+    ) -> Result<(Self, Option<TlsWatch>)> {
+        let metrics = Metrics::new();
+        let Some(current) = current else {
+            return Self::open(settings, name, &metrics, clock).await;
+        };
+        match Self::bind(&settings.address).await? {
+            Self::Tcp(tcp) => {
+                Ok((Self::Tls(TlsListener::serving(tcp, current, name, &metrics)), None))
+            }
+            other => Ok((other, None)),
+        }
     }
 
     async fn bind(address: &Address) -> Result<Self> {

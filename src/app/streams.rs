@@ -11,12 +11,14 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use anyhow::{Result, anyhow};
+use arc_swap::ArcSwap;
 use futures_util::StreamExt as _;
 use hyper::body::Incoming;
 use hyper::server::conn::http2;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::graceful::GracefulShutdown;
+use rustls::ServerConfig;
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 use tonic::body::Body;
@@ -25,7 +27,6 @@ use super::connections::serve_one;
 use super::listener::{Listener, PAUSE, is_of_the_connection};
 use crate::clock::Clock;
 use crate::config::ListenerSettings;
-use crate::metrics::Metrics;
 
 /// The most connections.
 const MAX_CONNECTIONS: usize = 16_384;
@@ -43,12 +44,14 @@ const MAX_HEADER_BYTES: u32 = 16 * 1024;
 /// How long calls may take to end.
 const GRACE: Duration = Duration::from_secs(5);
 
-/// Has `answer` answer the calls that come to the listener called `name`, until `shutdown`.
+/// Has `answer` answer the calls that come to the listener called `name`, until `shutdown`: over TLS with what is
+/// `current`; without that, with the certificate in its files.
 ///
 /// # Errors
 /// If the listener can't be opened, or what keeps its certificates up to date ends by itself.
 pub(crate) async fn serve<A, F>(
     settings: &ListenerSettings,
+    current: Option<Arc<ArcSwap<ServerConfig>>>,
     name: &'static str,
     answer: A,
     clock: Clock,
@@ -58,7 +61,7 @@ where
     A: Fn(http::Request<Incoming>) -> F + Clone + Send + Sync + 'static,
     F: Future<Output = http::Response<Body>> + Send + 'static,
 {
-    let (listener, watch) = Listener::open(settings, name, &Metrics::new(), clock).await?;
+    let (listener, watch) = Listener::open_with(settings, current, name, clock).await?;
     tracing::info!(listener = name, address = %settings.address, "listening");
     let watching = async {
         match watch {

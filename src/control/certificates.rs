@@ -1,30 +1,42 @@
-//! The webhook's own certificates: an authority and what it certifies, renewed without a restart.
+//! Certificates of placet-control's own: an authority and what it certifies, renewed without a restart.
 //!
 //! [`Keeper`] owns them. They are kept in one Secret, which all replicas share, and the authorities are
-//! published as the `caBundle` of the webhook's configuration. `ring` says what follows from the time;
-//! here it is carried out, in an order that holds with any number of replicas: the configuration is read
+//! [published](Publication) where those look who are to trust them: for API servers as the `caBundle` of the
+//! webhook's configuration, for sidecars in a ConfigMap of their namespace. `ring` says what follows from the
+//! time; here it is carried out, in an order that holds with any number of replicas: what is published is read
 //! before the Secret and written last, with the version that was read, so a replica that was slow can't
 //! take back what another has published since. A fault leaves everything as it was, is logged once, and is
 //! tried again; what was served is served on.
 
-mod cluster;
+mod config_maps;
+mod publication;
 mod ring;
+mod secret;
+mod webhook;
 
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
+use anyhow::{Context as _, Result};
 use arc_swap::ArcSwap;
-use kube::Client;
+use kube::{Api, Client};
 use rustls::ServerConfig;
 use tokio_util::sync::CancellationToken;
 
-use self::cluster::{Cluster, Write};
+pub use self::config_maps::ConfigMaps;
+pub(super) use self::config_maps::{AUTHORITIES, SETTINGS};
+pub use self::publication::Publication;
+use self::publication::{Seen as _, Write};
 pub use self::ring::RingError;
 use self::ring::{Ring, Serving, Step};
+pub use self::webhook::Configuration;
 use crate::clock::{Clock, Timestamp};
 use crate::tls::{Files, Protocols, Served, TlsSettings};
+
+/// What is served, whatever it is at the moment.
+pub type Current = Arc<ArcSwap<ServerConfig>>;
 
 /// How often the Secret and the configuration are looked at: much more often than an authority is
 /// published before it signs, and soon enough where somebody has taken the `caBundle` away.
@@ -33,24 +45,34 @@ const LOOK: Duration = Duration::from_secs(10);
 /// After so many conflicts in a row the next look goes on.
 const ATTEMPTS: u32 = 20;
 
+/// How long the API may take to answer: looks follow one another.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+/// A client of the cluster that this runs in, or that KUBECONFIG names, for certificates.
+///
+/// # Errors
+/// If no cluster is known.
+pub async fn client() -> Result<Client> {
+    let mut config = kube::Config::infer().await.context(
+        "no cluster is known to keep certificates in: run in a pod with a ServiceAccount, or set certificateFile and keyFile",
+    )?;
+    config.read_timeout = Some(PATIENCE);
+    Client::try_from(config).context("can't speak with the cluster")
+}
+
 /// What the certificates are called in the cluster.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct Names {
     /// The Secret, in the namespace of `placet-control`.
     pub secret: String,
-    /// The Service that API servers call.
+    /// The Service that they are for, there too.
     pub service: String,
-    /// The MutatingWebhookConfiguration whose `caBundle` is kept.
-    pub configuration: String,
 }
 
-impl Default for Names {
-    fn default() -> Self {
-        Self {
-            secret: "placet-control-certificates".to_owned(),
-            service: "placet-control".to_owned(),
-            configuration: "placet".to_owned(),
-        }
+impl Names {
+    /// What the Service is called by those who use it.
+    pub fn host(&self, namespace: &str) -> String {
+        format!("{}.{namespace}.svc", self.service)
     }
 }
 
@@ -77,23 +99,25 @@ pub enum CertificateError {
 }
 
 /// Keeps the certificates.
-pub struct Keeper {
-    cluster: Cluster,
+pub struct Keeper<P> {
+    secret: secret::Kept,
+    publication: P,
     names: Names,
-    /// What API servers call the webhook.
+    /// What the Service is called by those who use it.
     host: String,
     /// What the last look found: put back if the Secret is deleted.
     ring: Option<Ring>,
-    current: Option<Arc<ArcSwap<ServerConfig>>>,
+    current: Option<Current>,
     is_published: Arc<AtomicBool>,
 }
 
-impl Keeper {
-    /// Keeps the certificates called `names` in `namespace`.
-    pub fn new(client: Client, namespace: &str, names: Names) -> Self {
+impl<P: Publication> Keeper<P> {
+    /// Keeps the certificates called `names` in `namespace`, and publishes their authorities.
+    pub fn new(client: Client, namespace: &str, names: Names, publication: P) -> Self {
         Self {
-            cluster: Cluster::new(client, namespace, names.clone()),
-            host: format!("{}.{namespace}.svc", names.service),
+            secret: secret::Kept::new(Api::namespaced(client, namespace), &names.secret),
+            publication,
+            host: names.host(namespace),
             names,
             ring: None,
             current: None,
@@ -101,20 +125,17 @@ impl Keeper {
         }
     }
 
-    /// Whether API servers were told whom to trust: whoever asks before can't be answered.
+    /// Whether it was said whom to trust: whoever asks before can't be answered.
     pub fn is_published(&self) -> Arc<AtomicBool> {
         Arc::clone(&self.is_published)
     }
 
     /// Looks until there is something to serve, and returns that; `None` if `shutdown` comes first.
-    pub async fn first(
-        &mut self,
-        clock: Clock,
-        shutdown: &CancellationToken,
-    ) -> Option<Arc<ArcSwap<ServerConfig>>> {
+    pub async fn first(&mut self, clock: Clock, shutdown: &CancellationToken) -> Option<Current> {
         let mut told = None;
         loop {
-            tell(self.look(clock.now()).await, &mut told);
+            let looked = self.look(clock.now()).await;
+            self.tell(looked, &mut told);
             if let Some(current) = &self.current {
                 return Some(Arc::clone(current));
             }
@@ -131,9 +152,11 @@ impl Keeper {
         loop {
             tokio::select! {
                 () = shutdown.cancelled() => return,
+                () = self.publication.wanted() => {}
                 () = tokio::time::sleep(LOOK) => {}
             }
-            tell(self.look(clock.now()).await, &mut told);
+            let looked = self.look(clock.now()).await;
+            self.tell(looked, &mut told);
         }
     }
 
@@ -152,31 +175,26 @@ impl Keeper {
 
     /// Does one thing that is to be done; says whether there was none.
     async fn is_settled(&mut self, now: Timestamp) -> Result<bool, CertificateError> {
-        let published = self.cluster.published().await?;
-        let kept = self.cluster.kept().await?;
+        let seen = self.publication.seen().await?;
+        let kept = self.secret.read().await?;
         let Some(ring) = &kept.ring else {
             let ring = self.ring.clone().map_or_else(|| Ring::new(&self.host, now), Ok)?;
-            self.cluster.keep(&kept, &ring).await?;
+            self.secret.write(&kept, &ring).await?;
             return Ok(false);
         };
-        let is_published =
-            |certificate: &_| published.as_ref().is_some_and(|it| it.has(certificate));
-        if let Some((step, ring)) = ring.step(&self.host, now, is_published)? {
-            if self.cluster.keep(&kept, &ring).await? == Write::Done {
-                tracing::info!("{}", said(step));
+        if let Some((step, ring)) = ring.step(&self.host, now, |it| seen.has(&it.pem))? {
+            if self.secret.write(&kept, &ring).await? == Write::Done {
+                tracing::info!(secret = self.names.secret, "{}", said(step));
             }
             return Ok(false);
         }
         self.serve(ring)?;
-        let Some(published) = published else {
-            return Err(CertificateError::NoConfiguration(self.names.configuration.clone()));
-        };
         let bundle = ring.bundle();
-        if published.is(&bundle) {
+        if seen.is(&bundle) {
             self.is_published.store(true, Ordering::Relaxed);
             return Ok(true);
         }
-        self.cluster.publish(&published, &bundle).await?;
+        self.publication.publish(&seen, &bundle).await?;
         Ok(false)
     }
 
@@ -191,6 +209,22 @@ impl Keeper {
         }
         self.ring = Some(ring.clone());
         Ok(())
+    }
+
+    /// Logs what goes wrong, once.
+    fn tell(&self, result: Result<(), CertificateError>, told: &mut Option<String>) {
+        let problem = result.err().map(|error| format!("{:#}", anyhow::Error::new(error)));
+        let secret = &self.names.secret;
+        match &problem {
+            Some(problem) if told.as_ref() != Some(problem) => {
+                tracing::error!(secret, "the certificates: {problem}");
+            }
+            None if told.is_some() => {
+                tracing::info!(secret, "the certificates are looked after again");
+            }
+            _ => {}
+        }
+        *told = problem;
     }
 }
 
@@ -223,21 +257,6 @@ fn said(step: Step) -> &'static str {
         Step::RetiredRemoved => "the old authority is trusted no more",
         Step::AllAnew => "the authority had expired: all certificates are made anew",
     }
-}
-
-/// Logs what goes wrong, once.
-fn tell(result: Result<(), CertificateError>, told: &mut Option<String>) {
-    let problem = result.err().map(|error| format!("{:#}", anyhow::Error::new(error)));
-    match &problem {
-        Some(problem) if told.as_ref() != Some(problem) => {
-            tracing::error!("the webhook's certificates: {problem}");
-        }
-        None if told.is_some() => {
-            tracing::info!("the webhook's certificates are looked after again")
-        }
-        _ => {}
-    }
-    *told = problem;
 }
 
 #[cfg(test)]

@@ -10,11 +10,13 @@ use kube::Client;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 
+use super::certificates::{self, ConfigMaps, Keeper};
 use super::controller::{Controller, Pace};
 use super::inject::manifest;
 use super::refusals::Refusals;
 use super::settings::{ControllerSettings, Settings};
 use super::snapshot::Snapshots;
+use super::stream::StreamSettings;
 use super::{resources, stream, webhook};
 use crate::app::https;
 use crate::cli::{LogFormat, forbid_core_dumps, print, report, start_log};
@@ -118,7 +120,7 @@ fn snapshots(config: &Path) -> Result<ExitCode> {
         return Ok(refuse(vec![what.to_owned()]));
     };
     until_stopped(async |shutdown| {
-        stream::serve(&settings, Arc::default(), Arc::default(), &shutdown).await
+        stream::serve(&settings, None, Arc::default(), Arc::default(), &shutdown).await
     })
 }
 
@@ -150,6 +152,9 @@ fn control(config: &Path) -> Result<ExitCode> {
         Ok(settings) => settings,
         Err(errors) => return Ok(refuse(errors)),
     };
+    if let Some(Err(errors)) = settings.snapshots.as_ref().map(StreamSettings::check_sidecar) {
+        return Ok(refuse(errors));
+    }
     until_stopped(async |shutdown| {
         let client = Client::try_default().await;
         let client = client
@@ -161,10 +166,14 @@ fn control(config: &Path) -> Result<ExitCode> {
         let (sent, refused) = (Arc::clone(&snapshots), Arc::clone(&refusals));
         let controller = Controller::new(client, reach, Pace::default(), sent, refused);
         let router = controller.probes();
-        let probes = https::serve(&probes, "probes", router, Clock::System, &shutdown);
+        let probes = https::serve(&probes, None, "probes", router, Clock::System, &shutdown);
+        let keeper = match &streams {
+            Some(settings) => keeper(settings, &controller).await?,
+            None => None,
+        };
         let sending = async {
             match &streams {
-                Some(settings) => stream::serve(settings, snapshots, refusals, &shutdown).await,
+                Some(settings) => send(settings, keeper, snapshots, refusals, &shutdown).await,
                 None => {
                     shutdown.cancelled().await;
                     Ok(())
@@ -184,6 +193,40 @@ fn control(config: &Path) -> Result<ExitCode> {
         );
         probes.and(sending).and(watching)
     })
+}
+
+/// What keeps the certificate, if the settings name no files, and tells the namespaces whom to trust.
+async fn keeper(
+    settings: &StreamSettings,
+    controller: &Controller,
+) -> Result<Option<Keeper<ConfigMaps>>> {
+    let Some(kept) = &settings.kept else { return Ok(None) };
+    let client = certificates::client().await?;
+    let namespace = client.default_namespace().to_owned();
+    let text = kept.sidecar.text(&kept.names.host(&namespace), &settings.listener.address);
+    let (reach, namespaces) = (controller.reach(), controller.namespaces());
+    let maps = ConfigMaps::new(client.clone(), &kept.config_map, text, reach, namespaces);
+    Ok(Some(Keeper::new(client, &namespace, kept.names.clone(), maps)))
+}
+
+/// Sends snapshots, with the certificate that `keeper` keeps, if there is one.
+async fn send(
+    settings: &StreamSettings,
+    keeper: Option<Keeper<ConfigMaps>>,
+    snapshots: Arc<Snapshots>,
+    refusals: Arc<Refusals>,
+    shutdown: &CancellationToken,
+) -> Result<()> {
+    let Some(mut keeper) = keeper else {
+        return stream::serve(settings, None, snapshots, refusals, shutdown).await;
+    };
+    let Some(current) = keeper.first(Clock::System, shutdown).await else { return Ok(()) };
+    let keeping = async {
+        keeper.run(Clock::System, shutdown.clone()).await;
+        Ok(())
+    };
+    let serving = stream::serve(settings, Some(current), snapshots, refusals, shutdown);
+    tokio::try_join!(serving, keeping).map(drop)
 }
 
 /// The pod's name, and what tells this process from the one before it there.

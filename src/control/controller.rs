@@ -88,6 +88,8 @@ pub struct Controller {
     clock: Clock,
     snapshots: Arc<Snapshots>,
     refusals: Arc<Refusals>,
+    /// The namespaces that have objects, once they are known.
+    namespaces: watch::Sender<Option<BTreeSet<String>>>,
     is_ready: watch::Sender<bool>,
 }
 
@@ -100,8 +102,19 @@ impl Controller {
         snapshots: Arc<Snapshots>,
         refusals: Arc<Refusals>,
     ) -> Self {
-        let is_ready = watch::Sender::new(false);
-        Self { client, reach, pace, clock: Clock::System, snapshots, refusals, is_ready }
+        let (namespaces, is_ready) = (watch::Sender::new(None), watch::Sender::new(false));
+        let clock = Clock::System;
+        Self { client, reach, pace, clock, snapshots, refusals, namespaces, is_ready }
+    }
+
+    /// Which part of the cluster it looks at.
+    pub fn reach(&self) -> &BTreeSet<String> {
+        &self.reach.namespaces
+    }
+
+    /// The namespaces that have objects, once they are known.
+    pub fn namespaces(&self) -> watch::Receiver<Option<BTreeSet<String>>> {
+        self.namespaces.subscribe()
     }
 
     /// `/livez`, and `/readyz`: whether every namespace was judged once.
@@ -267,6 +280,12 @@ impl Desk {
     /// Looks at every namespace; false if something is to be tried again.
     async fn round(&mut self) -> bool {
         let mut all = self.stores.objects();
+        let with_objects = Some(all.keys().cloned().collect());
+        self.controller.namespaces.send_if_modified(|known| {
+            let is_news = *known != with_objects;
+            *known = with_objects;
+            is_news
+        });
         for namespace in self.namespaces.keys() {
             all.entry(namespace.clone()).or_default();
         }

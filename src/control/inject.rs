@@ -21,16 +21,16 @@ pub use self::fields::{Field, Injection};
 pub const CONTAINER: &str = "placet";
 
 /// The volume of the socket that the proxy asks over, and where it is mounted.
-const SOCKET: (&str, &str) = ("placet-socket", "/run/placet");
+pub(super) const SOCKET: (&str, &str) = ("placet-socket", "/run/placet");
 
 /// The volume of the settings, and where it is mounted.
 const SETTINGS: (&str, &str) = ("placet-settings", "/etc/placet");
 
 /// The volume of the tokens that are shown to Vault and to the control plane, and where it is mounted.
-const TOKEN: (&str, &str) = ("placet-token", "/var/run/secrets/placet");
+pub(super) const TOKEN: (&str, &str) = ("placet-token", "/var/run/secrets/placet");
 
 /// The volume of what the control plane sent, and where it is mounted.
-const SNAPSHOTS: (&str, &str) = ("placet-snapshots", "/var/lib/placet");
+pub(super) const SNAPSHOTS: (&str, &str) = ("placet-snapshots", "/var/lib/placet");
 
 /// What becomes of a pod.
 #[derive(Debug)]

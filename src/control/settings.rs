@@ -47,16 +47,21 @@ impl Default for ControllerSettings {
 
 /// How the webhook is served.
 #[derive(Debug)]
-pub enum Webhook {
-    /// With a certificate that is kept in the cluster, and renewed, by `placet-control` itself.
-    Kept {
-        /// Where it listens.
-        address: SocketAddr,
-        /// What the certificates are called.
-        names: Names,
-    },
-    /// With a certificate in files, which somebody else renews: cert-manager, say.
-    Files(ListenerSettings),
+pub struct Webhook {
+    /// Where it listens: with a certificate in files, which somebody else renews (cert-manager, say), or
+    /// without any.
+    pub listener: ListenerSettings,
+    /// The certificate that `placet-control` itself keeps in the cluster, and renews.
+    pub kept: Option<Kept>,
+}
+
+/// Certificates of `placet-control`'s own for the webhook.
+#[derive(Debug, Eq, PartialEq)]
+pub struct Kept {
+    /// What they are called.
+    pub names: Names,
+    /// The MutatingWebhookConfiguration whose `caBundle` is kept.
+    pub configuration: String,
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -137,7 +142,8 @@ impl Settings {
         }
         let webhook = raw.webhook.and_then(|webhook| served(&webhook, base, &mut errors));
         let injection = injection(&raw.injection, &mut errors);
-        let snapshots = raw.snapshots.and_then(|snapshots| snapshots.check(base, &mut errors));
+        let snapshots =
+            raw.snapshots.and_then(|snapshots| snapshots.check(base, &injection, &mut errors));
         let controller = controller(&raw.controller, &mut errors);
         let settings = Self { webhook, injection, snapshots, controller };
         if errors.is_empty() { Ok(settings) } else { Err(errors) }
@@ -150,8 +156,9 @@ fn served(raw: &RawWebhook, base: &Path, errors: &mut Vec<String>) -> Option<Web
         errors.push(format!("webhook.address: `{text}` is no address: write IP:PORT"));
     });
     if raw.certificate_file.is_none() && raw.key_file.is_none() {
-        let names = names(raw.certificates.as_ref(), errors);
-        return Some(Webhook::Kept { address: address.ok()?, names });
+        let kept = kept(raw.certificates.as_ref(), errors);
+        let listener = ListenerSettings { address: Address::Tcp(address.ok()?), tls: None };
+        return Some(Webhook { listener, kept: Some(kept) });
     }
     if raw.certificates.is_some() {
         let what = "goes without certificateFile and keyFile: remove it, or them";
@@ -173,31 +180,32 @@ fn served(raw: &RawWebhook, base: &Path, errors: &mut Vec<String>) -> Option<Web
         allowed: None,
         protocols: Protocols::Http,
     };
-    let address = Address::Tcp(address.ok()?);
-    Some(Webhook::Files(ListenerSettings { address, tls: Some(tls) }))
+    let listener = ListenerSettings { address: Address::Tcp(address.ok()?), tls: Some(tls) };
+    Some(Webhook { listener, kept: None })
 }
 
-fn names(raw: Option<&RawCertificates>, errors: &mut Vec<String>) -> Names {
-    let mut names = Names::default();
-    let Some(raw) = raw else { return names };
-    let fields = [
-        ("secret", "Secret", &raw.secret, &mut names.secret),
-        ("service", "Service", &raw.service, &mut names.service),
-        (
-            "configuration",
-            "MutatingWebhookConfiguration",
-            &raw.configuration,
-            &mut names.configuration,
-        ),
-    ];
-    for (field, kind, text, place) in fields {
-        match text.as_ref().map(|text| object_name(text, kind)) {
-            Some(Ok(name)) => *place = name,
-            Some(Err(problem)) => errors.push(format!("webhook.certificates.{field}: {problem}")),
-            None => {}
-        }
+fn kept(raw: Option<&RawCertificates>, errors: &mut Vec<String>) -> Kept {
+    let none = RawCertificates::default();
+    let raw = raw.unwrap_or(&none);
+    let mut name = |field: &str, kind: &str, given: &Option<String>, default: &str| {
+        let path = format!("webhook.certificates.{field}");
+        name_of(&path, kind, given.as_deref().unwrap_or(default), errors)
+    };
+    let names = Names {
+        secret: name("secret", "Secret", &raw.secret, "placet-control-certificates"),
+        service: name("service", "Service", &raw.service, "placet-control"),
+    };
+    let kind = "MutatingWebhookConfiguration";
+    Kept { names, configuration: name("configuration", kind, &raw.configuration, "placet") }
+}
+
+/// `text`, which is to be the name of an object of a `kind`.
+pub(super) fn name_of(path: &str, kind: &str, text: &str, errors: &mut Vec<String>) -> String {
+    match object_name(text, kind) {
+        Ok(name) => return name,
+        Err(problem) => errors.push(format!("{path}: {problem}")),
     }
-    names
+    text.to_owned()
 }
 
 fn controller(raw: &RawController, errors: &mut Vec<String>) -> ControllerSettings {
@@ -317,8 +325,10 @@ controller: {namespaces: [shop, Shop], leaseNamespace: "", probes: "9446"}
         let errors = Settings::parse(text, Path::new("")).unwrap_err();
         assert!(errors[0].contains("`A` is no name of a Secret"), "{errors:?}");
         let good = Settings::parse("version: 1\nwebhook: {}", Path::new("")).unwrap();
-        let Some(Webhook::Kept { names, .. }) = good.webhook else { panic!("{good:?}") };
-        assert_eq!(names, Names::default());
+        let kept = good.webhook.unwrap().kept.unwrap();
+        assert_eq!(kept.configuration, "placet");
+        assert_eq!(kept.names.service, "placet-control");
+        assert_eq!(kept.names.secret, "placet-control-certificates");
         let good = Settings::parse("version: 1\ninjection: {user: 7}", Path::new("")).unwrap();
         assert_eq!(good.injection.user, 7);
     }

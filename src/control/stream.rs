@@ -13,6 +13,7 @@ mod frames;
 mod namespaces;
 mod session;
 mod settings;
+mod template;
 mod union;
 
 use std::sync::Arc;
@@ -24,6 +25,7 @@ use tokio_util::sync::CancellationToken;
 use self::caller::Callers;
 use self::session::Desk;
 use self::union::Union;
+use super::certificates::Current;
 use super::refusals::Refusals;
 use super::snapshot::Snapshots;
 use crate::app::{https, streams};
@@ -31,14 +33,16 @@ use crate::clock::Clock;
 
 pub use self::caller::Authority;
 pub(super) use self::settings::RawSnapshots;
-pub use self::settings::{AUDIENCE, StreamSettings};
+pub use self::settings::{AUDIENCE, Kept, StreamSettings};
 
-/// Sends `snapshots` to sidecars, keeps their `refusals`, and serves their keys, until `shutdown`.
+/// Sends `snapshots` to sidecars, keeps their `refusals`, and serves their keys, until `shutdown`: with the certificate
+/// that is `current`, unless the settings name files.
 ///
 /// # Errors
 /// If a listener can't be opened, or a task ends by itself.
 pub async fn serve(
     settings: &StreamSettings,
+    current: Option<Current>,
     snapshots: Arc<Snapshots>,
     refusals: Arc<Refusals>,
     shutdown: &CancellationToken,
@@ -52,13 +56,15 @@ pub async fn serve(
         let desk = Arc::clone(&desk);
         async move { desk.answer(call).await }
     };
+    let listener = &settings.listener;
     let streaming =
-        streams::serve(&settings.listener, "snapshots", answer, Clock::System, shutdown);
+        streams::serve(listener, current.clone(), "snapshots", answer, Clock::System, shutdown);
     let keys = async {
         match &settings.jwks {
             Some(listener) => {
                 let router = union::router(union);
-                https::serve(listener, "jwks", router, Clock::System, shutdown).await
+                let current = current.filter(|_| listener.tls.is_none());
+                https::serve(listener, current, "jwks", router, Clock::System, shutdown).await
             }
             None => {
                 shutdown.cancelled().await;

@@ -7,7 +7,6 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Duration;
 
 use anyhow::{Context as _, Result};
 use axum::Router;
@@ -22,9 +21,9 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 use tokio_util::sync::CancellationToken;
 
-use super::certificates::Keeper;
+use super::certificates::{self, Configuration, Keeper};
 use super::inject::{Injection, Outcome, inject};
-use super::settings::Webhook;
+use super::settings::{Kept, Webhook};
 use crate::app::https;
 use crate::clock::Clock;
 
@@ -33,9 +32,6 @@ const MAX_BODY: usize = 8 << 20;
 
 /// What the listener is called in the log.
 const NAME: &str = "webhook";
-
-/// How long the API may take to answer.
-const API_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// The version that is spoken.
 const VERSION: &str = "admission.k8s.io/v1";
@@ -78,24 +74,19 @@ pub async fn serve(
     injection: Injection,
     shutdown: &CancellationToken,
 ) -> Result<()> {
-    let (address, names) = match settings {
-        Webhook::Files(listener) => {
-            let router = router(injection, Arc::new(AtomicBool::new(true)));
-            return https::serve(&listener, NAME, router, Clock::System, shutdown).await;
-        }
-        Webhook::Kept { address, names } => (address, names),
+    let Webhook { listener, kept } = settings;
+    let Some(Kept { names, configuration }) = kept else {
+        let router = router(injection, Arc::new(AtomicBool::new(true)));
+        return https::serve(&listener, None, NAME, router, Clock::System, shutdown).await;
     };
-    let mut config = kube::Config::infer().await.context(
-        "no cluster is known to keep the webhook's certificates in: run in a pod with a ServiceAccount, or set certificateFile and keyFile",
-    )?;
-    config.read_timeout = Some(API_TIMEOUT);
-    let namespace = config.default_namespace.clone();
-    let client = kube::Client::try_from(config).context("can't speak with the cluster")?;
-    let mut keeper = Keeper::new(client, &namespace, names);
+    let client = certificates::client().await?;
+    let namespace = client.default_namespace().to_owned();
+    let configuration = Configuration::new(client.clone(), &configuration);
+    let mut keeper = Keeper::new(client, &namespace, names, configuration);
     let router = router(injection, keeper.is_published());
     let Some(current) = keeper.first(Clock::System, shutdown).await else { return Ok(()) };
     let keeping = keeper.run(Clock::System, shutdown.clone());
-    let serving = https::serve_current(address, current, NAME, router, shutdown);
+    let serving = https::serve(&listener, Some(current), NAME, router, Clock::System, shutdown);
     tokio::try_join!(serving, async {
         tokio::spawn(keeping).await.context("the certificates are kept no more")
     })?;

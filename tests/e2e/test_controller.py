@@ -1,6 +1,7 @@
 """The custom resources, and `placet-control controller` as a process, with an API server over real TLS in front of it."""
 
 import json
+import socket
 import ssl
 import subprocess
 import threading
@@ -15,12 +16,12 @@ import pytest
 import requests
 import yaml
 
-from harness import authz
+from harness import authz, pod
 from harness.apiserver import ApiServer as TokenReviewer
 from harness.authz import call, check_request, denied_status
 from harness.control import Sidecar
 from harness.mtls import Authority
-from harness.placet import POLICY, new_private_key, pem, scope
+from harness.placet import POLICY, Placet, new_private_key, pem, scope
 from harness.process import Process, free_port
 from harness.verify import verified
 from test_kubernetes import BINARY, HERE, certificate, validate
@@ -53,10 +54,11 @@ def test_the_shipped_objects_fit_their_definitions():
 
 
 class ApiServer:
-    """Lists and watches, patches of a status, and a Lease."""
+    """Lists and watches, patches of a status, a Lease, and Secrets and ConfigMaps as `kept` has them."""
 
     def __init__(self, directory):
         certificate(directory)
+        self.kept = {}
         self.objects, self.statuses, self.lease, self.unknown, self.is_closed = {}, {}, None, [], False
         self.version, self.events, self.news = 9, [], threading.Condition()
         for it in documents("resources.yaml"):
@@ -121,8 +123,27 @@ class ApiServer:
         conditions = self.statuses.get((resource, name), {}).get("conditions", [])
         return next((it for it in conditions if it["type"] == kind), None)
 
+    def keep(self, path, body):
+        self.version += 1
+        body["metadata"] |= {"namespace": path[2], "resourceVersion": str(self.version)}
+        self.kept[tuple(path)] = body
+        return body
+
     def answer(self, handler, verb, path, query, body):
+        reasons = {404: "NotFound", 409: "Conflict"}
+        failure = lambda code: handler.send({"kind": "Status", "code": code, "reason": reasons[code], "message": "", "status": "Failure"}, code)
         match verb, path:
+            case "GET", ["v1", "configmaps"] if query["fieldSelector"] == ["metadata.name=placet"]:
+                maps = [it for (*_, kind, name), it in self.kept.items() if (kind, name) == ("configmaps", "placet")]
+                handler.send({"kind": "ConfigMapList", "apiVersion": "v1", "metadata": {}, "items": maps})
+            case "POST", ["v1", "namespaces", _, "secrets" | "configmaps"]:
+                path = [*path, body["metadata"]["name"]]
+                failure(409) if tuple(path) in self.kept else handler.send(self.keep(path, body), 201)
+            case "PUT", ["v1", "namespaces", _, "secrets" | "configmaps", _]:
+                before = self.kept[tuple(path)]["metadata"]["resourceVersion"]
+                handler.send(self.keep(path, body)) if body["metadata"]["resourceVersion"] == before else failure(409)
+            case "GET", ["v1", "namespaces", "placet", "secrets", "placet-controller-certificates"]:
+                handler.send(self.kept[tuple(path)]) if tuple(path) in self.kept else failure(404)
             case "GET", ["placet.dev", "v1alpha1", resource] if "watch" in query:
                 self.watch(handler, resource, int(query["resourceVersion"][0]))
             case "GET", ["placet.dev", "v1alpha1", resource]:
@@ -136,7 +157,7 @@ class ApiServer:
                 self.lease = body
                 handler.send(body)
             case "GET", ["coordination.k8s.io", *_]:
-                handler.send({"kind": "Status", "code": 404, "reason": "NotFound", "message": "", "status": "Failure"}, 404)
+                failure(404)
             case _:
                 self.unknown.append((verb, path))
                 handler.send({}, 500)
@@ -229,14 +250,17 @@ def cluster(here, issuer):
         (here / "keys").mkdir()
         (here / "keys/orders.pem").write_text(pem(new_private_key("ES256")))
 
+        def token(name):
+            return reviewer.account("shop", name, aud=["placet-control"])
+
         def sidecar(name, **settings):
             """The one of the pod `NAME-0`."""
-            token = reviewer.account("shop", name, aud=["placet-control"])
-            made = Sidecar(here / name, SimpleNamespace(port=port, authority=authority), token, **settings)
+            made = Sidecar(here / name, SimpleNamespace(port=port, authority=authority), token(name), **settings)
             del made.settings["secretStores"]
             made.write(made.settings)
             return made
 
+        sidecar.token = token
         yield server, snapshots, sidecar
 
 
@@ -298,4 +322,60 @@ def test_what_sidecars_refuse_is_said_of_the_scope(directory, issuer):
                 each.follows(*first)
             controller.wait_until(lambda: said() is None, "it is taken back")
             assert server.condition("scopes", "orders", "Ready")["observedGeneration"] == generation + 1
+
+
+class Labelled(Placet):
+    """What starts in a pod of a labelled namespace: with the ConfigMap's settings, and nothing of its own but a token."""
+
+    def __init__(self, directory, server, token):
+        super().__init__(directory, [])
+        files = server.kept["v1", "namespaces", "shop", "configmaps", "placet"]["data"]
+        self.settings = yaml.safe_load(files["placet.yaml"])
+        assert self.settings["listen"] == {"grpc": {"address": "unix:/run/placet/authz.sock", "mode": "0660", "group": 9191}, "http": "0.0.0.0:9192", "admin": "0.0.0.0:9193"}
+        self.host = self.settings["controlPlane"]["address"].removeprefix("https://").split(":")[0]
+        assert self.host == "placet-controller.placet.svc"
+        # This machine is no container: its places are others.
+        self.settings["listen"] = {"grpc": self.grpc, "http": f"127.0.0.1:{self.http}", "admin": f"127.0.0.1:{self.admin}"}
+        for name, path in (("tokenFile", "/var/run/secrets/placet/control-token"), ("directory", "/var/lib/placet")):
+            assert self.settings["controlPlane"][name] == path
+            self.settings["controlPlane"][name] = Path(path).name
+        (self.directory / "control-token").write_text(token)
+        (self.directory / "ca.pem").write_text(files["ca.pem"])
+        self.write(self.settings)
+        hosts = self.directory / "hosts"
+        hosts.write_text(f"127.0.0.1 localhost {self.host}\n")
+        self.argv = ["unshare", "-m", "--propagation", "private", "sh", "-euc", f'mount --bind {hosts} /etc/hosts; exec "$@"', "pod", *self.argv]
+
+
+@pytest.mark.skipif(not pod.is_possible(), reason="needs root, for a mount namespace with hosts of its own")
+def test_a_label_and_objects_are_all_that_a_namespace_needs(directory, issuer):
+    """As the chart installs it: the controller makes its certificate, and what pods start with."""
+    here = directory / "labelled"
+    with cluster(here, issuer) as (server, snapshots, made):
+        del snapshots["certificateFile"], snapshots["keyFile"]
+        _, jwks_port = snapshots["jwks"]["address"].split(":")
+        with Controller(here, server, snapshots=snapshots) as controller:
+            controller.wait_until(lambda: ("v1", "namespaces", "shop", "configmaps", "placet") in server.kept, "the namespace has its settings", 60)
+            with Labelled(here / "sidecar", server, made.token("orders")) as sidecar:
+                answer = asked(sidecar, issuer, 1)
+                assert not authz.is_denial(answer) and denied_status(asked(sidecar, issuer, "secret")) == 403
+                trusted = ssl.create_default_context(cafile=sidecar.directory / "ca.pem")
+
+                def union():
+                    """Over TLS, by the name that the certificate is for."""
+                    with socket.create_connection(("127.0.0.1", jwks_port), 5) as plain, trusted.wrap_socket(plain, server_hostname=sidecar.host) as tls:
+                        tls.sendall(b"GET /scopes/orders/jwks.json HTTP/1.1\r\nhost: it\r\nconnection: close\r\n\r\n")
+                        head, _, body = b"".join(iter(lambda: tls.recv(65536), b"")).partition(b"\r\n\r\n")
+                        return json.loads(body) if head.startswith(b"HTTP/1.1 200 ") else None
+
+                keys = controller.wait_until(union, "the union is served", 60)
+                [header] = answer.ok_response.headers
+                verified(header.header.value, keys)
+
+                # All is lost in the cluster: the same authority comes back, and the same settings.
+                before = dict(server.kept)
+                server.kept.clear()
+                controller.wait_until(lambda: server.kept.keys() == before.keys(), "all is put back", 60)
+                secret, config_map = (next(it["data"] for path, it in server.kept.items() if path[3] == kind) for kind in ("secrets", "configmaps"))
+                assert [secret, config_map] == [next(it["data"] for path, it in before.items() if path[3] == kind) for kind in ("secrets", "configmaps")]
             assert server.unknown == []

@@ -25,14 +25,15 @@ VALUES = {
     "secret": {"webhook": {"certificates": "secret", "secret": "ours", "caBundle": "QUJD"}},
     "ordinary": {"injection": {"nativeSidecar": False, "proxies": ["proxy"], "adminPort": 9199, "cpuLimit": "1", "log": "debug"}},
     "settings": {"settings": {"namespaces": ["shop", "bank"], "files": SETTINGS}, "injection": {"configMap": "ours"}},
-    "controller": {"controller": {"enabled": True}},
+    "no-controller": {"controller": {"enabled": False}},
+    "sidecar": {"controller": {"sidecar": {"drainAfter": "5s", "decisionLog": {"sink": "none"}}}, "injection": {"adminPort": 9199, "configMap": "ours"}},
     "bare": {"admissionPolicy": {"enabled": False}, "podDisruptionBudget": {"enabled": False}, "networkPolicy": {"enabled": False}},
     "everything": {
         "images": {"placet": {"repository": "r.example:5000/placet", "digest": f"sha256:{'0' * 64}"}, "control": {"repository": "r.example/c", "tag": "1"}},
         "imagePullPolicy": "Always", "imagePullSecrets": [{"name": "pull"}], "nodeSelector": {"a": "b"}, "priorityClassName": "system-cluster-critical",
         "tolerations": [{"key": "a", "operator": "Exists"}], "webhook": {"replicas": 3, "excludedNamespaces": ["kube-system", "vault"]},
         "affinity": {"podAntiAffinity": {"requiredDuringSchedulingIgnoredDuringExecution": [{"topologyKey": "a", "labelSelector": {"matchLabels": {"app": "placet-control"}}}]}},
-        "admissionPolicy": {"images": ["placet:0.0.9"]}, "controller": {"enabled": True},
+        "admissionPolicy": {"images": ["placet:0.0.9"]},
     },
 }
 
@@ -97,10 +98,10 @@ def test_whoever_makes_the_certificate_has_what_that_takes(directory):
         documents = rendered(directory, VALUES[name])
         pod = one(documents, "Deployment", "placet-control")["spec"]["template"]["spec"]
         webhooks = one(documents, "MutatingWebhookConfiguration", "placet")
-        kinds = {document["kind"] for document in documents}
+        names = {(document["kind"], document["metadata"]["name"]) for document in documents}
         secrets = [volume["secret"]["secretName"] for volume in pod["volumes"] if "secret" in volume]
         bundles = {webhook["clientConfig"].get("caBundle") for webhook in webhooks["webhooks"]}
-        return "Role" in kinds, pod["automountServiceAccountToken"], secrets, bundles, webhooks["metadata"].get("annotations"), documents
+        return ("Role", "placet-control") in names, pod["automountServiceAccountToken"], secrets, bundles, webhooks["metadata"].get("annotations"), documents
 
     assert parts("default")[:5] == (True, True, [], {None}, None)
     assert parts("secret")[:5] == (False, False, ["ours"], {"QUJD"}, None)
@@ -122,7 +123,7 @@ def test_settings_come_into_each_namespace_that_is_named(directory):
 
 
 def test_every_pod_of_the_chart_is_restricted(directory):
-    for document in rendered(directory, VALUES["controller"]):
+    for document in rendered(directory, VALUES["default"]):
         spec = {"Pod": document}.get(document["kind"]) or document.get("spec", {}).get("template")
         if not spec:
             continue
@@ -147,6 +148,7 @@ WRONG = [
     ({"injection": {"cpuLimit": "1x"}}, "/injection/cpuLimit"),
     ({"injection": {"configMap": "Placet"}}, "/injection/configMap"),
     ({"injection": {"nativeSidecar": "yes"}}, "/injection/nativeSidecar"),
+    ({"controller": {"sidecar": {"scopes": []}}}, "/controller/sidecar/scopes"),
     ({"settings": {"namespaces": ["shop"]}}, "placet.yaml"),
     ({"settings": {"namespaces": ["Shop"], "files": {"placet.yaml": "x"}}}, "/settings/namespaces/0"),
     ({"admissionPolicy": {"images": ["a' || true || 'b"]}}, "/admissionPolicy/images/0"),
@@ -197,11 +199,9 @@ def static(name):
 
 
 def test_the_chart_says_what_the_manifests_say(directory):
-    files = ["webhook.yaml", "admission-policy.yaml"]
-    if (DEPLOY / "kubernetes/controller.yaml").exists():
-        files += ["controller.yaml"]
+    files = ["webhook.yaml", "admission-policy.yaml", "controller.yaml"]
     expected = {key: document for name in files for key, document in static(name).items()}
-    documents = rendered(directory, {"controller": {"enabled": "controller.yaml" in files}})
+    documents = rendered(directory, {})
     ours = {(it["kind"], it["metadata"]["name"]): as_static(it) for it in documents if "helm.sh/hook" not in it["metadata"].get("annotations", {})}
     assert sorted(ours) == sorted(expected)
     for key, document in expected.items():
@@ -209,17 +209,35 @@ def test_the_chart_says_what_the_manifests_say(directory):
 
 
 def test_the_chart_brings_the_custom_resources():
-    definitions = DEPLOY / "kubernetes/crds.yaml"
-    ours = [file.name for file in (CHART / "crds").glob("*.yaml")]
-    assert ours == (["crds.yaml"] if definitions.exists() else [])
-    assert not ours or (CHART / "crds/crds.yaml").read_text() == definitions.read_text()
+    assert (CHART / "crds/crds.yaml").read_text() == (DEPLOY / "kubernetes/crds.yaml").read_text()
+
+
+@pytest.mark.parametrize("name", ["default", "sidecar"])
+def test_the_controller_starts_with_the_rendered_settings(name, directory):
+    """It refuses settings that pods could not start with; where it has no cluster to speak with, it got past that."""
+    documents = rendered(directory, VALUES[name])
+    text = one(documents, "ConfigMap", "placet-controller")["data"]["control.yaml"]
+    granted = [rule for rule in one(documents, "ClusterRole", "placet-controller")["rules"] if rule.get("resourceNames")]
+    assert granted == [{"apiGroups": [""], "resources": ["configmaps"], "resourceNames": [VALUES[name].get("injection", {}).get("configMap", "placet")], "verbs": ["list", "update"]}]
+
+    def told(settings):
+        (directory / "control.yaml").write_text(yaml.safe_dump(settings))
+        done = call(CONTROL, "controller", "--config", directory / "control.yaml", env={"HOME": str(directory)})
+        return done.returncode, done.stderr
+
+    settings = yaml.safe_load(text)
+    code, stderr = told(settings)
+    assert code == 1 and "KUBECONFIG" in stderr, stderr
+    settings["snapshots"]["sidecar"] = {"listen": {"admin": "nowhere"}}
+    code, stderr = told(settings)
+    assert code == 2 and "snapshots.sidecar.listen.admin" in stderr, stderr
 
 
 def test_the_kustomize_base_builds_and_takes_images(directory):
     base = list(yaml.safe_load_all(must(KUBECTL, "kustomize", DEPLOY / "kustomize/base")))
     for document in base:
         validate(document)
-    expected = {**static("webhook.yaml"), **static("admission-policy.yaml")}
+    expected = {**static("webhook.yaml"), **static("admission-policy.yaml"), **static("crds.yaml"), **static("controller.yaml")}
     assert {(it["kind"], it["metadata"]["name"]) for it in base if it["kind"] != "Namespace"} == set(expected)
     # The overlay is the one that the base's comment shows.
     comment = (DEPLOY / "kustomize/base/kustomization.yaml").read_text().split("#\n", 1)[1].split("\napiVersion", 1)[0]
@@ -228,8 +246,9 @@ def test_the_kustomize_base_builds_and_takes_images(directory):
     here.mkdir()
     (here / "kustomization.yaml").write_text(overlay.replace("PATH/deploy", os.path.relpath(DEPLOY, here.resolve())))
     documents = list(yaml.safe_load_all(must(KUBECTL, "kustomize", here)))
-    [container] = one(documents, "Deployment", "placet-control")["spec"]["template"]["spec"]["containers"]
-    assert container["image"] == "registry.example/placet-control:0.1.0"
+    for name in ("placet-control", "placet-controller"):
+        [container] = one(documents, "Deployment", name)["spec"]["template"]["spec"]["containers"]
+        assert container["image"] == "registry.example/placet-control:0.1.0"
     control = yaml.safe_load(one(documents, "ConfigMap", "placet-control")["data"]["control.yaml"])
     policy = one(documents, "ValidatingAdmissionPolicy", "placet")
     assert policy["spec"]["variables"][0]["expression"] == f"['{control['injection']['image']}']"
@@ -241,5 +260,7 @@ def test_whoever_installs_it_is_told_what_next(directory):
         return must(helm(), "install", "placet", CHART, "--dry-run=client", "-f", values_file(directory, values)).split("NOTES:")[1]
 
     assert "kubectl label namespace NAMESPACE placet.dev/inject=true" in notes({})
+    assert "apply -f resources.yaml" in notes({}) and "placet-controller.default.svc:9445" in notes({})
+    assert "in the ConfigMap `placet` of that namespace" in notes(VALUES["no-controller"])
     assert "WARNING" not in notes({}) and "shop, bank" in notes(VALUES["settings"])
     assert "UNPROTECTED" in notes({"webhook": {"failurePolicy": "Ignore"}, "admissionPolicy": {"enabled": False}})

@@ -118,8 +118,9 @@ impl Site {
         let refusals = Arc::clone(refusals);
         let shutdown = CancellationToken::new();
         let until = shutdown.clone();
-        let serving =
-            async move { stream::serve(&settings, snapshots, refusals, &until).await.unwrap() };
+        let serving = async move {
+            stream::serve(&settings, None, snapshots, refusals, &until).await.unwrap()
+        };
         (shutdown, tokio::spawn(serving))
     }
 

@@ -1,10 +1,11 @@
-//! An API server over HTTP, as far as Secrets and MutatingWebhookConfigurations go: versions, conflicts,
-//! merging by the names of webhooks. It can refuse to write, and remembers what was published when.
+//! An API server over HTTP, as far as Secrets, ConfigMaps and MutatingWebhookConfigurations go: versions,
+//! conflicts, selectors of lists, merging by the names of webhooks. It can refuse to write, and remembers what was
+//! published when.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard};
 
-use axum::extract::{Path, State};
+use axum::extract::{Path, Query, State};
 use axum::http::{StatusCode, Uri};
 use axum::response::{IntoResponse as _, Response};
 use axum::routing::{get, post};
@@ -28,7 +29,7 @@ struct Kept {
     version: u64,
     now: u64,
     published: Vec<(u64, String)>,
-    /// What the next writes are answered, instead of being done.
+    /// What the next writes are answered, the last of these first; a success lets one through.
     refusals: Vec<StatusCode>,
     /// Published before the next patch, as if by another.
     meanwhile: Option<String>,
@@ -40,12 +41,13 @@ impl ApiServer {
     pub(super) async fn start() -> (Self, Client) {
         let server = Self(Arc::default());
         server.put(CONFIGURATION, configuration());
-        let secrets = "/api/v1/namespaces/{namespace}/secrets";
-        let one = format!("{secrets}/{{name}}");
+        let kind = "/api/v1/namespaces/{namespace}/{kind}";
+        let one = format!("{kind}/{{name}}");
         let configurations =
             "/apis/admissionregistration.k8s.io/v1/mutatingwebhookconfigurations/{name}";
         let router = Router::new()
-            .route(secrets, post(create))
+            .route(kind, post(create))
+            .route("/api/v1/configmaps", get(list))
             .route(&one, get(read).put(replace))
             .route(configurations, get(read).patch(patch))
             .with_state(server.clone());
@@ -125,7 +127,7 @@ impl Kept {
     /// Why a write does not go through, if it doesn't.
     fn refusal(&mut self, path: &str, version: Option<&Value>) -> Option<Response> {
         self.writes += 1;
-        if let Some(refusal) = self.refusals.pop() {
+        if let Some(refusal) = self.refusals.pop().filter(|it| !it.is_success()) {
             return Some(failure(refusal, "refused"));
         }
         let Some(object) = self.objects.get(path) else {
@@ -158,19 +160,39 @@ async fn read(State(server): State<ApiServer>, uri: Uri) -> Response {
     }
 }
 
+/// The ConfigMaps of all namespaces that have the name, and the label, that is asked for.
+async fn list(
+    State(server): State<ApiServer>,
+    Query(asked): Query<BTreeMap<String, String>>,
+) -> Response {
+    let name = asked["fieldSelector"].strip_prefix("metadata.name=").unwrap();
+    let label = asked.get("labelSelector").and_then(|it| it.split_once('='));
+    let is_asked_for = |map: &Value| {
+        let metadata = &map["metadata"];
+        metadata["name"] == name
+            && label.is_none_or(|(key, value)| metadata["labels"][key] == value)
+    };
+    let kept = server.kept();
+    let maps = kept.objects.iter().filter(|(path, _)| path.contains("/configmaps/"));
+    let items: Vec<&Value> = maps.map(|(_, map)| map).filter(|it| is_asked_for(it)).collect();
+    Json(json!({"kind": "ConfigMapList", "apiVersion": "v1", "metadata": {}, "items": items}))
+        .into_response()
+}
+
 async fn create(
     State(server): State<ApiServer>,
-    Path(namespace): Path<String>,
-    Json(object): Json<Value>,
+    Path((namespace, _)): Path<(String, String)>,
+    uri: Uri,
+    Json(mut object): Json<Value>,
 ) -> Response {
-    let name = object["metadata"]["name"].as_str().unwrap();
-    let path = format!("/api/v1/namespaces/{namespace}/secrets/{name}");
+    object["metadata"]["namespace"] = json!(namespace);
+    let path = format!("{}/{}", uri.path(), object["metadata"]["name"].as_str().unwrap());
     let mut kept = server.kept();
     kept.writes += 1;
     if kept.objects.contains_key(&path) {
         return failure(StatusCode::CONFLICT, "AlreadyExists");
     }
-    if let Some(refusal) = kept.refusals.pop() {
+    if let Some(refusal) = kept.refusals.pop().filter(|it| !it.is_success()) {
         return failure(refusal, "refused");
     }
     (StatusCode::CREATED, Json(kept.put(&path, object))).into_response()

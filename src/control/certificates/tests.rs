@@ -1,3 +1,5 @@
+use std::collections::BTreeSet;
+
 use axum::http::StatusCode;
 use base64::prelude::{BASE64_STANDARD, Engine as _};
 use proptest::prelude::*;
@@ -8,6 +10,7 @@ use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
 use rustls::time_provider::TimeProvider;
 use rustls::{ClientConfig, RootCertStore};
 use serde_json::json;
+use tokio::sync::watch;
 use tokio_rustls::{TlsAcceptor, TlsConnector};
 
 use super::fixture::{ApiServer, CONFIGURATION, SECRET, configuration};
@@ -18,8 +21,14 @@ use crate::fixture::NOW;
 const HOST: &str = "placet-control.placet.svc";
 const DAY: Duration = Duration::from_secs(24 * 3600);
 
-fn keeper(client: &Client) -> Keeper {
-    Keeper::new(client.clone(), "placet", Names::default())
+fn keeper(client: &Client) -> Keeper<Configuration> {
+    named(client, "placet-control")
+}
+
+fn named(client: &Client, service: &str) -> Keeper<Configuration> {
+    let secret = "placet-control-certificates".to_owned();
+    let names = Names { secret, service: service.to_owned() };
+    Keeper::new(client.clone(), "placet", names, Configuration::new(client.clone(), "placet"))
 }
 
 #[derive(Debug)]
@@ -32,7 +41,11 @@ impl TimeProvider for At {
 }
 
 /// Calls the webhook over TLS as an API server does that trusts `bundle`, at `now`.
-async fn call(keeper: &Keeper, bundle: &str, now: Timestamp) -> Result<(), String> {
+async fn call(
+    keeper: &Keeper<impl Publication>,
+    bundle: &str,
+    now: Timestamp,
+) -> Result<(), String> {
     let mut roots = RootCertStore::empty();
     for certificate in CertificateDer::pem_slice_iter(bundle.as_bytes()) {
         roots.add(certificate.unwrap()).unwrap();
@@ -242,11 +255,93 @@ async fn another_service_gets_another_certificate_of_the_same_authority() {
     let (server, client) = ApiServer::start().await;
     keeper(&client).look(NOW).await.unwrap();
     let (authority, certificate) = (server.field("ca.crt"), server.field("tls.crt"));
-    let names = Names { service: "renamed".to_owned(), ..Names::default() };
-    let mut one = Keeper::new(client, "placet", names);
+    let mut one = named(&client, "renamed");
     one.look(NOW).await.unwrap();
     assert_eq!(server.field("ca.crt"), authority);
     assert_ne!(server.field("tls.crt"), certificate);
+}
+
+/// For sidecars: a keeper whose namespaces are told by the sender.
+fn of_sidecars(client: &Client) -> (Keeper<ConfigMaps>, watch::Sender<Option<BTreeSet<String>>>) {
+    let (sender, namespaces) = watch::channel(None);
+    let settings = "version: 1\n".to_owned();
+    let maps = ConfigMaps::new(client.clone(), "placet", settings, &BTreeSet::new(), namespaces);
+    let names =
+        Names { secret: "placet-control-certificates".into(), service: "placet-control".into() };
+    (Keeper::new(client.clone(), "placet", names, maps), sender)
+}
+
+fn in_namespaces(names: &[&str]) -> Option<BTreeSet<String>> {
+    Some(names.iter().map(|it| (*it).to_owned()).collect())
+}
+
+fn config_map(namespace: &str) -> String {
+    format!("/api/v1/namespaces/{namespace}/configmaps/placet")
+}
+
+#[tokio::test]
+async fn sidecars_are_told_whom_to_trust_where_there_are_objects() {
+    let (server, client) = ApiServer::start().await;
+    let (mut one, namespaces) = of_sidecars(&client);
+    let foreign = json!({"metadata": {"name": "placet", "namespace": "theirs"}, "data": {"placet.yaml": "x"}});
+    server.put(&config_map("theirs"), foreign);
+    one.look(NOW).await.unwrap();
+    assert!(server.object(&config_map("shop")).is_none(), "nothing is known yet");
+    namespaces.send_replace(in_namespaces(&["bank", "shop", "theirs"]));
+    one.look(NOW).await.unwrap();
+    let authority = server.field("ca.crt").unwrap();
+    for namespace in ["bank", "shop"] {
+        let map = server.object(&config_map(namespace)).unwrap();
+        assert_eq!(map["data"], json!({"placet.yaml": "version: 1\n", "ca.pem": authority}));
+        assert_eq!(map["metadata"]["labels"]["app.kubernetes.io/managed-by"], "placet-control");
+    }
+    assert_eq!(server.object(&config_map("theirs")).unwrap()["data"], json!({"placet.yaml": "x"}));
+    call(&one, &authority, NOW).await.unwrap();
+
+    let writes = server.writes();
+    one.look(NOW).await.unwrap();
+    assert_eq!(server.writes(), writes, "there is nothing to be written");
+    let mut changed = server.object(&config_map("shop")).unwrap();
+    changed["data"]["ca.pem"] = json!("another");
+    server.put(&config_map("shop"), changed);
+    let mut immutable = server.object(&config_map("bank")).unwrap();
+    immutable["immutable"] = json!(true);
+    immutable["data"]["ca.pem"] = json!("another");
+    server.put(&config_map("bank"), immutable);
+    namespaces.send_replace(in_namespaces(&[]));
+    one.look(NOW).await.unwrap();
+    let kept = |namespace| server.object(&config_map(namespace)).unwrap()["data"]["ca.pem"].clone();
+    assert_eq!(kept("shop"), authority.as_str(), "put back, though its objects have gone");
+    assert_eq!(kept("bank"), "another", "nobody can change it");
+}
+
+#[tokio::test]
+async fn a_new_authority_waits_until_every_namespace_was_told() {
+    let (server, client) = ApiServer::start().await;
+    let (mut one, namespaces) = of_sidecars(&client);
+    namespaces.send_replace(in_namespaces(&["bank", "shop"]));
+    one.look(NOW).await.unwrap();
+    let old = server.field("ca.crt").unwrap();
+    let due = NOW.after(AUTHORITY_LIFE / 3 * 2);
+    // The Secret is written twice, and one of the two namespaces is not told.
+    server.refuse(&[StatusCode::FORBIDDEN, StatusCode::OK, StatusCode::OK]);
+    assert!(one.look(due).await.is_err());
+    let told = |namespace| {
+        let map = server.object(&config_map(namespace)).unwrap();
+        map["data"]["ca.pem"].as_str().unwrap().to_owned()
+    };
+    assert_eq!([told("bank"), told("shop")].iter().filter(|it| **it == old).count(), 1);
+    assert_eq!(server.field("next-ca.published"), None);
+
+    one.look(due).await.unwrap();
+    let next = server.field("next-ca.crt").unwrap();
+    assert!(server.field("next-ca.published").is_some());
+    assert_eq!([told("bank"), told("shop")], [format!("{old}{next}"), format!("{old}{next}")]);
+    let before = told("shop");
+    one.look(due.after(SETTLE)).await.unwrap();
+    assert_eq!(server.field("ca.crt").unwrap(), next);
+    call(&one, &before, due.after(SETTLE)).await.unwrap();
+    assert!(call(&one, &old, due.after(SETTLE)).await.is_err(), "the new one signs");
 }
 
 /// What happens next: so much later, one replica or both look, and some writes go wrong.

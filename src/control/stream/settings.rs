@@ -3,9 +3,14 @@
 use std::path::{Path, PathBuf};
 
 use serde::Deserialize;
+use serde_json::{Map, Value};
 
 use super::caller::Authority;
+use super::template::{self, Template};
 use crate::config::{Address, ListenerSettings};
+use crate::control::certificates::Names;
+use crate::control::inject::Injection;
+use crate::control::settings::name_of;
 use crate::remote::acceptable;
 use crate::tls::{Protocols, TlsSettings};
 
@@ -23,6 +28,8 @@ const IN_CLUSTER: &str = "https://kubernetes.default.svc";
 pub struct StreamSettings {
     /// Where sidecars connect.
     pub listener: ListenerSettings,
+    /// The certificate of both listeners, where `placet-control` keeps it itself.
+    pub kept: Option<Kept>,
     /// What says who they are.
     pub authority: Authority,
     /// Where their keys are served, if anywhere.
@@ -31,10 +38,23 @@ pub struct StreamSettings {
     pub directory: Option<PathBuf>,
 }
 
+/// Certificates of `placet-control`'s own, and how sidecars learn whom to trust.
+#[derive(Debug)]
+pub struct Kept {
+    /// What they are called.
+    pub names: Names,
+    /// The ConfigMap that pods start with.
+    pub config_map: String,
+    /// The settings in it.
+    pub sidecar: Template,
+}
+
 #[derive(Debug, Default, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields, default)]
 pub(in crate::control) struct RawSnapshots {
     address: Option<String>,
+    certificates: Option<RawCertificates>,
+    sidecar: Option<Map<String, Value>>,
     certificate_file: Option<String>,
     key_file: Option<String>,
     audience: Option<String>,
@@ -42,6 +62,14 @@ pub(in crate::control) struct RawSnapshots {
     tokens_file: Option<String>,
     directory: Option<String>,
     jwks: Option<RawListener>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields, default)]
+struct RawCertificates {
+    secret: Option<String>,
+    service: Option<String>,
+    config_map: Option<String>,
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -60,18 +88,33 @@ struct RawListener {
     key_file: Option<String>,
 }
 
+impl StreamSettings {
+    /// Judges the settings that pods start with, before they do.
+    ///
+    /// # Errors
+    /// All that is wrong with them, a line each.
+    pub fn check_sidecar(&self) -> Result<(), Vec<String>> {
+        let Some(kept) = &self.kept else { return Ok(()) };
+        let host = kept.names.host("placet");
+        template::check(&kept.sidecar.text(&host, &self.listener.address))
+    }
+}
+
 impl RawSnapshots {
-    /// The checked settings, whose paths are relative to `base`; what is wrong is added to `errors`.
+    /// The checked settings, whose paths are relative to `base`, for pods that are injected as `injection` says;
+    /// what is wrong is added to `errors`.
     pub(in crate::control) fn check(
         &self,
         base: &Path,
+        injection: &Injection,
         errors: &mut Vec<String>,
     ) -> Option<StreamSettings> {
         let before = errors.len();
         let address = self.address.as_deref().unwrap_or("0.0.0.0:9444");
         let address = address_of("snapshots.address", address, errors);
         let files = (self.certificate_file.as_deref(), self.key_file.as_deref());
-        let tls = tls_of("snapshots", files, true, base, errors);
+        let kept = self.kept(injection, errors);
+        let tls = tls_of("snapshots", files, kept.is_none(), base, errors);
         let jwks = self.jwks.as_ref().and_then(|jwks| {
             let address = jwks.address.as_deref().unwrap_or("0.0.0.0:9445");
             let address = address_of("snapshots.jwks.address", address, errors);
@@ -82,11 +125,46 @@ impl RawSnapshots {
         let authority = self.authority(base, errors);
         let listener = ListenerSettings {
             address: address?,
-            tls: Some(TlsSettings { protocols: Protocols::Grpc, ..tls? }),
+            tls: tls.map(|tls| TlsSettings { protocols: Protocols::Grpc, ..tls }),
         };
         let directory = self.directory.as_ref().map(|directory| base.join(directory));
-        let settings = StreamSettings { listener, authority: authority?, jwks, directory };
+        let settings = StreamSettings { listener, kept, authority: authority?, jwks, directory };
         (errors.len() == before).then_some(settings)
+    }
+
+    /// The certificates of its own, unless there are files; without Kubernetes there must be.
+    fn kept(&self, injection: &Injection, errors: &mut Vec<String>) -> Option<Kept> {
+        if self.certificate_file.is_some() || self.key_file.is_some() || self.directory.is_some() {
+            for (name, is_set) in
+                [("certificates", self.certificates.is_some()), ("sidecar", self.sidecar.is_some())]
+            {
+                if is_set {
+                    errors.push(format!(
+                        "snapshots.{name}: goes without certificateFile, keyFile and directory: remove it, or them"
+                    ));
+                }
+            }
+            return None;
+        }
+        let none = RawCertificates::default();
+        let raw = self.certificates.as_ref().unwrap_or(&none);
+        let mut name = |field: &str, kind: &str, given: &Option<String>, default: &str| {
+            let path = format!("snapshots.certificates.{field}");
+            name_of(&path, kind, given.as_deref().unwrap_or(default), errors)
+        };
+        let names = Names {
+            secret: name("secret", "Secret", &raw.secret, "placet-controller-certificates"),
+            service: name("service", "Service", &raw.service, "placet-controller"),
+        };
+        let config_map = name("configMap", "ConfigMap", &raw.config_map, &injection.config_map);
+        let none = Map::new();
+        match Template::new(injection, self.sidecar.as_ref().unwrap_or(&none)) {
+            Ok(sidecar) => Some(Kept { names, config_map, sidecar }),
+            Err(faults) => {
+                errors.extend(faults.iter().map(|fault| format!("snapshots.sidecar.{fault}")));
+                None
+            }
+        }
     }
 
     fn authority(&self, base: &Path, errors: &mut Vec<String>) -> Option<Authority> {
@@ -165,7 +243,7 @@ mod tests {
     fn check(text: &str) -> (Option<StreamSettings>, Vec<String>) {
         let raw: RawSnapshots = yaml_serde::from_str(text).unwrap();
         let mut errors = Vec::new();
-        (raw.check(Path::new("/etc/placet"), &mut errors), errors)
+        (raw.check(Path::new("/etc/placet"), &Injection::default(), &mut errors), errors)
     }
 
     #[test]
@@ -207,6 +285,23 @@ mod tests {
         let (_, errors) =
             check("{certificateFile: c, keyFile: k, tokenReview: {url: 'http://elsewhere'}}");
         assert!(errors[0].starts_with("snapshots.tokenReview.url: "), "{errors:?}");
+    }
+
+    #[test]
+    fn without_files_the_certificate_is_its_own() {
+        let (settings, errors) =
+            check("{certificates: {service: control}, sidecar: {drainAfter: 5s}}");
+        assert!(errors.is_empty(), "{errors:?}");
+        let settings = settings.unwrap();
+        assert!(settings.listener.tls.is_none());
+        let kept = settings.kept.unwrap();
+        assert_eq!(kept.names.service, "control");
+        assert_eq!(kept.names.secret, "placet-controller-certificates");
+        assert_eq!(kept.config_map, "placet");
+        let (_, errors) = check("{directory: d, sidecar: {}}");
+        let paths: Vec<&str> = errors.iter().map(|it| it.split(": ").next().unwrap()).collect();
+        let expected = ["snapshots.sidecar", "snapshots.certificateFile", "snapshots.keyFile"];
+        assert_eq!(paths, expected, "{errors:#?}");
     }
 
     use std::collections::BTreeSet;

@@ -50,6 +50,15 @@ objectSelector:
 {{- dict "version" 1 "webhook" $webhook "injection" (merge (dict "image" $image) .Values.injection) | toYaml -}}
 {{- end }}
 
+{{/* The settings of the controller; pods start with listeners as `injection` has them. */}}
+{{- define "placet.controllerSettings" -}}
+{{- $snapshots := dict "address" "0.0.0.0:9444" "jwks" (dict "address" "0.0.0.0:9445") -}}
+{{- with .Values.controller.sidecar }}{{ $_ := set $snapshots "sidecar" . }}{{ end -}}
+{{- $settings := dict "version" 1 "controller" (dict "probes" "0.0.0.0:9446") "snapshots" $snapshots -}}
+{{- with .Values.injection }}{{ $_ := set $settings "injection" . }}{{ end -}}
+{{- toYaml $settings -}}
+{{- end }}
+
 {{/* Where pods run, and as whom. */}}
 {{- define "placet.pod" -}}
 securityContext: {runAsNonRoot: true, runAsUser: 65532, runAsGroup: 65532, fsGroup: 65532, seccompProfile: {type: RuntimeDefault}}
