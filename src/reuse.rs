@@ -1,7 +1,7 @@
 //! When a decision may be used again: for the same question, while the same things are in force.
 //!
 //! A decision and its token follow from the request, as far as the scope reads it, and from what is in
-//! force: the policies, the deny list, the issuers' keys, the API keys, the signing key. A [`Key`] is a digest of the
+//! force: the policies, the deny list, the issuers' keys, the API keys, the signing key. A [`Key`] is a fingerprint of the
 //! first under a number of the second, which is never used twice, so that what was decided before a
 //! change is not found after it. What a scope reads is known from its settings and its policies. Where
 //! it can't be known, or where a policy reads the clock or a body, there is no key, and every request is
@@ -24,10 +24,10 @@ use crate::keys::KeyRing;
 use crate::policy::InForce;
 use crate::request::{AddressRead, Asked, Reads};
 
-/// A request to a scope while the same things are in force. It tells nothing of the request: the digest
-/// is keyed with a secret of the process.
+/// A request to a scope while the same things are in force. It tells nothing of the request: the
+/// fingerprint is under a secret of the process.
 #[derive(Clone, Copy, Eq, Hash, PartialEq)]
-pub struct Key(digest::Digest);
+pub struct Key(digest::Fingerprint);
 
 impl fmt::Debug for Key {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -37,7 +37,7 @@ impl fmt::Debug for Key {
 
 /// Tells which requests to one scope are alike.
 pub struct Reuse {
-    secret: digest::Key,
+    secret: digest::Fingerprints,
     epoch: ArcSwapOption<Epoch>,
 }
 
@@ -57,7 +57,7 @@ static EPOCHS: AtomicU64 = AtomicU64::new(0);
 impl Reuse {
     /// Keys for one scope; `None` if the system has no randomness.
     pub fn new() -> Option<Self> {
-        Some(Self { secret: digest::Key::random()?, epoch: ArcSwapOption::empty() })
+        Some(Self { secret: digest::Fingerprints::random()?, epoch: ArcSwapOption::empty() })
     }
 
     /// The key of a request that `authorizer`, always the same one, decides on. `None`: it is to be
@@ -102,7 +102,7 @@ impl Epoch {
             && authorizer.policy.is_in_force(&self.policies)
     }
 
-    fn key(&self, secret: &digest::Key, asked: &Asked<'_>) -> Option<Key> {
+    fn key(&self, secret: &digest::Fingerprints, asked: &Asked<'_>) -> Option<Key> {
         let reads = self.reads.as_ref()?;
         let mut text = Vec::with_capacity(1024);
         let mut add = |part: &[u8]| {
@@ -135,9 +135,7 @@ impl Epoch {
             add(&values.clone().count().to_le_bytes());
             values.for_each(&mut add);
         }
-        let mut hasher = secret.hasher();
-        hasher.update(&text);
-        Some(Key(hasher.finish()))
+        secret.of(&text).map(Key)
     }
 }
 
@@ -163,7 +161,7 @@ pub fn span((issued, expires): (Timestamp, Timestamp)) -> Option<(Timestamp, Tim
 /// A key of no request.
 #[cfg(test)]
 pub(crate) fn any_key() -> Key {
-    Key(digest::Key::random().unwrap().hasher().finish())
+    Key(digest::Fingerprints::random().unwrap().of(b"").unwrap())
 }
 
 #[cfg(test)]

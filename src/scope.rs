@@ -10,6 +10,8 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
+use foldhash::fast::RandomState;
+
 pub use caller::{Api, BadPublicUrl, CallerError, CallerSecrets, Presented, PublicUrl};
 
 use crate::authorizer::{Authorizer, Decision, Denial, DryRun, Reason};
@@ -150,13 +152,16 @@ impl Default for DenyResponse {
 /// Every scope, and which requests are whose.
 #[derive(Debug, Default)]
 pub struct Scopes {
-    by_client_id: HashMap<String, Arc<Scope>>,
-    by_workload: HashMap<UriSan, Arc<Scope>>,
-    by_host: HashMap<String, Arc<Scope>>,
+    by_client_id: By<String>,
+    by_workload: By<UriSan>,
+    by_host: By<String>,
     /// By the suffix, with its leading dot.
-    by_suffix: HashMap<String, Arc<Scope>>,
+    by_suffix: By<String>,
     default: Option<Arc<Scope>>,
 }
+
+/// What is in them are the settings' own words, so nobody else can have them collide.
+type By<K> = HashMap<K, Arc<Scope>, RandomState>;
 
 /// A scope with what selects it.
 #[derive(Debug)]

@@ -4,7 +4,7 @@ use aws_lc_rs::digest::{Context, SHA256};
 use aws_lc_rs::hmac;
 use aws_lc_rs::rand::SystemRandom;
 
-use super::Digest;
+use super::{Digest, Fingerprint};
 
 /// A digest in the making.
 pub struct Hasher(Kind);
@@ -46,6 +46,22 @@ impl Key {
     /// Begins a digest under this key.
     pub fn hasher(&self) -> Hasher {
         Hasher(Kind::Keyed(hmac::Context::with_key(&self.0)))
+    }
+}
+
+/// A secret of this process, under which no two texts have the same fingerprint, whoever chose them: HMAC-SHA-256,
+/// truncated to 128 bits (NIST SP 800-107 section 5.3).
+pub struct Fingerprints(hmac::Key);
+
+impl Fingerprints {
+    /// Under a new secret; `None` if the system has no randomness.
+    pub fn random() -> Option<Self> {
+        hmac::Key::generate(hmac::HMAC_SHA256, &SystemRandom::new()).ok().map(Self)
+    }
+
+    /// The fingerprint of `text`; it must not leave the process.
+    pub fn of(&self, text: &[u8]) -> Option<Fingerprint> {
+        hmac::sign(&self.0, text).as_ref().first_chunk().copied()
     }
 }
 

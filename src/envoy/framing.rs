@@ -4,13 +4,16 @@
 //! Ready-made codecs answer a message they can't read with a gRPC error, which Envoy may be
 //! configured to treat as an allow. Here it is a [`FrameError`], for the caller to deny.
 
+use std::convert::Infallible;
+use std::pin::Pin;
+use std::task::{Context, Poll};
 use std::time::Duration;
 
 use bytes::{Buf, Bytes, BytesMut};
 use futures_util::FutureExt as _;
 use http::{HeaderMap, HeaderName, HeaderValue, header};
-use http_body_util::{BodyExt, Full};
-use hyper::body;
+use http_body_util::BodyExt;
+use hyper::body::{self, Frame};
 use prost::Message;
 use tokio::sync::{Semaphore, SemaphorePermit};
 use tonic::body::Body;
@@ -145,8 +148,31 @@ pub(crate) fn framed(message: &impl Message) -> Bytes {
 pub(crate) fn response(framed: Bytes) -> http::Response<Body> {
     let mut trailers = HeaderMap::new();
     trailers.insert(GRPC_STATUS, HeaderValue::from_static("0"));
-    let body = Full::new(framed).with_trailers(std::future::ready(Some(Ok(trailers))));
+    let body = Answered { message: Some(framed), trailers: Some(trailers) };
     with_grpc_type(http::Response::new(Body::new(body)))
+}
+
+/// One message and its trailers. It does not say how long it is, so that nobody writes a content-length.
+struct Answered {
+    message: Option<Bytes>,
+    trailers: Option<HeaderMap>,
+}
+
+impl body::Body for Answered {
+    type Data = Bytes;
+    type Error = Infallible;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        _: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
+        let message = self.message.take().map(Frame::data);
+        Poll::Ready(message.or_else(|| self.trailers.take().map(Frame::trailers)).map(Ok))
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.trailers.is_none()
+    }
 }
 
 /// The answer to a method that does not exist.
@@ -200,7 +226,7 @@ mod tests {
     use std::io;
 
     use futures_util::{StreamExt as _, stream};
-    use http_body_util::StreamBody;
+    use http_body_util::{Full, StreamBody};
 
     use super::*;
 
