@@ -10,6 +10,7 @@ use aws_lc_rs::signature::{
     ECDSA_P256_SHA256_FIXED_SIGNING, ECDSA_P384_SHA384_FIXED_SIGNING, EcdsaKeyPair,
     EcdsaSigningAlgorithm, Ed25519KeyPair,
 };
+use base64::prelude::{BASE64_STANDARD, Engine as _};
 use x509_parser::asn1_rs::{Any, FromDer, Tag};
 use zeroize::Zeroizing;
 
@@ -49,13 +50,27 @@ struct Block {
     der: Zeroizing<Vec<u8>>,
 }
 
-impl From<pem::Pem> for Block {
-    fn from(pem: pem::Pem) -> Self {
-        Self {
-            label: quotable(pem.tag()).to_owned(),
-            encrypted: pem.headers().get("Proc-Type").is_some_and(|it| it.contains("ENCRYPTED")),
-            der: Zeroizing::new(pem.into_contents()),
+impl Block {
+    /// Reads the block that `text` begins with, after `-----BEGIN ` (RFC 7468 section 3, and the headers of
+    /// RFC 1421 section 4.4). Readers of PEM at large leave copies of its text in memory.
+    fn read(text: &str) -> Option<Self> {
+        let (label, rest) = text.split_once("-----")?;
+        let (inner, end) = rest.split_once("-----END ")?;
+        end.strip_prefix(label)?.strip_prefix("-----")?;
+        let inner = inner.trim_ascii_start();
+        let has_headers = inner.lines().next().is_some_and(|line| line.contains(':'));
+        let is_header = |line: &&str| has_headers && !line.trim_ascii().is_empty();
+        let headers = inner.lines().take_while(is_header);
+        let encrypted = headers
+            .clone()
+            .any(|line| line.starts_with("Proc-Type:") && line.contains("ENCRYPTED"));
+        let mut base64 = Zeroizing::new(Vec::with_capacity(inner.len()));
+        for line in inner.lines().skip(headers.count()) {
+            base64.extend(line.bytes().filter(|byte| !byte.is_ascii_whitespace()));
         }
+        let mut der = Zeroizing::new(Vec::with_capacity(base64.len()));
+        BASE64_STANDARD.decode_vec(base64.as_slice(), &mut der).ok()?;
+        Some(Self { label: quotable(label).to_owned(), encrypted, der })
     }
 }
 
@@ -66,17 +81,10 @@ fn quotable(label: &str) -> &str {
 }
 
 fn pem(text: &str) -> Result<PrivateKey, KeyError> {
-    let begun = text.matches("-----BEGIN ").count();
-    if begun == 0 {
-        return Err(KeyError::Unrecognised);
-    }
-    let blocks = pem::parse_many(text).map_err(|_| KeyError::DamagedPem)?;
-    if blocks.len() != begun {
-        return Err(KeyError::DamagedPem);
-    }
+    let blocks: Option<Vec<Block>> = text.split("-----BEGIN ").skip(1).map(Block::read).collect();
+    let mut blocks = blocks.ok_or(KeyError::DamagedPem)?;
     // `openssl ecparam -genkey` writes the curve in a block of its own; the key repeats it.
-    let blocks: Vec<Block> =
-        blocks.into_iter().map(Block::from).filter(|it| it.label != "EC PARAMETERS").collect();
+    blocks.retain(|block| block.label != "EC PARAMETERS");
     match blocks.as_slice() {
         [] => Err(KeyError::Unrecognised),
         [block] => private_key(block),

@@ -58,7 +58,7 @@ class ApiServer:
 
     def __init__(self, directory):
         certificate(directory)
-        self.kept = {}
+        self.kept, self.asked = {}, set()
         self.objects, self.statuses, self.lease, self.unknown, self.is_closed = {}, {}, None, [], False
         self.version, self.events, self.news = 9, [], threading.Condition()
         for it in documents("resources.yaml"):
@@ -132,6 +132,10 @@ class ApiServer:
     def answer(self, handler, verb, path, query, body):
         reasons = {404: "NotFound", 409: "Conflict"}
         failure = lambda code: handler.send({"kind": "Status", "code": code, "reason": reasons[code], "message": "", "status": "Failure"}, code)
+        if path[0] == "v1":
+            named = query["fieldSelector"][0].split("=")[1] if "fieldSelector" in query else path[4] if len(path) > 4 else None
+            words = {"GET": "get" if len(path) > 4 else "list", "POST": "create", "PUT": "update"}
+            self.asked.add((words[verb], path[3] if len(path) > 3 else path[1], named))
         match verb, path:
             case "GET", ["v1", "configmaps"] if query["fieldSelector"] == ["metadata.name=placet"]:
                 maps = [it for (*_, kind, name), it in self.kept.items() if (kind, name) == ("configmaps", "placet")]
@@ -372,6 +376,12 @@ def test_a_label_and_objects_are_all_that_a_namespace_needs(directory, issuer):
                 [header] = answer.ok_response.headers
                 verified(header.header.value, keys)
 
+                # Somebody changes what pods start with.
+                data = server.kept["v1", "namespaces", "shop", "configmaps", "placet"]["data"]
+                changed = {"metadata": {"name": "placet", "labels": {"app.kubernetes.io/managed-by": "placet-control"}}, "data": {**data, "ca.pem": "x"}}
+                server.keep(["v1", "namespaces", "shop", "configmaps", "placet"], changed)
+                controller.wait_until(lambda: server.kept["v1", "namespaces", "shop", "configmaps", "placet"]["data"] == data, "it is put back", 60)
+
                 # All is lost in the cluster: the same authority comes back, and the same settings.
                 before = dict(server.kept)
                 server.kept.clear()
@@ -379,3 +389,10 @@ def test_a_label_and_objects_are_all_that_a_namespace_needs(directory, issuer):
                 secret, config_map = (next(it["data"] for path, it in server.kept.items() if path[3] == kind) for kind in ("secrets", "configmaps"))
                 assert [secret, config_map] == [next(it["data"] for path, it in before.items() if path[3] == kind) for kind in ("secrets", "configmaps")]
             assert server.unknown == []
+            assert server.asked <= granted() and {("update", "configmaps", "placet"), ("create", "secrets", None)} <= server.asked
+
+
+def granted():
+    """Verb, resource and name of what the manifests' roles grant in the core group."""
+    rules = [rule for it in documents("controller.yaml") if it["kind"] in ("ClusterRole", "Role") for rule in it["rules"] if rule["apiGroups"] == [""]]
+    return {(verb, resource, name) for rule in rules for verb in rule["verbs"] for resource in rule["resources"] for name in rule.get("resourceNames", [None])}

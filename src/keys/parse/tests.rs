@@ -172,6 +172,27 @@ fn no_error_quotes_the_key() {
 
 proptest! {
     #[test]
+    fn a_block_is_what_a_well_kept_library_reads(
+        der in proptest::collection::vec(any::<u8>(), 1..300),
+        label in "[A-Z][A-Z ]{0,20}[A-Z]",
+        encrypted in any::<bool>(),
+        crlf in any::<bool>(),
+        width in 4..90_usize,
+    ) {
+        let mut block = pem::Pem::new(label, der);
+        if encrypted {
+            block.headers_mut().add("Proc-Type", "4,ENCRYPTED").unwrap();
+        }
+        let end = if crlf { pem::LineEnding::CRLF } else { pem::LineEnding::LF };
+        let config = pem::EncodeConfig::new().set_line_ending(end).set_line_wrap(width / 4 * 4);
+        let text = pem::encode_config(&block, config);
+        let read = Block::read(text.strip_prefix("-----BEGIN ").unwrap()).unwrap();
+        prop_assert_eq!(read.label, block.tag());
+        prop_assert_eq!(read.encrypted, encrypted);
+        prop_assert_eq!(read.der.as_slice(), block.contents());
+    }
+
+    #[test]
     fn no_bytes_panic(bytes in proptest::collection::vec(any::<u8>(), 0..512)) {
         prop_assert!(parse(&bytes).is_err());
     }
