@@ -8,6 +8,7 @@ import signal
 import subprocess
 import urllib.error
 import urllib.request
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -39,7 +40,9 @@ def test_its_next_commands_work_and_an_interrupt_stops_everything(tmp_path):
     log = tmp_path / "shown"
     demo = tmp_path / "demo"
     with log.open("w") as out:
-        running = subprocess.Popen([QUICKSTART / "run"], env=environment(demo), stdout=out, stderr=out, start_new_session=True)
+        # As a terminal starts it: where the tests run in the background, interrupts are ignored, and no shell can change that.
+        hears = partial(signal.signal, signal.SIGINT, signal.SIG_DFL)
+        running = subprocess.Popen([QUICKSTART / "run"], env=environment(demo), stdout=out, stderr=out, start_new_session=True, preexec_fn=hears)
     try:
         wait_until(lambda: running.poll() is not None or "Running." in log.read_text(), "the quickstart runs", 600)
         assert running.poll() is None, log.read_text()
