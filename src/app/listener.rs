@@ -92,7 +92,9 @@ impl Listener {
             Self::Tcp(tcp) => {
                 Ok((Self::Tls(TlsListener::serving(tcp, current, name, &metrics)), None))
             }
-            other => Ok((other, None)),
+            Self::Tls(_) | Self::Unix(..) => {
+                bail!("`{name}` is over TLS, which takes a TCP address")
+            }
         }
     }
 

@@ -48,7 +48,7 @@ const GRACE: Duration = Duration::from_secs(5);
 /// `current`; without that, with the certificate in its files.
 ///
 /// # Errors
-/// If the listener can't be opened, or what keeps its certificates up to date ends by itself.
+/// If there is no certificate, the listener can't be opened, or what keeps its certificates up to date ends by itself.
 pub(crate) async fn serve<A, F>(
     settings: &ListenerSettings,
     current: Option<Arc<ArcSwap<ServerConfig>>>,
@@ -61,6 +61,10 @@ where
     A: Fn(http::Request<Incoming>) -> F + Clone + Send + Sync + 'static,
     F: Future<Output = http::Response<Body>> + Send + 'static,
 {
+    anyhow::ensure!(
+        current.is_some() || settings.tls.is_some(),
+        "`{name}` has no certificate: its callers show tokens, which are for TLS"
+    );
     let (listener, watch) = Listener::open_with(settings, current, name, clock).await?;
     tracing::info!(listener = name, address = %settings.address, "listening");
     let watching = async {

@@ -1,8 +1,6 @@
 //! The settings that pods start with where scopes come from the control plane: listeners as the injected
 //! container needs them, where the control plane is, and what the platform adds for all.
 
-use std::path::Path;
-
 use serde_json::{Map, Value, json};
 
 use crate::config::{Address, Config};
@@ -73,7 +71,7 @@ pub(super) fn check(text: &str) -> Result<(), Vec<String>> {
         Ok(folder)
     });
     let folder = written.map_err(|error| vec![format!("can't write a file to judge: {error}")])?;
-    let judged = Config::load_for_another_machine(&folder.path().join(Path::new(SETTINGS)));
+    let judged = Config::load_for_another_machine(&folder.path().join(SETTINGS));
     let told = |line: &str| format!("snapshots.sidecar.{line}");
     judged.map(drop).map_err(|errors| errors.iter().map(told).collect())
 }
