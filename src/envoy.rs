@@ -14,18 +14,21 @@ pub(crate) mod framing;
 mod front;
 pub mod json;
 pub mod over_http;
+mod seen;
 mod view;
 
-use std::future::Future;
-use std::panic::AssertUnwindSafe;
+use std::future::{Future, poll_fn};
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::pin;
 use std::sync::Arc;
+use std::task::{Context, Poll, Waker};
 use std::time::{Duration, Instant};
 
-use arc_swap::ArcSwap;
+use arc_swap::{ArcSwap, Guard};
 use bytes::Bytes;
 use envoy_types::ext_authz::v3::pb::CheckResponse;
 use futures_util::FutureExt;
+use futures_util::future::BoxFuture;
 use http::HeaderMap;
 use hyper::body;
 use tokio::sync::{Semaphore, SemaphorePermit};
@@ -33,28 +36,22 @@ use tonic::body::Body;
 
 pub use self::front::Front;
 
-use self::answer_cache::{Answer, AnswerCache, InTheMaking, Terms};
+use self::answer_cache::{Answer, AnswerCache, Terms};
 use self::capture::Tap;
-use self::framing::FrameError;
+use self::framing::{FrameError, Reading};
+use self::seen::Seen;
 use self::view::View;
 use crate::audit::{self, Circumstances, LogFull, Recorder, Unwritten};
 use crate::authorizer::{Decision, Denial, Facts, Grant, Reason};
 use crate::clock::{Clock, Timestamp};
 use crate::request::{Host, Request};
-use crate::reuse::{self, Key};
+use crate::reuse;
 use crate::scope::{SCOPE_EXTENSION, Scope, Scopes};
-use crate::stages::Stages;
 use crate::token::Channel;
-use crate::trace::{Arrival, Edge, Incoming, Told, Trace, Tracer};
+use crate::trace::{Arrival, Edge, Incoming, Told, Tracer};
 
 /// Checks in progress at once; one more is refused rather than queued.
 const MAX_IN_PROGRESS: usize = 8_192;
-
-/// The time for a check whose caller sends no deadline.
-const DEFAULT_DEADLINE: Duration = Duration::from_secs(5);
-
-/// The time for a check at most, whatever its caller says.
-const LONGEST_DEADLINE: Duration = Duration::from_secs(60);
 
 /// The ext_authz service.
 #[derive(Clone, Debug)]
@@ -73,11 +70,27 @@ struct Inner {
     tap: Option<Tap>,
 }
 
+/// An answer to a call.
+pub enum Answering {
+    /// It is there: one message, framed, of a call that succeeded.
+    Now(Bytes),
+    /// It takes its time, and a task of its own.
+    Later(BoxFuture<'static, http::Response<Body>>),
+}
+
+/// What there is to a message without deciding.
+enum Found {
+    /// It was decided before.
+    Known(Arc<Answer>),
+    /// It is to be decided, by these scopes.
+    Open(Bytes, Arc<Scopes>),
+}
+
 /// What a check comes to.
 enum Checked {
     Decided(Box<Decision>),
     /// It was decided before.
-    Cached(Arc<Answer>),
+    Known(Arc<Answer>),
 }
 
 impl CheckService {
@@ -101,24 +114,31 @@ impl CheckService {
         MAX_IN_PROGRESS.saturating_sub(self.0.in_progress.available_permits())
     }
 
-    /// Answers one call of `Check`.
-    ///
-    /// What an answer from the cache needs is small, and the rest is boxed: each call has this.
-    pub(crate) async fn answer(
-        &self,
-        headers: &HeaderMap,
-        body: &mut (impl body::Body<Data = Bytes> + Unpin),
-    ) -> http::Response<Body> {
+    /// Answers one call of `Check`: at once, if its message is there and was answered before.
+    pub(crate) fn answer<B>(&self, headers: &HeaderMap, mut body: B) -> Answering
+    where
+        B: body::Body<Data = Bytes> + Send + Unpin + 'static,
+    {
         let mut seen = self.0.arrived(headers);
-        framing::response(self.0.answer(body, &mut seen).await)
+        let mut reading = Reading::default();
+        let begin = || self.0.begin(&mut body, &mut reading, &mut seen);
+        let begun = catch_unwind(AssertUnwindSafe(begin)).unwrap_or_else(|_| Err(panicked()));
+        if let Ok(Some(Found::Known(answer))) = &begun
+            && seen.unwritten.is_none()
+        {
+            return Answering::Now(self.0.again(answer, &seen));
+        }
+        let service = Arc::clone(&self.0);
+        Answering::Later(Box::pin(async move {
+            framing::response(service.go_on(begun, body, reading, seen).await)
+        }))
     }
 }
 
 impl Inner {
     /// What is known of a call before its message.
     fn arrived(&self, headers: &HeaderMap) -> Seen {
-        let deadline = framing::timeout(headers).unwrap_or(DEFAULT_DEADLINE);
-        let mut seen = Seen::new(Edge::Grpc, deadline);
+        let mut seen = Seen::new(Edge::Grpc, framing::timeout(headers));
         if self.tracer.is_some() {
             let fields = headers.iter();
             let fields = fields.map(|(name, value)| (name.as_str().as_bytes(), value.as_bytes()));
@@ -127,38 +147,58 @@ impl Inner {
         seen
     }
 
-    /// Reads one message and answers it, whatever happens.
-    async fn answer(
+    /// Reads the message, and looks for the answer to it; `None` if it is not there yet.
+    fn begin(
         &self,
         body: &mut (impl body::Body<Data = Bytes> + Unpin),
+        reading: &mut Reading,
         seen: &mut Seen,
+    ) -> Result<Option<Found>, Denial> {
+        match reading.poll(&mut Context::from_waker(Waker::noop()), body, &self.room) {
+            Poll::Ready(message) => Ok(Some(self.look_up(message?, seen))),
+            Poll::Pending => Ok(None),
+        }
+    }
+
+    fn look_up(&self, message: Bytes, seen: &mut Seen) -> Found {
+        if let Some(tap) = &self.tap {
+            tap.offer(&message);
+        }
+        let scopes = self.scopes.load();
+        match View::of(&message).and_then(|view| self.known(&view, &scopes, seen)) {
+            Some(answer) => Found::Known(answer),
+            None => Found::Open(message, Guard::into_inner(scopes)),
+        }
+    }
+
+    /// Answers what was begun, whatever happens.
+    async fn go_on(
+        &self,
+        begun: Result<Option<Found>, Denial>,
+        mut body: impl body::Body<Data = Bytes> + Unpin,
+        mut reading: Reading,
+        mut seen: Seen,
     ) -> Bytes {
         // Kept until it is answered: what waits for the log is in progress too.
         let place = self.in_progress.try_acquire().ok();
         let until = seen.until;
-        let checked = {
-            let checking = pin!(self.check_message(body, seen));
-            self.in_time(place.as_ref(), until, checking).await
-        };
+        let checking = self.check_message(begun, &mut body, &mut reading, &mut seen);
+        let checked = self.in_time(place.as_ref(), until, checking).await;
         let decision = match checked {
             Ok(Checked::Decided(decision)) => *decision,
             Err(denial) => Decision::denied(denial),
-            Ok(Checked::Cached(answer)) => {
+            Ok(Checked::Known(answer)) => {
                 let logged = match seen.unwritten.take() {
-                    Some(unwritten) => Box::pin(unwritten.written(until)).await,
+                    Some(unwritten) => unwritten.written(until).await,
                     None => Ok(()),
                 };
-                if let Err(full) = logged {
-                    Decision::denied(full.into())
-                } else {
-                    let told =
-                        || Told { reused: true, ..*answer.terms.told.clone().unwrap_or_default() };
-                    self.finish_trace(seen, told);
-                    return answer.framed.clone();
+                match logged {
+                    Ok(()) => return self.again(&answer, &seen),
+                    Err(full) => Decision::denied(full.into()),
                 }
             }
         };
-        Box::pin(self.settle(decision, seen)).await
+        self.settle(decision, &mut seen).await
     }
 
     /// Decides on what `reading` yields, for a proxy that asks over HTTP.
@@ -167,7 +207,7 @@ impl Inner {
         reading: impl Future<Output = Result<Request, Denial>>,
         deadline: Duration,
     ) -> CheckResponse {
-        let mut seen = Seen::new(Edge::Http, deadline);
+        let mut seen = Seen::new(Edge::Http, Some(deadline));
         let until = seen.until;
         let place = self.in_progress.try_acquire().ok();
         let checking = async {
@@ -177,7 +217,7 @@ impl Inner {
             let decision = self.check_request(request, &scopes, Channel::Api, &mut seen).await?;
             Ok(over_http::carried(decision))
         };
-        let checked = self.in_time(place.as_ref(), until, pin!(checking)).await;
+        let checked = self.in_time(place.as_ref(), until, checking).await;
         let decision = checked.unwrap_or_else(Decision::denied);
         self.record(decision, &mut seen).await.0
     }
@@ -188,23 +228,16 @@ impl Inner {
         &self,
         place: Option<&SemaphorePermit<'_>>,
         until: Instant,
-        checking: impl Future<Output = Result<T, Denial>> + Unpin,
+        checking: impl Future<Output = Result<T, Denial>>,
     ) -> Result<T, Denial> {
         if place.is_none() {
             return Err(Denial::new(Reason::Overload, "too many checks in progress"));
         }
-        let mut checking = AssertUnwindSafe(checking).catch_unwind();
-        let checked = match (&mut checking).now_or_never() {
-            Some(checked) => Ok(checked),
-            None => {
-                // What is not ready takes a timer, and a task of its own.
-                tokio::task::yield_now().await;
-                Box::pin(tokio::time::timeout_at(until.into(), checking)).await
-            }
-        };
-        match checked {
+        // A panic, which the panic hook has told of, denies one check.
+        let checking = pin!(AssertUnwindSafe(checking).catch_unwind());
+        match tokio::time::timeout_at(until.into(), checking).await {
             Ok(Ok(checked)) => checked,
-            Ok(Err(_)) => Err(Denial::new(Reason::Internal, "the check panicked")),
+            Ok(Err(_)) => Err(panicked()),
             Err(_) => Err(Denial::new(Reason::Deadline, "the caller's deadline came first")),
         }
     }
@@ -213,36 +246,32 @@ impl Inner {
     /// a panic takes it.
     async fn check_message(
         &self,
+        begun: Result<Option<Found>, Denial>,
         body: &mut (impl body::Body<Data = Bytes> + Unpin),
+        reading: &mut Reading,
         seen: &mut Seen,
     ) -> Result<Checked, Denial> {
-        let read = framing::read_message(body, &self.room).await;
-        let (message, _room) = read.map_err(|error| match error {
-            FrameError::NoRoom => Denial::new(Reason::Overload, error),
-            error => Denial::new(Reason::BadRequest, error),
-        })?;
-        if let Some(tap) = &self.tap {
-            tap.offer(&message);
+        let found = match begun? {
+            Some(found) => found,
+            None => {
+                let message = poll_fn(|context| reading.poll(context, body, &self.room)).await?;
+                self.look_up(message, seen)
+            }
+        };
+        match found {
+            Found::Known(answer) => Ok(Checked::Known(answer)),
+            Found::Open(message, scopes) => self.decide(&message, &scopes, seen).await,
         }
-        let scopes = self.scopes.load_full();
-        let view = View::of(&message);
-        if let Some(answer) = view.as_ref().and_then(|view| self.cached(view, &scopes, seen)) {
-            return Ok(Checked::Cached(answer));
-        }
-        // What is in the cache is answered where the call was read; a decision is not ready at once.
-        let view = view.map(Box::new);
-        tokio::task::yield_now().await;
-        Box::pin(self.decide(&message, view, &scopes, seen)).await
     }
 
     /// Decides on `message`, unless others with the same question were first.
     async fn decide(
         &self,
         message: &Bytes,
-        view: Option<Box<View<'_>>>,
         scopes: &Scopes,
         seen: &mut Seen,
     ) -> Result<Checked, Denial> {
+        let view = View::of(message).map(Box::new);
         if let Some(view) = &view
             && let Some((scope, key)) = seen.question.clone()
         {
@@ -250,7 +279,7 @@ impl Inner {
             let now = self.clock.now();
             if let Some(answer) = self.cache.get(&key, now) {
                 self.give_again(&answer, &scope, view, now, seen);
-                return Ok(Checked::Cached(answer));
+                return Ok(Checked::Known(answer));
             }
             self.recorder.looked_for_decision(false);
         }
@@ -296,13 +325,12 @@ impl Inner {
         let request = seen_request.insert(request);
         let scope = seen_scope.insert(Arc::clone(scopes.select(request)?));
         let now = self.clock.now();
-        // Boxed, since an answer from the cache needs no room for all the steps.
-        Ok(Box::pin(scope.authorizer.authorize_in(stages, request, channel, now)).await)
+        Ok(scope.authorizer.authorize_in(stages, request, channel, now).await)
     }
 
     /// The answer to the same question, if one may be given again; it is recorded. Otherwise the
     /// question is left in `seen`, if its answer may be kept.
-    fn cached(&self, view: &View<'_>, scopes: &Scopes, seen: &mut Seen) -> Option<Arc<Answer>> {
+    fn known(&self, view: &View<'_>, scopes: &Scopes, seen: &mut Seen) -> Option<Arc<Answer>> {
         if self.tracer.is_some() {
             self.join(seen, view.headers.iter().copied(), true);
         }
@@ -322,7 +350,7 @@ impl Inner {
         answer
     }
 
-    /// Records that `answer` is given again.
+    /// Records that `answer` is given again, and leaves the record in `seen` if the log has no room for it.
     fn give_again(
         &self,
         answer: &Answer,
@@ -339,6 +367,13 @@ impl Inner {
             seen.unwritten = Some(unwritten);
             seen.scope = Some(Arc::clone(scope));
         }
+    }
+
+    /// `answer` once more, now that it is recorded.
+    fn again(&self, answer: &Answer, seen: &Seen) -> Bytes {
+        let told = || Told { reused: true, ..*answer.terms.told.clone().unwrap_or_default() };
+        self.finish_trace(seen, told);
+        answer.framed.clone()
     }
 
     fn finish_trace(&self, seen: &Seen, told: impl FnOnce() -> Told) {
@@ -433,49 +468,18 @@ impl From<LogFull> for Denial {
     }
 }
 
-/// What was learned of a check.
-struct Seen {
-    edge: Edge,
-    started: Instant,
-    /// When it must be answered.
-    until: Instant,
-    request: Option<Box<Request>>,
-    scope: Option<Arc<Scope>>,
-    /// Under which key its answer may be kept, and who gives it.
-    question: Option<(Arc<Scope>, Key)>,
-    /// While the answer is made, others with the same question wait.
-    making: Option<Box<InTheMaking>>,
-    /// The record of an answer that was given before, while the log has no room for it.
-    unwritten: Option<Box<Unwritten>>,
-    /// The trace it belongs to, once that is known.
-    trace: Option<Trace>,
-    is_joined: bool,
-    stages: Stages,
+fn panicked() -> Denial {
+    Denial::new(Reason::Internal, "the check panicked")
 }
 
-impl Seen {
-    fn new(edge: Edge, deadline: Duration) -> Self {
-        let started = Instant::now();
-        Self {
-            edge,
-            started,
-            until: started + margin(deadline),
-            request: None,
-            scope: None,
-            question: None,
-            making: None,
-            unwritten: None,
-            trace: None,
-            is_joined: false,
-            stages: Stages::default(),
-        }
+impl From<FrameError> for Denial {
+    fn from(error: FrameError) -> Self {
+        let reason = match error {
+            FrameError::NoRoom => Reason::Overload,
+            _ => Reason::BadRequest,
+        };
+        Self::new(reason, error)
     }
-}
-
-/// Answers before the caller gives up: its giving up would be an error, and could be an allow.
-fn margin(deadline: Duration) -> Duration {
-    let deadline = deadline.min(LONGEST_DEADLINE);
-    deadline.saturating_sub(Duration::from_millis(5).max(deadline / 10))
 }
 
 /// The service's full name.

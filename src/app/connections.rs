@@ -12,7 +12,8 @@ use std::pin::pin;
 use std::time::Duration;
 
 use futures_util::{Stream, StreamExt};
-use hyper_util::server::graceful::{GracefulConnection, GracefulShutdown};
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
 
 pub(super) use self::crowd::{Asked, Crowd};
 use super::listener::{Connection, PAUSE, is_of_the_connection};
@@ -21,16 +22,17 @@ use super::listener::{Connection, PAUSE, is_of_the_connection};
 const FIRST_CALL: Duration = Duration::from_secs(10);
 
 /// Serves the connections that come in until `stop`, and then what they have begun. What `begin` makes of a
-/// connection notes each call in its [`Asked`].
-pub(super) async fn serve<C>(
+/// connection notes each call in its [`Asked`], and ends with what is begun once its token is cancelled.
+pub(super) async fn serve<C, E>(
     mut crowd: Crowd,
     incoming: impl Stream<Item = io::Result<Connection>>,
     stop: impl Future<Output = ()>,
-    begin: impl Fn(Connection, Asked) -> C,
+    begin: impl Fn(Connection, Asked, CancellationToken) -> C,
 ) where
-    C: GracefulConnection<Error: Display + Send> + Send + 'static,
+    C: Future<Output = Result<(), E>> + Send + 'static,
+    E: Display + Send + 'static,
 {
-    let connections = GracefulShutdown::new();
+    let (connections, stopping) = (TaskTracker::new(), CancellationToken::new());
     {
         // Listening ends with this block, before what was begun is waited for.
         let (mut incoming, mut stop) = (pin!(incoming), pin!(stop));
@@ -48,15 +50,17 @@ pub(super) async fn serve<C>(
                 }
             };
             let asked = crowd.asked();
-            let served = connections.watch(begin(connection, asked.clone()));
+            let served = begin(connection, asked.clone(), stopping.clone());
             let asks = asked.clone();
-            let task = tokio::spawn(serve_one(served, move || !asks.never()));
+            let task = connections.spawn(serve_one(served, move || !asks.never()));
             if crowd.add(asked, task.abort_handle()) {
                 tracing::debug!("the connection that has asked nothing for longest made room");
             }
         }
     }
-    connections.shutdown().await;
+    stopping.cancel();
+    connections.close();
+    connections.wait().await;
 }
 
 /// Serves a connection to its end, or until it was given the time for a first call and `has_asked` nothing.

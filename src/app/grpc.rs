@@ -1,27 +1,37 @@
-//! The server of the gRPC listener.
+//! The server of the gRPC listener: calls over HTTP/2.
 //!
 //! The task of a connection reads calls, and answers at once what needs no waiting. A call that has to wait
-//! goes on by a task of its own.
+//! goes on by a task of its own ([`waiting`]). HTTP/2 itself is the `h2` crate's: the layers that are usually
+//! above it would cost each answer more than finding it.
 
-use std::convert::Infallible;
+mod waiting;
+
 use std::future::Future;
 use std::io;
-use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::pin::pin;
 use std::sync::Arc;
-use std::task::{Context, Poll, Waker};
 
-use futures_util::{FutureExt, Stream};
-use hyper::server::conn::http2;
-use hyper::service::service_fn;
-use hyper_util::rt::{TokioIo, TokioTimer};
+use bytes::Bytes;
+use futures_util::Stream;
+use h2::RecvStream;
+use h2::server::{Builder, SendResponse};
+use http::{HeaderMap, Request, Response};
+use tokio_util::sync::CancellationToken;
 
-use super::connections::{self, Crowd};
+use self::waiting::Received;
+use super::connections::{self, Asked, Crowd};
 use super::listener::Connection;
-use crate::envoy::Front;
+use crate::envoy::{Answering, Front, framing};
 
 /// Calls in progress on one connection; one more is refused by HTTP/2, which Envoy takes for a failure. Before
 /// that, more checks than can be in progress are denied.
 const MAX_CALLS: u32 = 16_384;
+
+/// What the other end may send before it must wait for us, in bytes: of one call, and of all on a connection.
+const WINDOW: u32 = 1024 * 1024;
+
+/// Longer headers of a call are refused, in bytes.
+const MAX_HEADER_BYTES: u32 = 16 * 1024;
 
 /// Serves the connections that come in until `stop`, and then what they have begun.
 pub(super) async fn serve(
@@ -30,66 +40,85 @@ pub(super) async fn serve(
     stop: impl Future<Output = ()>,
 ) {
     let front = Arc::new(front);
-    let mut server = http2::Builder::new(AtOnce);
-    server.timer(TokioTimer::new()).auto_date_header(false).max_concurrent_streams(MAX_CALLS);
-    connections::serve(Crowd::part(2), incoming, stop, |connection, asked| {
-        let front = Arc::clone(&front);
-        let peer = Some(connection.peer().clone()).filter(|peer| peer.uri().is_some());
-        let service = service_fn(move |mut call| {
-            asked.now();
-            if let Some(peer) = &peer {
-                http::Request::extensions_mut(&mut call).insert(peer.clone());
-            }
-            front.answer(call).map(Ok::<_, Infallible>)
-        });
-        server.serve_connection(TokioIo::new(connection), service)
+    connections::serve(Crowd::part(2), incoming, stop, |connection, asked, stopping| {
+        serve_one(connection, Arc::clone(&front), asked, stopping)
     })
     .await;
 }
 
-/// Runs what is ready where it comes up, and what has to wait as a task of its own.
-#[derive(Clone, Copy, Debug)]
-struct AtOnce;
-
-impl<F> hyper::rt::Executor<F> for AtOnce
-where
-    F: Future<Output = ()> + Send + Unpin + 'static,
-{
-    fn execute(&self, mut future: F) {
-        let mut nobody = Context::from_waker(Waker::noop());
-        // A panic, which the panic hook has told of, ends one call and not the connection.
-        let polled = catch_unwind(AssertUnwindSafe(|| future.poll_unpin(&mut nobody)));
-        if let Ok(Poll::Pending) = polled {
-            tokio::spawn(future);
+/// Answers the calls of one connection until it ends, or those that are begun when it is `stopping`.
+async fn serve_one(
+    connection: Connection,
+    front: Arc<Front>,
+    asked: Asked,
+    stopping: CancellationToken,
+) -> Result<(), h2::Error> {
+    let peer = Some(connection.peer().clone()).filter(|peer| peer.uri().is_some());
+    let (mut stop, mut is_stopping) = (pin!(stopping.cancelled()), false);
+    let answers = Answers::new();
+    let mut calls = tokio::select! {
+        () = &mut stop => return Ok(()),
+        calls = protocol().handshake(connection) => calls?,
+    };
+    loop {
+        let call = tokio::select! {
+            biased;
+            call = calls.accept() => call,
+            () = &mut stop, if !is_stopping => {
+                is_stopping = true;
+                calls.graceful_shutdown();
+                continue;
+            }
+        };
+        let Some(call) = call else { return Ok(()) };
+        let (mut call, respond) = call?;
+        asked.now();
+        if let Some(peer) = &peer {
+            call.extensions_mut().insert(peer.clone());
         }
+        answers.answer(&front, call, respond);
     }
 }
 
-#[cfg(test)]
-mod tests {
-    use futures_util::FutureExt as _;
-    use hyper::rt::Executor as _;
-    use tokio::sync::oneshot;
+fn protocol() -> Builder {
+    let mut protocol = h2::server::Builder::new();
+    protocol
+        .initial_window_size(WINDOW)
+        .initial_connection_window_size(WINDOW)
+        .max_header_list_size(MAX_HEADER_BYTES)
+        .max_concurrent_streams(MAX_CALLS);
+    protocol
+}
 
-    use super::*;
+/// What is the same in all answers.
+struct Answers {
+    head: Response<()>,
+    trailers: HeaderMap,
+}
 
-    #[tokio::test]
-    async fn what_is_ready_runs_at_once_and_what_waits_runs_on() {
-        let (ready, is_ready) = oneshot::channel();
-        AtOnce.execute(Box::pin(async { ready.send(()).unwrap() }));
-        assert_eq!(is_ready.now_or_never().unwrap(), Ok(()));
-        let (go_on, waiting) = oneshot::channel::<()>();
-        let (done, is_done) = oneshot::channel();
-        AtOnce.execute(Box::pin(async {
-            waiting.await.unwrap();
-            done.send(()).unwrap();
-        }));
-        go_on.send(()).unwrap();
-        assert_eq!(is_done.await, Ok(()));
+impl Answers {
+    fn new() -> Self {
+        let mut head = Response::new(());
+        *head.headers_mut() = framing::head();
+        Self { head, trailers: framing::trailers() }
     }
 
-    #[tokio::test]
-    async fn a_panic_stays_where_it_is() {
-        AtOnce.execute(Box::pin(async { panic!("of one call") }));
+    /// Answers one call: at once, or by a task of its own.
+    fn answer(&self, front: &Front, call: Request<RecvStream>, respond: SendResponse<Bytes>) {
+        match front.answer(call.map(Received)) {
+            Answering::Now(framed) => {
+                if let Err(error) = self.send(framed, respond) {
+                    tracing::debug!(%error, "an answer was not sent");
+                }
+            }
+            Answering::Later(answer) => drop(tokio::spawn(waiting::send(answer, respond))),
+        }
+    }
+
+    /// Sends an answer that is one message.
+    fn send(&self, framed: Bytes, mut respond: SendResponse<Bytes>) -> Result<(), h2::Error> {
+        let mut stream = respond.send_response(self.head.clone(), false)?;
+        stream.send_data(framed, false)?;
+        stream.send_trailers(self.trailers.clone())
     }
 }

@@ -3,6 +3,7 @@
 
 use std::future::Future;
 use std::io;
+use std::pin::pin;
 use std::time::Duration;
 
 use axum::Router;
@@ -30,7 +31,7 @@ pub(super) async fn serve(
     let mut server = auto::Builder::new(TokioExecutor::new());
     server.http1().timer(TokioTimer::new()).header_read_timeout(NEXT_HEAD);
     server.http2().timer(TokioTimer::new());
-    connections::serve(Crowd::part(8), incoming, stop, |connection, asked| {
+    connections::serve(Crowd::part(8), incoming, stop, |connection, asked, stopping| {
         let (router, peer) = (router.clone(), connection.peer().clone());
         let service = service_fn(move |call: http::Request<Incoming>| {
             asked.now();
@@ -38,7 +39,15 @@ pub(super) async fn serve(
             call.extensions_mut().insert(peer.clone());
             router.clone().call(call)
         });
-        server.serve_connection(TokioIo::new(connection), service).into_owned()
+        let served = server.serve_connection(TokioIo::new(connection), service).into_owned();
+        async move {
+            let mut served = pin!(served);
+            tokio::select! {
+                ended = &mut served => return ended,
+                () = stopping.cancelled() => served.as_mut().graceful_shutdown(),
+            }
+            served.await
+        }
     })
     .await;
 }

@@ -4,18 +4,18 @@
 //! Ready-made codecs answer a message they can't read with a gRPC error, which Envoy may be
 //! configured to treat as an allow. Here it is a [`FrameError`], for the caller to deny.
 
-use std::convert::Infallible;
+use std::future::ready;
 use std::pin::Pin;
+use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
 use bytes::{Buf, Bytes, BytesMut};
-use futures_util::FutureExt as _;
 use http::{HeaderMap, HeaderName, HeaderValue, header};
-use http_body_util::BodyExt;
-use hyper::body::{self, Frame};
+use http_body_util::{BodyExt as _, Full};
+use hyper::body;
 use prost::Message;
-use tokio::sync::{Semaphore, SemaphorePermit};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tonic::body::Body;
 
 /// A larger message is refused. Its rest is read and dropped, so that the answer still arrives.
@@ -33,33 +33,15 @@ const MAX_ROOM: usize = 64 * 1024;
 /// The room there is for messages that do not come in one piece.
 #[derive(Debug)]
 pub(crate) struct Room {
-    awaited: Semaphore,
-    kib: Semaphore,
+    awaited: Arc<Semaphore>,
+    kib: Arc<Semaphore>,
 }
-
-/// Room taken by one message, until it is dropped.
-#[derive(Debug, Default)]
-pub(crate) struct Taken<'a>(Option<SemaphorePermit<'a>>);
 
 impl Room {
     /// All of it.
-    pub(crate) const fn new() -> Self {
-        Self { awaited: Semaphore::const_new(MAX_AWAITED), kib: Semaphore::const_new(MAX_ROOM) }
-    }
-}
-
-impl<'a> Taken<'a> {
-    /// Takes as much of `room` as `bytes` in all need.
-    fn grow(&mut self, room: &'a Room, bytes: usize) -> Result<(), FrameError> {
-        let taken = self.0.as_ref().map_or(0, SemaphorePermit::num_permits);
-        let missing = bytes.div_ceil(1024).saturating_sub(taken);
-        let missing = u32::try_from(missing).map_err(|_| FrameError::TooLarge)?;
-        let more = room.kib.try_acquire_many(missing).map_err(|_| FrameError::NoRoom)?;
-        match &mut self.0 {
-            Some(taken) => taken.merge(more),
-            none => *none = Some(more),
-        }
-        Ok(())
+    pub(crate) fn new() -> Self {
+        let places = |most| Arc::new(Semaphore::new(most));
+        Self { awaited: places(MAX_AWAITED), kib: places(MAX_ROOM) }
     }
 }
 
@@ -83,41 +65,75 @@ pub(crate) enum FrameError {
     NoRoom,
 }
 
-/// Reads the one message of a unary call. Most are there at once, in one piece, which is not copied; others
-/// take of `room`.
-pub(crate) async fn read_message<'a>(
-    body: &mut (impl body::Body<Data = Bytes> + Unpin),
-    room: &'a Room,
-) -> Result<(Bytes, Taken<'a>), FrameError> {
-    let mut read = Bytes::new();
-    let (mut taken, mut awaited) = (Taken::default(), None);
-    let mut is_too_large = false;
-    loop {
-        let frame = match body.frame().now_or_never() {
-            Some(frame) => frame,
-            None => {
-                if awaited.is_none() {
-                    awaited = Some(room.awaited.try_acquire().map_err(|_| FrameError::NoRoom)?);
-                }
-                body.frame().await
+/// The one message of a unary call, as far as it is read. Most are there at once, in one piece, which is not
+/// copied; others take of the room, for as long as this lives.
+#[derive(Debug, Default)]
+pub(crate) struct Reading {
+    read: Bytes,
+    is_too_large: bool,
+    awaited: Option<OwnedSemaphorePermit>,
+    taken: Option<OwnedSemaphorePermit>,
+}
+
+impl Reading {
+    /// Reads what of the message is there.
+    pub(crate) fn poll(
+        &mut self,
+        context: &mut Context<'_>,
+        body: &mut (impl body::Body<Data = Bytes> + Unpin),
+        room: &Room,
+    ) -> Poll<Result<Bytes, FrameError>> {
+        while let Poll::Ready(frame) = Pin::new(&mut *body).poll_frame(context) {
+            let Some(frame) = frame else { return Poll::Ready(self.end()) };
+            let Ok(frame) = frame else { return Poll::Ready(Err(FrameError::Broken)) };
+            if let Ok(data) = frame.into_data() {
+                self.add(data, room)?;
             }
-        };
-        let Some(frame) = frame else { break };
-        let Ok(data) = frame.map_err(|_| FrameError::Broken)?.into_data() else { continue };
-        is_too_large = is_too_large || read.len() + data.len() > PREFIX_BYTES + MAX_MESSAGE_BYTES;
-        if is_too_large {
-            read.clear();
-            taken = Taken::default();
-        } else if read.is_empty() {
-            read = data;
+        }
+        if self.awaited.is_none() {
+            let place = Arc::clone(&room.awaited).try_acquire_owned();
+            self.awaited = Some(place.map_err(|_| FrameError::NoRoom)?);
+        }
+        Poll::Pending
+    }
+
+    fn add(&mut self, data: Bytes, room: &Room) -> Result<(), FrameError> {
+        let length = self.read.len() + data.len();
+        self.is_too_large = self.is_too_large || length > PREFIX_BYTES + MAX_MESSAGE_BYTES;
+        if self.is_too_large {
+            self.read.clear();
+            self.taken = None;
+        } else if self.read.is_empty() {
+            self.read = data;
         } else {
-            taken.grow(room, read.len() + data.len())?;
+            self.take(length, room)?;
+            let read = std::mem::take(&mut self.read);
             let mut longer = read.try_into_mut().unwrap_or_else(|read| BytesMut::from(&read[..]));
             longer.extend_from_slice(&data);
-            read = longer.freeze();
+            self.read = longer.freeze();
         }
+        Ok(())
     }
-    if is_too_large { Err(FrameError::TooLarge) } else { Ok((message(read)?, taken)) }
+
+    /// Takes as much of `room` as `bytes` in all need.
+    fn take(&mut self, bytes: usize, room: &Room) -> Result<(), FrameError> {
+        let taken = self.taken.as_ref().map_or(0, OwnedSemaphorePermit::num_permits);
+        let missing = bytes.div_ceil(1024).saturating_sub(taken);
+        let missing = u32::try_from(missing).map_err(|_| FrameError::TooLarge)?;
+        let more = Arc::clone(&room.kib).try_acquire_many_owned(missing);
+        let more = more.map_err(|_| FrameError::NoRoom)?;
+        match &mut self.taken {
+            Some(taken) => taken.merge(more),
+            none => *none = Some(more),
+        }
+        Ok(())
+    }
+
+    fn end(&mut self) -> Result<Bytes, FrameError> {
+        self.awaited = None;
+        let read = std::mem::take(&mut self.read);
+        if self.is_too_large { Err(FrameError::TooLarge) } else { message(read) }
+    }
 }
 
 /// The one message that `framed` holds.
@@ -144,35 +160,20 @@ pub(crate) fn framed(message: &impl Message) -> Bytes {
     framed.into()
 }
 
+/// The headers before an answer.
+pub(crate) fn head() -> HeaderMap {
+    [(header::CONTENT_TYPE, HeaderValue::from_static("application/grpc"))].into_iter().collect()
+}
+
+/// The trailers of a call that succeeded.
+pub(crate) fn trailers() -> HeaderMap {
+    [(GRPC_STATUS, HeaderValue::from_static("0"))].into_iter().collect()
+}
+
 /// A successful call with the message `framed` as its answer.
 pub(crate) fn response(framed: Bytes) -> http::Response<Body> {
-    let mut trailers = HeaderMap::new();
-    trailers.insert(GRPC_STATUS, HeaderValue::from_static("0"));
-    let body = Answered { message: Some(framed), trailers: Some(trailers) };
-    with_grpc_type(http::Response::new(Body::new(body)))
-}
-
-/// One message and its trailers. It does not say how long it is, so that nobody writes a content-length.
-struct Answered {
-    message: Option<Bytes>,
-    trailers: Option<HeaderMap>,
-}
-
-impl body::Body for Answered {
-    type Data = Bytes;
-    type Error = Infallible;
-
-    fn poll_frame(
-        mut self: Pin<&mut Self>,
-        _: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
-        let message = self.message.take().map(Frame::data);
-        Poll::Ready(message.or_else(|| self.trailers.take().map(Frame::trailers)).map(Ok))
-    }
-
-    fn is_end_stream(&self) -> bool {
-        self.trailers.is_none()
-    }
+    let body = Full::new(framed).with_trailers(ready(Some(Ok(trailers()))));
+    with_head(Body::new(body))
 }
 
 /// The answer to a method that does not exist.
@@ -191,9 +192,15 @@ pub(crate) fn too_late() -> http::Response<Body> {
 }
 
 fn status(code: &'static str) -> http::Response<Body> {
-    let mut response = http::Response::new(Body::empty());
+    let mut response = with_head(Body::empty());
     response.headers_mut().insert(GRPC_STATUS, HeaderValue::from_static(code));
-    with_grpc_type(response)
+    response
+}
+
+fn with_head(body: Body) -> http::Response<Body> {
+    let mut response = http::Response::new(body);
+    *response.headers_mut() = head();
+    response
 }
 
 /// The caller's `grpc-timeout`.
@@ -215,18 +222,13 @@ pub(crate) fn timeout(headers: &HeaderMap) -> Option<Duration> {
     })
 }
 
-fn with_grpc_type(mut response: http::Response<Body>) -> http::Response<Body> {
-    let value = HeaderValue::from_static("application/grpc");
-    response.headers_mut().insert(header::CONTENT_TYPE, value);
-    response
-}
-
 #[cfg(test)]
 mod tests {
+    use std::future::poll_fn;
     use std::io;
 
-    use futures_util::{StreamExt as _, stream};
-    use http_body_util::{Full, StreamBody};
+    use futures_util::{FutureExt as _, StreamExt as _, stream};
+    use http_body_util::StreamBody;
 
     use super::*;
 
@@ -237,8 +239,11 @@ mod tests {
         Body::new(Full::new(Bytes::from(bytes)))
     }
 
-    async fn reading(mut body: Body, room: &Room) -> Result<(Bytes, Taken<'_>), FrameError> {
-        read_message(&mut body, room).await
+    /// The message, and what holds its room.
+    async fn reading(mut body: Body, room: &Room) -> Result<(Bytes, Reading), FrameError> {
+        let mut reading = Reading::default();
+        let message = poll_fn(|context| reading.poll(context, &mut body, room)).await?;
+        Ok((message, reading))
     }
 
     #[tokio::test]

@@ -8,7 +8,6 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use futures_util::FutureExt as _;
-use futures_util::future::BoxFuture;
 use http_body_util::BodyExt as _;
 use hyper::body;
 use tokio::sync::Semaphore;
@@ -17,7 +16,7 @@ use tonic::codegen::StdError;
 use tonic::service::Routes;
 use tower::Service as _;
 
-use super::{CHECK, CheckService, framing};
+use super::{Answering, CHECK, CheckService, framing};
 
 /// Calls of the other services at once, streams for as long as they last.
 const MAX_OPEN: usize = 1_024;
@@ -47,18 +46,17 @@ impl Front {
         Self { check, others: others.prepare(), open, waiting }
     }
 
-    /// Answers one call. The future is boxed, since it is moved a few times until it is polled.
-    pub fn answer<B>(&self, call: http::Request<B>) -> BoxFuture<'static, http::Response<Body>>
+    /// Answers one call.
+    pub fn answer<B>(&self, call: http::Request<B>) -> Answering
     where
         B: body::Body<Data = Bytes> + Send + Unpin + 'static,
         B::Error: Into<StdError> + Send,
     {
         if call.uri().path() != CHECK {
-            return Box::pin(self.clone().answer_elsewhere(call));
+            return Answering::Later(Box::pin(self.clone().answer_elsewhere(call)));
         }
-        let (head, mut body) = call.into_parts();
-        let (check, headers) = (self.check.clone(), head.headers);
-        Box::pin(async move { check.answer(&headers, &mut body).await })
+        let (head, body) = call.into_parts();
+        self.check.answer(&head.headers, body)
     }
 
     async fn answer_elsewhere<B>(self, call: http::Request<B>) -> http::Response<Body>
@@ -66,8 +64,6 @@ impl Front {
         B: body::Body<Data = Bytes> + Send + Unpin + 'static,
         B::Error: Into<StdError>,
     {
-        // These compute for a while, which nobody else on the connection should wait for.
-        tokio::task::yield_now().await;
         if call.uri().path() == HEALTH_CHECK {
             return self.answer_other(call).await;
         }

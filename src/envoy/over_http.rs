@@ -20,8 +20,9 @@ use http::request::Parts;
 use http::{HeaderMap, HeaderName, HeaderValue, Response, StatusCode, header};
 use http_body_util::{BodyExt, Limited};
 
+use super::CheckService;
 use super::decode::{self, BadRequest};
-use super::{CheckService, DEFAULT_DEADLINE};
+use super::seen::DEFAULT_DEADLINE;
 use crate::api::workload;
 use crate::authorizer::{Decision, Denial, Grant, Reason};
 use crate::request::{Headers, Host, Request};

@@ -67,8 +67,11 @@ fn call(body: Body) -> http::Request<Body> {
 }
 
 async fn answered(service: &CheckService, call: http::Request<Body>) -> http::Response<Body> {
-    let (head, mut body) = call.into_parts();
-    service.answer(&head.headers, &mut body).await
+    let (head, body) = call.into_parts();
+    match service.answer(&head.headers, body) {
+        Answering::Now(framed) => framing::response(framed),
+        Answering::Later(answer) => answer.await,
+    }
 }
 
 /// The gRPC status, and the answer's code and HTTP status (0 for an allow).
@@ -278,7 +281,7 @@ async fn one_check_too_many_is_refused_not_queued() {
 
 #[test]
 fn the_margin_leaves_time_to_answer() {
-    let of = |millis| margin(Duration::from_millis(millis));
+    let of = |millis| seen::margin(Duration::from_millis(millis));
     assert_eq!(of(250), Duration::from_millis(225));
     assert_eq!(of(20), Duration::from_millis(15));
     assert_eq!(of(3), Duration::ZERO);

@@ -24,7 +24,7 @@ const INNER: [&str; 17] = [
     "files",
 ];
 
-const PROTOCOLS: [&str; 6] = ["tonic", "axum", "hyper", "kube", "sqlx", "envoy_types"];
+const PROTOCOLS: [&str; 7] = ["tonic", "axum", "hyper", "h2", "kube", "sqlx", "envoy_types"];
 
 /// From the top down; a room may use the rooms after it, and those on its own line.
 const ORDER: [&[&str]; 13] = [
