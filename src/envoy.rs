@@ -7,6 +7,7 @@
 
 mod answer_cache;
 pub mod capture;
+mod check;
 pub mod decode;
 pub mod encode;
 mod explain;
@@ -17,28 +18,25 @@ pub mod over_http;
 mod seen;
 mod view;
 
-use std::future::{Future, poll_fn};
-use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::future::Future;
+use std::panic::AssertUnwindSafe;
 use std::pin::pin;
 use std::sync::Arc;
-use std::task::{Context, Poll, Waker};
 use std::time::{Duration, Instant};
 
-use arc_swap::{ArcSwap, Guard};
+use arc_swap::ArcSwap;
 use bytes::Bytes;
 use envoy_types::ext_authz::v3::pb::CheckResponse;
 use futures_util::FutureExt;
-use futures_util::future::BoxFuture;
 use http::HeaderMap;
-use hyper::body;
 use tokio::sync::{Semaphore, SemaphorePermit};
-use tonic::body::Body;
 
+pub use self::check::{Answering, Check};
 pub use self::front::Front;
 
 use self::answer_cache::{Answer, AnswerCache, Terms};
 use self::capture::Tap;
-use self::framing::{FrameError, Reading};
+use self::framing::FrameError;
 use self::seen::Seen;
 use self::view::View;
 use crate::audit::{self, Circumstances, LogFull, Recorder, Unwritten};
@@ -70,29 +68,6 @@ struct Inner {
     tap: Option<Tap>,
 }
 
-/// An answer to a call.
-pub enum Answering {
-    /// It is there: one message, framed, of a call that succeeded.
-    Now(Bytes),
-    /// It takes its time, and a task of its own.
-    Later(BoxFuture<'static, http::Response<Body>>),
-}
-
-/// What there is to a message without deciding.
-enum Found {
-    /// It was decided before.
-    Known(Arc<Answer>),
-    /// It is to be decided, by these scopes.
-    Open(Bytes, Arc<Scopes>),
-}
-
-/// What a check comes to.
-enum Checked {
-    Decided(Box<Decision>),
-    /// It was decided before.
-    Known(Arc<Answer>),
-}
-
 impl CheckService {
     /// A service that decides by whatever `scopes` holds when a request comes, and keeps answers of up to
     /// `max_cached_bytes` to give them again. Checks are also handed to `tap`.
@@ -114,93 +89,13 @@ impl CheckService {
         MAX_IN_PROGRESS.saturating_sub(self.0.in_progress.available_permits())
     }
 
-    /// Answers one call of `Check`: at once, if its message is there and was answered before.
-    pub(crate) fn answer<B>(&self, headers: &HeaderMap, mut body: B) -> Answering
-    where
-        B: body::Body<Data = Bytes> + Send + Unpin + 'static,
-    {
-        let mut seen = self.0.arrived(headers);
-        let mut reading = Reading::default();
-        let begin = || self.0.begin(&mut body, &mut reading, &mut seen);
-        let begun = catch_unwind(AssertUnwindSafe(begin)).unwrap_or_else(|_| Err(panicked()));
-        if let Ok(Some(Found::Known(answer))) = &begun
-            && seen.unwritten.is_none()
-        {
-            return Answering::Now(self.0.again(answer, &seen));
-        }
-        let service = Arc::clone(&self.0);
-        Answering::Later(Box::pin(async move {
-            framing::response(service.go_on(begun, body, reading, seen).await)
-        }))
+    /// A check of the call that begins with `headers`.
+    pub(crate) fn check<B>(&self, headers: &HeaderMap, body: B) -> Check<B> {
+        Check::new(self.clone(), headers, body)
     }
 }
 
 impl Inner {
-    /// What is known of a call before its message.
-    fn arrived(&self, headers: &HeaderMap) -> Seen {
-        let mut seen = Seen::new(Edge::Grpc, framing::timeout(headers));
-        if self.tracer.is_some() {
-            let fields = headers.iter();
-            let fields = fields.map(|(name, value)| (name.as_str().as_bytes(), value.as_bytes()));
-            self.join(&mut seen, fields, false);
-        }
-        seen
-    }
-
-    /// Reads the message, and looks for the answer to it; `None` if it is not there yet.
-    fn begin(
-        &self,
-        body: &mut (impl body::Body<Data = Bytes> + Unpin),
-        reading: &mut Reading,
-        seen: &mut Seen,
-    ) -> Result<Option<Found>, Denial> {
-        match reading.poll(&mut Context::from_waker(Waker::noop()), body, &self.room) {
-            Poll::Ready(message) => Ok(Some(self.look_up(message?, seen))),
-            Poll::Pending => Ok(None),
-        }
-    }
-
-    fn look_up(&self, message: Bytes, seen: &mut Seen) -> Found {
-        if let Some(tap) = &self.tap {
-            tap.offer(&message);
-        }
-        let scopes = self.scopes.load();
-        match View::of(&message).and_then(|view| self.known(&view, &scopes, seen)) {
-            Some(answer) => Found::Known(answer),
-            None => Found::Open(message, Guard::into_inner(scopes)),
-        }
-    }
-
-    /// Answers what was begun, whatever happens.
-    async fn go_on(
-        &self,
-        begun: Result<Option<Found>, Denial>,
-        mut body: impl body::Body<Data = Bytes> + Unpin,
-        mut reading: Reading,
-        mut seen: Seen,
-    ) -> Bytes {
-        // Kept until it is answered: what waits for the log is in progress too.
-        let place = self.in_progress.try_acquire().ok();
-        let until = seen.until;
-        let checking = self.check_message(begun, &mut body, &mut reading, &mut seen);
-        let checked = self.in_time(place.as_ref(), until, checking).await;
-        let decision = match checked {
-            Ok(Checked::Decided(decision)) => *decision,
-            Err(denial) => Decision::denied(denial),
-            Ok(Checked::Known(answer)) => {
-                let logged = match seen.unwritten.take() {
-                    Some(unwritten) => unwritten.written(until).await,
-                    None => Ok(()),
-                };
-                match logged {
-                    Ok(()) => return self.again(&answer, &seen),
-                    Err(full) => Decision::denied(full.into()),
-                }
-            }
-        };
-        self.settle(decision, &mut seen).await
-    }
-
     /// Decides on what `reading` yields, for a proxy that asks over HTTP.
     async fn decide_over_http(
         &self,
@@ -242,54 +137,6 @@ impl Inner {
         }
     }
 
-    /// Read, look, decide: what is learned on the way is left in `seen`, where neither a deadline nor
-    /// a panic takes it.
-    async fn check_message(
-        &self,
-        begun: Result<Option<Found>, Denial>,
-        body: &mut (impl body::Body<Data = Bytes> + Unpin),
-        reading: &mut Reading,
-        seen: &mut Seen,
-    ) -> Result<Checked, Denial> {
-        let found = match begun? {
-            Some(found) => found,
-            None => {
-                let message = poll_fn(|context| reading.poll(context, body, &self.room)).await?;
-                self.look_up(message, seen)
-            }
-        };
-        match found {
-            Found::Known(answer) => Ok(Checked::Known(answer)),
-            Found::Open(message, scopes) => self.decide(&message, &scopes, seen).await,
-        }
-    }
-
-    /// Decides on `message`, unless others with the same question were first.
-    async fn decide(
-        &self,
-        message: &Bytes,
-        scopes: &Scopes,
-        seen: &mut Seen,
-    ) -> Result<Checked, Denial> {
-        let view = View::of(message).map(Box::new);
-        if let Some(view) = &view
-            && let Some((scope, key)) = seen.question.clone()
-        {
-            seen.making = self.cache.wait(key).await.map(Box::new);
-            let now = self.clock.now();
-            if let Some(answer) = self.cache.get(&key, now) {
-                self.give_again(&answer, &scope, view, now, seen);
-                return Ok(Checked::Known(answer));
-            }
-            self.recorder.looked_for_decision(false);
-        }
-        let read = view.map_or_else(|| decode::request(message), |view| view.request());
-        let request = Box::new(read.map_err(|error| Denial::new(Reason::BadRequest, error))?);
-        self.join_with(seen, &request);
-        let decision = self.check_request(request, scopes, Channel::Proxy, seen).await?;
-        Ok(Checked::Decided(Box::new(decision)))
-    }
-
     /// Finds the trace that a check belongs to, unless it is known: by what `fields` say, and for the last
     /// of those that could say it, with a trace of our own if it is to have one.
     fn join<'a>(
@@ -303,6 +150,15 @@ impl Inner {
         if is_last || incoming.is_some() {
             seen.is_joined = true;
             seen.trace = tracer.join(incoming);
+        }
+    }
+
+    /// [`Self::join`], by the fields of the call itself.
+    fn join_call(&self, seen: &mut Seen, headers: &HeaderMap) {
+        if self.tracer.is_some() {
+            let fields = headers.iter();
+            let fields = fields.map(|(name, value)| (name.as_str().as_bytes(), value.as_bytes()));
+            self.join(seen, fields, false);
         }
     }
 

@@ -47,7 +47,7 @@ impl Front {
     }
 
     /// Answers one call.
-    pub fn answer<B>(&self, call: http::Request<B>) -> Answering
+    pub fn answer<B>(&self, call: http::Request<B>) -> Answering<B>
     where
         B: body::Body<Data = Bytes> + Send + Unpin + 'static,
         B::Error: Into<StdError> + Send,
@@ -56,7 +56,7 @@ impl Front {
             return Answering::Later(Box::pin(self.clone().answer_elsewhere(call)));
         }
         let (head, body) = call.into_parts();
-        self.check.answer(&head.headers, body)
+        self.check.check(&head.headers, body).answer()
     }
 
     async fn answer_elsewhere<B>(self, call: http::Request<B>) -> http::Response<Body>

@@ -10,6 +10,7 @@ use envoy_types::pb::envoy::service::auth::v3::attribute_context::{self, HttpReq
 use http_body_util::{BodyExt, Full, StreamBody};
 use prost::Message;
 use tokio::sync::mpsc;
+use tonic::body::Body;
 
 use super::*;
 use crate::audit::{LogSettings, Sink, WhenFull};
@@ -68,8 +69,9 @@ fn call(body: Body) -> http::Request<Body> {
 
 async fn answered(service: &CheckService, call: http::Request<Body>) -> http::Response<Body> {
     let (head, body) = call.into_parts();
-    match service.answer(&head.headers, body) {
+    match service.check(&head.headers, body).answer() {
         Answering::Now(framed) => framing::response(framed),
+        Answering::Unread(check) => check.wait().await,
         Answering::Later(answer) => answer.await,
     }
 }
