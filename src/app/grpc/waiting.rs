@@ -19,8 +19,9 @@ pub(super) async fn send(
     mut respond: SendResponse<Bytes>,
 ) {
     let answer = tokio::select! {
-        answer = answer => answer,
+        biased;
         _ = poll_fn(|context| respond.poll_reset(context)) => return,
+        answer = answer => answer,
     };
     if let Err(error) = send_all(answer, respond).await {
         tracing::debug!(%error, "an answer was not sent");
@@ -39,8 +40,9 @@ async fn send_all(
     }
     loop {
         let frame = tokio::select! {
-            frame = body.frame() => frame,
+            biased;
             _ = poll_fn(|context| stream.poll_reset(context)) => return Ok(()),
+            frame = body.frame() => frame,
         };
         match frame.map(|frame| frame.map(Frame::into_data)) {
             Some(Ok(Ok(data))) => send_data(&mut stream, data).await?,
