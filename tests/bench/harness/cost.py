@@ -28,11 +28,13 @@ def measure(watch, cases, servers, parts, rounds, requests):
 
 
 def _round(meter, cases, servers, streams, requests):
-    amount = {"requests": {"requests": requests, "streams": streams}}
     figures = {}
     for case in cases:
+        # A cold request takes ten times as long as a warm one.
+        number = requests // 4 if case.credentials == "fresh" else requests
+        amount = {"requests": {"requests": number, "streams": streams}}
         _, nanoseconds = client.send(meter, case, servers[case.server], amount)
-        figures[case.name] = nanoseconds / requests / 1000
+        figures[case.name] = nanoseconds / number / 1000
     return figures
 
 
