@@ -4,6 +4,10 @@ use std::io::Write;
 use std::sync::{Arc, LazyLock};
 use std::time::Duration;
 
+use envoy_types::ext_authz::v3::pb::CheckRequest;
+use envoy_types::pb::envoy::service::auth::v3::AttributeContext;
+use envoy_types::pb::envoy::service::auth::v3::attribute_context::{self, HttpRequest};
+
 use crate::authorizer::Authorizer;
 use crate::clock::{Clock, Timestamp};
 use crate::entitlement::Catalogue;
@@ -195,6 +199,19 @@ pub(crate) fn request(method: &str, target: &str) -> Request {
         target: target.to_owned(),
         ..Request::default()
     }
+}
+
+/// A message of Envoy's about GET of `path`.
+pub(crate) fn check_request(path: &str) -> CheckRequest {
+    let http = HttpRequest {
+        method: "GET".to_owned(),
+        path: path.to_owned(),
+        host: "a.example".to_owned(),
+        ..HttpRequest::default()
+    };
+    let request = attribute_context::Request { http: Some(http), ..Default::default() };
+    let attributes = AttributeContext { request: Some(request), ..Default::default() };
+    CheckRequest { attributes: Some(attributes) }
 }
 
 pub(crate) fn path(raw: &str) -> CanonicalPath {

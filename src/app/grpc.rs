@@ -185,3 +185,183 @@ impl Conversation {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::future::pending;
+
+    use arc_swap::ArcSwap;
+    use envoy_types::ext_authz::v3::pb::{CheckResponse, HttpResponse};
+    use futures_util::{FutureExt as _, StreamExt as _, stream};
+    use h2::client::{ResponseFuture, SendRequest};
+    use h2::{Ping, SendStream};
+    use http_body_util::BodyExt as _;
+    use prost::Message;
+    use tokio::net::UnixStream;
+    use tokio::task::JoinHandle;
+    use tonic::service::Routes;
+
+    use super::*;
+    use crate::audit::{LogSettings, Recorder, Sink};
+    use crate::clock::Clock;
+    use crate::envoy::{CHECK, CheckService};
+    use crate::fixture;
+    use crate::metrics::Metrics;
+    use crate::scope::{Scopes, Selectable};
+
+    /// A client of a server that serves until it is stopped.
+    struct Caller {
+        calls: SendRequest<Bytes>,
+        pings: h2::PingPong,
+        stop: CancellationToken,
+        server: JoinHandle<()>,
+        metrics: Metrics,
+    }
+
+    fn front(metrics: &Metrics) -> Front {
+        let scope = Arc::new(fixture::scope("orders"));
+        let scopes = Scopes::new(vec![Selectable { scope, hosts: Vec::new(), default: true }]);
+        let log = LogSettings::to(Sink::None);
+        let (recorder, _) = Recorder::open(log, metrics.clone()).unwrap();
+        let scopes = Arc::new(ArcSwap::from_pointee(scopes));
+        let clock = Clock::Fixed(fixture::NOW);
+        let check = CheckService::new(scopes, recorder, clock, 1 << 20, None, None);
+        Front::new(check, Routes::default())
+    }
+
+    impl Caller {
+        async fn connect() -> Self {
+            let metrics = Metrics::new();
+            let (client, server) = UnixStream::pair().unwrap();
+            let incoming = stream::iter([Ok(Connection::unix(server))]).chain(stream::pending());
+            let stop = CancellationToken::new();
+            let stopped = stop.clone().cancelled_owned();
+            let server = tokio::spawn(serve(front(&metrics), incoming, stopped));
+            let (calls, mut connection) = h2::client::handshake(client).await.unwrap();
+            let pings = connection.ping_pong().unwrap();
+            tokio::spawn(connection);
+            Self { calls, pings, stop, server, metrics }
+        }
+
+        /// Begins a call, whose message is to follow.
+        async fn begin(&mut self, timeout: &str) -> (ResponseFuture, SendStream<Bytes>) {
+            let call = Request::post(format!("http://placet{CHECK}"));
+            let call = call.header("grpc-timeout", timeout).body(()).unwrap();
+            self.calls.clone().ready().await.unwrap().send_request(call, false).unwrap()
+        }
+
+        /// Asks about `path`: the status, 200 where the answer is yes.
+        async fn ask(&mut self, path: &str) -> i32 {
+            let (answer, mut stream) = self.begin("9S").await;
+            stream.send_data(message(path), true).unwrap();
+            status(answer).await
+        }
+
+        /// Returns when the server has read all that was sent.
+        async fn all_read(&mut self) {
+            self.pings.ping(Ping::opaque()).await.unwrap();
+        }
+
+        /// How many answers were given again.
+        fn reused(&self) -> u64 {
+            let text = self.metrics.exposition();
+            let of = r#"placet_cache_hits_total{cache="decisions"} "#;
+            let line = text.lines().find_map(|line| line.strip_prefix(of));
+            line.map_or(0, |count| count.parse().unwrap())
+        }
+    }
+
+    fn message(path: &str) -> Bytes {
+        framing::framed(&fixture::check_request(path))
+    }
+
+    async fn status(answer: ResponseFuture) -> i32 {
+        let answer = Received(answer.await.unwrap().into_body()).collect().await.unwrap();
+        assert_eq!(answer.trailers().unwrap()["grpc-status"], "0");
+        let message = framing::message(answer.to_bytes()).unwrap();
+        let answer = CheckResponse::decode(message).unwrap();
+        match answer.http_response.unwrap() {
+            HttpResponse::DeniedResponse(denied) => denied.status.unwrap().code,
+            HttpResponse::OkResponse(_) => 200,
+            HttpResponse::ErrorResponse(error) => panic!("{error:?}"),
+        }
+    }
+
+    #[tokio::test]
+    async fn what_was_asked_before_is_answered_however_the_message_comes() {
+        let mut caller = Caller::connect().await;
+        assert_eq!(caller.ask("/accounts/1").await, 200);
+        assert_eq!(caller.ask("/accounts/1").await, 200);
+        let whole = message("/accounts/1");
+        for parts in [vec![whole.clone()], vec![whole.slice(..3), whole.slice(3..)]] {
+            let (answer, mut stream) = caller.begin("9S").await;
+            for part in parts {
+                caller.all_read().await;
+                stream.send_data(part, false).unwrap();
+            }
+            caller.all_read().await;
+            stream.send_data(Bytes::new(), true).unwrap();
+            assert_eq!(status(answer).await, 200);
+        }
+        assert_eq!(caller.reused(), 3);
+    }
+
+    #[tokio::test]
+    async fn many_calls_wait_for_their_messages_at_once() {
+        let mut caller = Caller::connect().await;
+        assert_eq!(caller.ask("/accounts/1").await, 200);
+        let mut begun = Vec::new();
+        for _ in 0..2 * MAX_UNREAD {
+            begun.push(caller.begin("9S").await);
+        }
+        caller.all_read().await;
+        // The last ones first.
+        for (answer, mut stream) in begun.into_iter().rev() {
+            stream.send_data(message("/accounts/1"), true).unwrap();
+            assert_eq!(status(answer).await, 200);
+        }
+        assert_eq!(caller.reused(), 2 * MAX_UNREAD as u64);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_call_whose_message_does_not_come_is_denied_in_time() {
+        let mut caller = Caller::connect().await;
+        let began = tokio::time::Instant::now();
+        let (answer, _stream) = caller.begin("2S").await;
+        assert_eq!(status(answer).await, 503);
+        let took = began.elapsed();
+        assert!(took >= Duration::from_millis(1_500) && took <= Duration::from_secs(2), "{took:?}");
+    }
+
+    #[tokio::test]
+    async fn what_is_begun_is_answered_before_the_end() {
+        let mut caller = Caller::connect().await;
+        let (answer, mut stream) = caller.begin("9S").await;
+        caller.all_read().await;
+        caller.stop.cancel();
+        assert!((&mut caller.server).now_or_never().is_none());
+        stream.send_data(message("/accounts/1"), true).unwrap();
+        assert_eq!(status(answer).await, 200);
+        caller.server.await.unwrap();
+    }
+
+    #[tokio::test]
+    async fn an_end_does_not_wait_for_who_says_nothing() {
+        let caller = Caller::connect().await;
+        caller.stop.cancel();
+        caller.server.await.unwrap();
+    }
+
+    #[tokio::test]
+    async fn an_end_does_not_wait_for_who_has_not_said_what_it_speaks() {
+        let (_silent, server) = UnixStream::pair().unwrap();
+        let stop = CancellationToken::new();
+        let stopped = stop.clone().cancelled_owned();
+        let then_stop = stream::once(async move {
+            stop.cancel();
+            pending().await
+        });
+        let incoming = stream::iter([Ok(Connection::unix(server))]).chain(then_stop);
+        serve(front(&Metrics::new()), incoming, stopped).await;
+    }
+}

@@ -5,8 +5,6 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use envoy_types::ext_authz::v3::pb::{CheckRequest, HttpResponse};
-use envoy_types::pb::envoy::service::auth::v3::AttributeContext;
-use envoy_types::pb::envoy::service::auth::v3::attribute_context::{self, HttpRequest};
 use http_body_util::{BodyExt, Full, StreamBody};
 use prost::Message;
 use tokio::sync::mpsc;
@@ -45,15 +43,7 @@ fn serving_traced(scope: Scope, recorder: Recorder, tracer: Option<Tracer>) -> C
 }
 
 fn message(path: &str) -> Vec<u8> {
-    let http = HttpRequest {
-        method: "GET".to_owned(),
-        path: path.to_owned(),
-        host: "a.example".to_owned(),
-        ..HttpRequest::default()
-    };
-    let request = attribute_context::Request { http: Some(http), ..Default::default() };
-    let attributes = AttributeContext { request: Some(request), ..Default::default() };
-    CheckRequest { attributes: Some(attributes) }.encode_to_vec()
+    fixture::check_request(path).encode_to_vec()
 }
 
 fn framed(message: &[u8]) -> Body {
