@@ -9,6 +9,7 @@ mod waiting;
 use std::collections::VecDeque;
 use std::future::{Future, poll_fn};
 use std::io;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::task::{Context, Poll};
@@ -51,13 +52,13 @@ pub(super) async fn serve(
 ) {
     let front = Arc::new(front);
     connections::serve(Crowd::part(2), incoming, stop, |connection, asked, stopping| {
-        serve_one(connection, Arc::clone(&front), asked, stopping)
+        converse(connection, Arc::clone(&front), asked, stopping)
     })
     .await;
 }
 
 /// Answers the calls of one connection until it ends, or those that are begun when it is `stopping`.
-async fn serve_one(
+async fn converse(
     connection: Connection,
     front: Arc<Front>,
     asked: Asked,
@@ -135,8 +136,11 @@ impl Conversation {
         if let Some(peer) = &self.peer {
             call.extensions_mut().insert(peer.clone());
         }
-        let answering = self.front.answer(call.map(Received));
-        self.answer(answering, respond);
+        // A panic, which the panic hook has told of, ends one call and not the connection.
+        let answering = AssertUnwindSafe(|| self.front.answer(call.map(Received)));
+        if let Ok(answering) = catch_unwind(answering) {
+            self.answer(answering, respond);
+        }
     }
 
     fn answer(&mut self, answering: Answering<Received>, respond: SendResponse<Bytes>) {
