@@ -25,10 +25,11 @@ def programs(binary):
 
 
 def bench(name):
-    """The program of one of Cargo's benches."""
+    """The program of one of Cargo's benches. Cargo builds `placet` beside it, by the profile of benches: elsewhere,
+    so that it is not what is measured."""
     command = ["cargo", "bench", "--locked", "--bench", name, "--no-run", "--message-format=json"]
     ended = subprocess.run(command, cwd=ROOT, stdout=subprocess.PIPE, text=True,
-                           env={**os.environ, "CARGO_TARGET_DIR": str(TARGET)})
+                           env={**os.environ, "CARGO_TARGET_DIR": str(OUT / "benches")})
     if ended.returncode != 0:
         fail(f"`{' '.join(command)}` failed")
     built = [json.loads(line) for line in ended.stdout.splitlines()]
