@@ -21,8 +21,8 @@ def read():
     parser.add_argument("--rounds", type=int, default=5, help="rounds of each case (5)")
     parser.add_argument("--requests", type=int, default=12000,
                         help="requests a round, of cold ones a quarter (12000)")
-    parser.add_argument("--rates", type=_numbers, default=(1000, 2000, 4000, 8000),
-                        metavar="N,...", help="requests a second for latencies (1000,2000,4000,8000)")
+    parser.add_argument("--rates", type=_numbers, default=(1000, 2000, 4000, 6000),
+                        metavar="N,...", help="requests a second for latencies (1000,2000,4000,6000)")
     parser.add_argument("--envoy-rate", type=int, default=1000,
                         help="requests a second through Envoy (1000)")
     parser.add_argument("--rate-seconds", type=int, default=5,
