@@ -269,6 +269,12 @@ async fn one_check_too_many_is_refused_not_queued() {
     drop(held);
     let answer = ask(&service, call(framed(&message("/accounts/1")))).await;
     assert_eq!(answer, ("0".to_owned(), 0, 0));
+    // What is known waits for nothing, and takes no place.
+    let _held = inner.in_progress.try_acquire_many(all).unwrap();
+    let answer = ask(&service, call(framed(&message("/accounts/1")))).await;
+    assert_eq!(answer, ("0".to_owned(), 0, 0));
+    let answer = ask(&service, call(framed(&message("/accounts/2")))).await;
+    assert_eq!(answer, ("0".to_owned(), 7, 503));
 }
 
 #[test]

@@ -1,4 +1,5 @@
-//! Answers that are waited for: given up when their caller gives up, and sent as fast as it takes them.
+//! Calls by tasks of their own: what they send is read, and their answers are given up when they give up, and sent
+//! as fast as they take them. An answer that breaks off resets its call, so that no part of one passes for the whole.
 
 use std::future::poll_fn;
 use std::pin::Pin;

@@ -50,8 +50,8 @@ def _cpu(found):
             ratios = [mine / base for mine, base in zip(figures, floor)]
             row += [_spread(figures), _spread(ratios, 2)]
         rows.append(row)
-    text = (f"## CPU per request\n\n{cpu['rounds']} rounds of {cpu['requests']} requests (cold: a quarter) on one "
-            f"connection; median (range) of the rounds.\n\n{_table(head, rows)}")
+    text = (f"## CPU per request\n\n{cpu['rounds']} rounds of {cpu['requests']} requests (cold: a "
+            f"quarter) on one connection; median (range) of the rounds.\n\n{_table(head, rows)}")
     return text + _bounds(cpu["parts"], "µs", {
         _in_flight(count): {name: statistics.median(figures)
                              for name, figures in cpu["streams"][count].items()}
