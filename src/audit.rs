@@ -6,14 +6,14 @@
 //! no answer than none on record ([`WhenFull::Block`]), waited for until the deadline of the check.
 //!
 //! Inside: `shape` says what a line shows, `sampling` which allows have one; `queue` holds them for `sink`,
-//! which brings them to a `file` or, by `delivery`, elsewhere, perhaps as `otlp`; `repeated` is the short way.
+//! which brings them to a `file` or, by `delivery`, elsewhere, perhaps as `otlp`; an `entry` can be made again.
 
 mod delivery;
+mod entry;
 mod file;
 mod log;
 mod otlp;
 mod queue;
-mod repeated;
 mod sampling;
 mod shape;
 mod sink;
@@ -23,19 +23,19 @@ use std::sync::Arc;
 use std::time::Duration;
 
 pub use delivery::{Credentials, Form, RemoteSettings};
+pub use entry::{Circumstances, Entry};
 pub use file::{DEFAULT_FILES, DEFAULT_MODE, FileSettings};
 pub use log::{DEFAULT_BUFFER_BYTES, LogFull, LogSettings, Unwritten, WhenFull};
 pub use otlp::{GRPC_PATH, HTTP_PATH, Resource};
-pub use repeated::{Circumstances, Repeated};
 pub use sampling::Sampling;
 pub use shape::{HashKey, MASKABLE, Mask, Masking, SOURCE_IP, Shape};
 pub use sink::{LogWriter, Sink};
 
 use prometheus_client::metrics::counter::Counter;
 
+use self::entry::Line;
 use self::log::Log;
 use self::queue::Full;
-use self::repeated::Line;
 
 use crate::authorizer::{Decision, Denial, Evaluation, Facts, Grant};
 use crate::clock::Timestamp;
@@ -48,7 +48,7 @@ use crate::scope::Scope;
 use crate::shadow::Asked;
 use crate::stages::Stages;
 use crate::token::Token;
-use crate::trace::{Arrival, Edge, Told, Trace};
+use crate::trace::{Arrival, Told, Trace};
 
 /// Records decisions.
 #[derive(Clone, Debug)]
@@ -66,8 +66,8 @@ impl Recorder {
         Ok((Self { metrics, log }, writer))
     }
 
-    /// Counts and logs one decision, unless the log has no room and is to be waited for.
-    pub fn record(
+    /// What is to be recorded of one decision.
+    pub fn entry(
         &self,
         arrival: Arrival,
         request: Option<&Request>,
@@ -75,15 +75,22 @@ impl Recorder {
         decision: &Decision,
         now: Timestamp,
         took: Duration,
-    ) -> Result<(), Box<Unwritten>> {
+    ) -> Entry {
         let outcome = Outcome::from(decision);
         let counter = self.counter(outcome, &decision.facts, scope);
-        self.write(counter, took, outcome, || {
+        self.entry_of(counter, outcome, || {
             let mut record = record(request, scope, decision, now, took);
             record.request_type = arrival.edge.name().to_owned();
             record.trace(arrival.trace);
             record
         })
+    }
+
+    /// Counts and logs one decision, unless the log has no room and is to be waited for.
+    pub fn record(&self, entry: &Entry, took: Duration) -> Result<(), Box<Unwritten>> {
+        let log = self.log.as_ref().filter(|_| entry.is_taken);
+        let line = log.zip(entry.line.as_ref()).map(|(log, line)| (log, line.first()));
+        self.add(line, &entry.counter, took)
     }
 
     /// Counts the time that the stages of a decision took.
@@ -104,11 +111,12 @@ impl Recorder {
         let (outcome, facts) = (Outcome::from(evaluation), &evaluation.facts);
         self.stages(&evaluation.stages);
         let counter = self.counter(outcome, facts, Some(scope));
-        self.write(counter, took, outcome, || DecisionRecord {
+        let entry = self.entry_of(counter, outcome, || DecisionRecord {
             request_id: request_id.to_owned(),
             request_type: "evaluation".to_owned(),
             ..decided(outcome, facts, Some(scope), now, took)
-        })
+        });
+        self.record(&entry, took)
     }
 
     /// What counts decisions such as this one.
@@ -120,59 +128,36 @@ impl Recorder {
         self.metrics.decisions(client_id, outcome.counted(), outcome.reason())
     }
 
-    /// Logs what `record` says, if it has a line, and counts it then.
-    fn write(
+    /// What is recorded of a decision, with a line that says what `record` does.
+    fn entry_of(
         &self,
         counter: Counter,
-        took: Duration,
         outcome: Outcome<'_>,
         record: impl FnOnce() -> DecisionRecord,
-    ) -> Result<(), Box<Unwritten>> {
-        let line = self.log.as_ref().and_then(|log| {
-            let record = record();
-            let is_taken = !outcome.is_yes() || log.takes(&record.request_id, &record.id);
-            is_taken.then(|| (log, log.shape.line(log.complete(record)).ok()))
-        });
-        match line {
-            Some((log, line)) => self.add(log, line, &counter, took),
-            None => {
-                self.metrics.decided_again(&counter, took);
-                Ok(())
-            }
-        }
-    }
-
-    /// Prepares for `decision` to be used again.
-    pub fn repeated(&self, request: &Request, scope: &Scope, decision: &Decision) -> Repeated {
-        let outcome = Outcome::from(decision);
-        let (epoch, none) = (Timestamp::from_millis(0), Duration::ZERO);
-        let counter = self.metrics.decisions(&scope.client_id, outcome.name(), outcome.reason());
-        let Some(log) = &self.log else { return Repeated { counter, ..Repeated::default() } };
-        let record = log.complete(DecisionRecord {
-            request_type: Edge::Grpc.name().to_owned(),
-            ..record(Some(request), Some(scope), decision, epoch, none)
-        });
+    ) -> Entry {
+        let Some(log) = &self.log else { return Entry { counter, ..Entry::default() } };
+        let record = log.complete(record());
+        let is_taken = !outcome.is_yes() || log.takes(&record.request_id, &record.id);
         let sampled_by = if log.is_sampled() { record.id.clone() } else { String::new() };
-        Repeated { counter, line: Line::of(record, &log.shape), sampled_by }
+        let line = Some(Line::of(record, &log.shape));
+        Entry { counter, line, is_taken, sampled_by }
     }
 
     /// Counts and logs that a decision was used again, unless the log has no room and is to be waited for.
-    pub fn record_repeated(
+    pub fn record_again(
         &self,
-        repeated: &Repeated,
+        entry: &Entry,
         asked: Circumstances<'_>,
         now: Timestamp,
         took: Duration,
     ) -> Result<(), Box<Unwritten>> {
         let log = self.log.as_ref();
-        let taken = log.filter(|log| log.takes(asked.request_id, &repeated.sampled_by));
-        let Some(log) = taken else {
-            self.metrics.decided_again(&repeated.counter, took);
-            return Ok(());
+        let taken = log.filter(|log| log.takes(asked.request_id, &entry.sampled_by));
+        let Some((log, line)) = taken.zip(entry.line.as_ref()) else {
+            return self.add(None, &entry.counter, took);
         };
-        let line = repeated.line.as_ref();
-        let line = line.and_then(|line| line.write(&log.shape, asked, now, microseconds(took)));
-        self.add(log, line, &repeated.counter, took)
+        let line = line.again(&log.shape, asked, now, microseconds(took));
+        self.add(Some((log, line.as_deref())), &entry.counter, took)
     }
 
     /// Counts a look for a decision that could be used again.
@@ -208,19 +193,20 @@ impl Recorder {
         self.metrics.shadow_dropped(client_id);
     }
 
-    /// Adds a line and counts its decision; with [`WhenFull::Block`] neither while there is no room.
+    /// Adds a line, if there is to be one, and counts its decision; with [`WhenFull::Block`] neither while there
+    /// is no room. A line that could not be written is lost.
     fn add(
         &self,
-        log: &Log,
-        line: Option<Vec<u8>>,
+        line: Option<(&Arc<Log>, Option<&[u8]>)>,
         counter: &Counter,
         took: Duration,
     ) -> Result<(), Box<Unwritten>> {
-        let added = line.as_deref().map(|line| log.lines.add(line));
-        match (line, added) {
-            (Some(_), Some(Ok(()))) => {}
-            (Some(line), Some(Err(Full))) if log.when_full == WhenFull::Block => {
-                let (lines, metrics) = (log.lines.clone(), self.metrics.clone());
+        let added = line.map(|(log, line)| (log, line, line.map(|line| log.lines.add(line))));
+        match added {
+            None | Some((_, _, Some(Ok(())))) => {}
+            Some((log, Some(line), Some(Err(Full)))) if log.when_full == WhenFull::Block => {
+                let (line, lines, metrics) =
+                    (line.to_vec(), log.lines.clone(), self.metrics.clone());
                 let (counter, is_written) = (counter.clone(), false);
                 return Err(Box::new(Unwritten {
                     line,
@@ -231,7 +217,7 @@ impl Recorder {
                     is_written,
                 }));
             }
-            _ => self.metrics.log_lines_dropped(1),
+            Some(_) => self.metrics.log_lines_dropped(1),
         }
         self.metrics.decided_again(counter, took);
         Ok(())

@@ -39,7 +39,7 @@ use self::capture::Tap;
 use self::framing::FrameError;
 use self::seen::Seen;
 use self::view::View;
-use crate::audit::{self, Circumstances, LogFull, Recorder, Unwritten};
+use crate::audit::{self, Circumstances, Entry, LogFull, Recorder, Unwritten};
 use crate::authorizer::{Decision, Denial, Facts, Grant, Reason};
 use crate::clock::{Clock, Timestamp};
 use crate::request::{Host, Request};
@@ -217,8 +217,8 @@ impl Inner {
     ) {
         self.recorder.looked_for_decision(true);
         let circumstances = Circumstances { trace: seen.trace, ..view.circumstances() };
-        let (repeated, took) = (&answer.terms.repeated, seen.started.elapsed());
-        let recorded = self.recorder.record_repeated(repeated, circumstances, now, took);
+        let (entry, took) = (&answer.terms.entry, seen.started.elapsed());
+        let recorded = self.recorder.record_again(entry, circumstances, now, took);
         if let Err(unwritten) = recorded {
             seen.unwritten = Some(unwritten);
             seen.scope = Some(Arc::clone(scope));
@@ -258,15 +258,18 @@ impl Inner {
             _ => decision,
         };
         let now = self.clock.now();
-        let on = |decision: &Decision| {
+        let record = |decision: &Decision| {
             let (request, scope, took) =
                 (request.as_deref(), scope.as_deref(), seen.started.elapsed());
             let arrival = Arrival { edge: seen.edge, trace: seen.trace };
-            self.recorder.record(arrival, request, scope, decision, now, took)
+            let entry = self.recorder.entry(arrival, request, scope, decision, now, took);
+            let recorded = self.recorder.record(&entry, took);
+            (entry, recorded)
         };
-        let decision = match on(&decision) {
+        let (entry, recorded) = record(&decision);
+        let decision = match recorded {
             Ok(()) => decision,
-            Err(unwritten) => logged(decision, *unwritten, seen.until, on).await,
+            Err(unwritten) => logged(decision, *unwritten, seen.until, record).await,
         };
         seen.stages.end();
         self.recorder.stages(&seen.stages);
@@ -276,14 +279,9 @@ impl Inner {
         let (Some(scope), Some(request)) = (scope, request) else { return (response, None) };
         let terms = match &decision.outcome {
             Ok(Grant::Signed { token, .. }) if seen.question.is_some() => {
-                let repeated = || self.recorder.repeated(&request, &scope, &decision);
                 let told =
                     || self.tracer.as_ref().map(|_| Box::new(audit::told(Some(&scope), &decision)));
-                reuse::span(token.validity()).map(|span| Terms {
-                    repeated: repeated(),
-                    told: told(),
-                    span,
-                })
+                reuse::span(token.validity()).map(|span| Terms { entry, told: told(), span })
             }
             _ => None,
         };
@@ -301,14 +299,14 @@ async fn logged(
     decision: Decision,
     unwritten: Unwritten,
     until: Instant,
-    log: impl Fn(&Decision) -> Result<(), Box<Unwritten>>,
+    record: impl Fn(&Decision) -> (Entry, Result<(), Box<Unwritten>>),
 ) -> Decision {
     let Err(full) = unwritten.written(until).await else { return decision };
     let outcome = decision.outcome.and(Err(full.into()));
     // What was looked up was counted with the decision that is none now.
     let facts = Facts { entitlements: None, ..decision.facts };
     let decision = Decision { outcome, facts };
-    if let Err(unwritten) = log(&decision) {
+    if let (_, Err(unwritten)) = record(&decision) {
         unwritten.given_up();
     }
     decision

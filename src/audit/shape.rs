@@ -42,8 +42,11 @@ pub const SOURCE_IP: &str = "http.sourceIp";
 /// What stands for a text that is not to be seen.
 const REDACTED: &str = "[redacted]";
 
-/// How many hexadecimal digits of a hash are shown: 128 bits.
-const HASH_DIGITS: usize = 32;
+/// How much of a hash is shown: 32 hexadecimal digits.
+const HASH_BYTES: usize = 16;
+
+/// A line that is no longer takes one allocation.
+const USUAL_BYTES: usize = 1_536;
 
 /// What a canonical path escapes of a value in one segment.
 const ESCAPED: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b'~');
@@ -95,8 +98,8 @@ impl fmt::Debug for HashKey {
 
 /// The first digits of `digest`, with the name of what made it.
 pub(super) fn digits(algorithm: &str, digest: &[u8]) -> String {
-    let digits: String = hex::encode(digest).chars().take(HASH_DIGITS).collect();
-    format!("{algorithm}:{digits}")
+    let shown = digest.get(..HASH_BYTES).unwrap_or(digest);
+    format!("{algorithm}:{}", hex::encode(shown))
 }
 
 /// Texts that are not to be seen, and what stands for them.
@@ -146,10 +149,17 @@ impl Shape {
     /// The line of a record, its end included.
     pub(super) fn line(&self, mut record: DecisionRecord) -> serde_json::Result<Vec<u8>> {
         self.mask(&mut record);
-        ended(match &self.fields {
-            None => serde_json::to_vec(&record),
-            Some(_) => serde_json::to_vec(&self.pruned(&record)?),
-        }?)
+        self.written(&record)
+    }
+
+    /// The line of a record that is masked.
+    pub(super) fn written(&self, record: &DecisionRecord) -> serde_json::Result<Vec<u8>> {
+        let mut line = Vec::with_capacity(USUAL_BYTES);
+        match &self.fields {
+            None => serde_json::to_writer(&mut line, record),
+            Some(_) => serde_json::to_writer(&mut line, &self.pruned(record)?),
+        }?;
+        ended(line)
     }
 
     /// The line of what shadow policies say. It has the decision's fields where it has the same; where anything is
@@ -183,7 +193,7 @@ impl Shape {
     }
 
     /// The fields of `record` that are shown.
-    pub(super) fn pruned(&self, record: &DecisionRecord) -> serde_json::Result<Value> {
+    fn pruned(&self, record: &DecisionRecord) -> serde_json::Result<Value> {
         let mut value = serde_json::to_value(record)?;
         if let Some(members) = value.as_object_mut() {
             self.prune("", members);

@@ -13,7 +13,7 @@ use quick_cache::Weighter;
 use quick_cache::sync::Cache;
 use tokio::sync::watch;
 
-use crate::audit::Repeated;
+use crate::audit::Entry;
 use crate::clock::Timestamp;
 use crate::reuse::Key;
 use crate::trace::Told;
@@ -32,7 +32,7 @@ pub(super) struct Answer {
 /// How an answer is given again.
 #[derive(Debug)]
 pub(super) struct Terms {
-    pub(super) repeated: Repeated,
+    pub(super) entry: Entry,
     /// For spans, where there are any.
     pub(super) told: Option<Box<Told>>,
     /// Since when and until when.
@@ -54,7 +54,7 @@ struct Weight;
 impl Weighter<Key, Arc<Answer>> for Weight {
     fn weight(&self, _: &Key, answer: &Arc<Answer>) -> u64 {
         let told = if answer.terms.told.is_some() { OVERHEAD } else { 0 };
-        let bytes = OVERHEAD + told + answer.framed.len() + answer.terms.repeated.size();
+        let bytes = OVERHEAD + told + answer.framed.len() + answer.terms.entry.size();
         u64::try_from(bytes).unwrap_or(u64::MAX)
     }
 }
@@ -129,7 +129,7 @@ mod tests {
     fn answer(length: usize) -> Answer {
         let framed = Bytes::from(vec![0; length]);
         let span = (NOW, NOW.after(Duration::from_secs(30)));
-        Answer { framed, terms: Terms { repeated: Repeated::default(), told: None, span } }
+        Answer { framed, terms: Terms { entry: Entry::default(), told: None, span } }
     }
 
     #[test]

@@ -3,7 +3,7 @@ use proptest::prelude::*;
 use proptest::sample::{select, subsequence};
 
 use super::*;
-use crate::audit::repeated::{Circumstances, Line};
+use crate::audit::entry::{Circumstances, Line};
 use crate::clock::Clock;
 use crate::fixture::NOW;
 use crate::metrics::Metrics;
@@ -133,11 +133,11 @@ proptest! {
         source_ip in select(vec!["192.0.2.9", "2001:db8::9", "no address", "192.0.2.7"]),
     ) {
         let shape = Shape::new(fields, masks);
-        let line = Line::of(record.clone(), &shape).unwrap();
+        let line = Line::of(record.clone(), &shape);
         let (request_id, source_principal) = (request_id.as_str(), source_principal.as_str());
         let trace = Tracer::new(1.0, Metrics::new(), Clock::Fixed(NOW)).0.join(None);
         let asked = Circumstances { request_id, source_ip, source_principal, trace };
-        let written = parsed(&line.write(&shape, asked, NOW, 5).unwrap());
+        let written = parsed(&line.again(&shape, asked, NOW, 5).unwrap());
         let mut anew = DecisionRecord { reused: true, duration_us: 5, request_id: request_id.to_owned(), ..record };
         let http = anew.http.as_mut().unwrap();
         http.source_ip = if source_ip == "no address" { String::new() } else { source_ip.to_owned() };

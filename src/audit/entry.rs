@@ -1,0 +1,307 @@
+//! What is recorded of a decision: the first time, and each time that it is used again.
+//!
+//! Then its line is the first one, but for the few values that differ between requests that are decided the
+//! same. Where these stand is looked for when it is used again for the first time.
+
+use std::fmt::Display;
+use std::io::Write as _;
+use std::net::IpAddr;
+use std::ops::Range;
+use std::sync::OnceLock;
+
+use prometheus_client::metrics::counter::Counter;
+use serde::Deserialize;
+use serde_json::value::RawValue;
+
+use super::shape::{Covered, Shape};
+use crate::clock::Timestamp;
+use crate::proto::DecisionRecord;
+use crate::trace::Trace;
+
+/// What is recorded of a decision.
+#[derive(Clone, Debug, Default)]
+pub struct Entry {
+    pub(super) counter: Counter,
+    /// `None` where there is no log.
+    pub(super) line: Option<Line>,
+    /// Whether the decision has its line in the log, where not all allows have.
+    pub(super) is_taken: bool,
+    /// The decision's own id, where not all allows are logged.
+    pub(super) sampled_by: String,
+}
+
+impl Entry {
+    /// How many bytes it takes.
+    pub fn size(&self) -> usize {
+        self.line.as_ref().map_or(0, Line::size) + self.sampled_by.len()
+    }
+}
+
+/// What differs between two requests that are decided the same.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Circumstances<'a> {
+    /// The proxy's id of the request.
+    pub request_id: &'a str,
+    /// The address of whoever connected to the proxy; recorded if it is an IP address.
+    pub source_ip: &'a str,
+    /// The identity in its certificate.
+    pub source_principal: &'a str,
+    /// The trace it belongs to.
+    pub trace: Option<Trace>,
+}
+
+/// The line of a decision, its end included; `None` if it can't be written.
+#[derive(Clone, Debug)]
+pub(super) struct Line {
+    first: Option<Vec<u8>>,
+    again: Again,
+}
+
+/// How it is written again.
+#[derive(Clone, Debug)]
+enum Again {
+    /// As it is, but for what differs.
+    Spliced {
+        /// What is masked in it, and so in what is put into it.
+        covered: Covered,
+        /// Looked for when it is written again for the first time; `None` if they can't be told.
+        cuts: OnceLock<Option<Vec<Cut>>>,
+    },
+    /// It is made anew each time, since what differs is masked, and what it covers may differ too.
+    Masked(Box<DecisionRecord>),
+}
+
+/// Where something stands in a line that differs.
+#[derive(Clone, Debug)]
+struct Cut {
+    at: Range<usize>,
+    what: Varying,
+}
+
+/// A value that differs.
+#[derive(Clone, Copy, Debug)]
+enum Varying {
+    Time,
+    RequestId,
+    Duration,
+    Reused,
+    SourceIp,
+    SourcePrincipal,
+    TraceId,
+    SpanId,
+}
+
+impl Line {
+    /// The line of `record`, as `shape` has it.
+    pub(super) fn of(mut record: DecisionRecord, shape: &Shape) -> Self {
+        let unmasked = shape.masks_varying().then(|| record.clone());
+        let covered = shape.mask(&mut record);
+        let first = shape.written(&record).ok();
+        let again = match unmasked {
+            Some(unmasked) => Again::Masked(Box::new(unmasked)),
+            None => Again::Spliced { covered, cuts: OnceLock::new() },
+        };
+        Self { first, again }
+    }
+
+    /// The whole line, the first time.
+    pub(super) fn first(&self) -> Option<&[u8]> {
+        self.first.as_deref()
+    }
+
+    /// The whole line, for another request.
+    pub(super) fn again(
+        &self,
+        shape: &Shape,
+        asked: Circumstances<'_>,
+        now: Timestamp,
+        microseconds: u64,
+    ) -> Option<Vec<u8>> {
+        let (covered, cuts) = match &self.again {
+            Again::Spliced { covered, cuts } => (covered, cuts),
+            Again::Masked(record) => {
+                return shape.line(varied(record, asked, now, microseconds)).ok();
+            }
+        };
+        let first = self.first()?;
+        let mut line = Vec::with_capacity(first.len() + 256);
+        let mut from = 0;
+        for Cut { at, what } in cuts.get_or_init(|| cuts_of(first)).as_ref()? {
+            line.extend_from_slice(first.get(from..at.start)?);
+            match what {
+                Varying::Time => serde_json::to_writer(&mut line, &now.rfc3339()).ok()?,
+                Varying::RequestId => text(&mut line, covered, asked.request_id)?,
+                Varying::Duration => serde_json::to_writer(&mut line, &microseconds).ok()?,
+                Varying::Reused => line.extend_from_slice(b"true"),
+                Varying::SourceIp => address(&mut line, covered, asked.source_ip)?,
+                Varying::SourcePrincipal => text(&mut line, covered, asked.source_principal)?,
+                Varying::TraceId => quoted(&mut line, asked.trace.map(|trace| trace.id))?,
+                Varying::SpanId => quoted(&mut line, asked.trace.and_then(|trace| trace.span))?,
+            }
+            from = at.end;
+        }
+        line.extend_from_slice(first.get(from..)?);
+        Some(line)
+    }
+
+    fn size(&self) -> usize {
+        /// Of a line's cuts.
+        const CUTS: usize = 8 * size_of::<Cut>();
+        let again = match &self.again {
+            Again::Spliced { .. } => CUTS,
+            // Its texts are most of it.
+            Again::Masked(record) => prost::Message::encoded_len(&**record) * 2,
+        };
+        again + self.first().map_or(0, <[u8]>::len)
+    }
+}
+
+/// Where `line` differs from the line of another request.
+fn cuts_of(line: &[u8]) -> Option<Vec<Cut>> {
+    #[derive(Deserialize)]
+    #[serde(rename_all = "camelCase")]
+    struct Members<'a> {
+        #[serde(borrow)]
+        time: Option<&'a RawValue>,
+        request_id: Option<&'a RawValue>,
+        duration_us: Option<&'a RawValue>,
+        reused: Option<&'a RawValue>,
+        http: Option<Http<'a>>,
+        trace_id: Option<&'a RawValue>,
+        span_id: Option<&'a RawValue>,
+    }
+    #[derive(Default, Deserialize)]
+    #[serde(rename_all = "camelCase")]
+    struct Http<'a> {
+        #[serde(borrow)]
+        source_ip: Option<&'a RawValue>,
+        source_principal: Option<&'a RawValue>,
+    }
+    let members: Members<'_> = serde_json::from_slice(line).ok()?;
+    let http = members.http.unwrap_or_default();
+    let found = [
+        (Varying::Time, members.time),
+        (Varying::RequestId, members.request_id),
+        (Varying::Duration, members.duration_us),
+        (Varying::Reused, members.reused),
+        (Varying::SourceIp, http.source_ip),
+        (Varying::SourcePrincipal, http.source_principal),
+        (Varying::TraceId, members.trace_id),
+        (Varying::SpanId, members.span_id),
+    ];
+    let mut cuts = Vec::with_capacity(found.len());
+    for (what, value) in found {
+        let Some(value) = value.map(RawValue::get) else { continue };
+        // It is a part of the line.
+        let start = value.as_ptr().addr().checked_sub(line.as_ptr().addr())?;
+        cuts.push(Cut { at: start..start + value.len(), what });
+    }
+    cuts.sort_by_key(|cut| cut.at.start);
+    Some(cuts)
+}
+
+/// A text of a request, as JSON.
+fn text(line: &mut Vec<u8>, covered: &Covered, text: &str) -> Option<()> {
+    if covered.is_empty() {
+        serde_json::to_writer(line, text).ok()
+    } else {
+        serde_json::to_writer(line, &covered.cover(text)).ok()
+    }
+}
+
+/// An address in its one form, as JSON; what is none is not shown.
+fn address(line: &mut Vec<u8>, covered: &Covered, text: &str) -> Option<()> {
+    let ip = text.parse().ok();
+    match ip {
+        Some(ip) if !covered.is_empty() => {
+            let ip: IpAddr = ip;
+            serde_json::to_writer(line, &covered.cover(&ip.to_string())).ok()
+        }
+        // It has one form only.
+        Some(IpAddr::V4(_)) => serde_json::to_writer(line, text).ok(),
+        ip => quoted(line, ip),
+    }
+}
+
+/// What holds nothing that JSON escapes, or nothing.
+fn quoted(line: &mut Vec<u8>, value: Option<impl Display>) -> Option<()> {
+    line.push(b'"');
+    value.map_or(Ok(()), |value| write!(line, "{value}")).ok()?;
+    line.push(b'"');
+    Some(())
+}
+
+/// The record of another request.
+fn varied(
+    record: &DecisionRecord,
+    asked: Circumstances<'_>,
+    now: Timestamp,
+    microseconds: u64,
+) -> DecisionRecord {
+    let mut record = DecisionRecord { reused: true, ..record.clone() };
+    record.time = now.rfc3339();
+    record.request_id = asked.request_id.to_owned();
+    record.duration_us = microseconds;
+    record.trace(asked.trace);
+    if let Some(http) = &mut record.http {
+        let ip: Option<IpAddr> = asked.source_ip.parse().ok();
+        http.source_ip = ip.map(|ip| ip.to_string()).unwrap_or_default();
+        http.source_principal = asked.source_principal.to_owned();
+    }
+    record
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::Value;
+
+    use super::*;
+    use crate::clock::Clock;
+    use crate::fixture::NOW;
+    use crate::metrics::Metrics;
+    use crate::proto::{HttpRequest, Principal};
+    use crate::trace::Tracer;
+
+    #[test]
+    fn it_reads_as_the_record_of_each_request() {
+        let record = |id: &str, ip: &str, principal: &str, took: u64| DecisionRecord {
+            time: NOW.rfc3339(),
+            request_id: id.to_owned(),
+            duration_us: took,
+            http: Some(HttpRequest {
+                method: "GET".to_owned(),
+                path: r#"/"},{"#.to_owned(),
+                source_ip: ip.to_owned(),
+                source_principal: principal.to_owned(),
+                ..HttpRequest::default()
+            }),
+            principal: Some(Principal { id: "\"\n".to_owned(), ..Principal::default() }),
+            outcome: "allow".to_owned(),
+            ..DecisionRecord::default()
+        };
+        let shape = Shape::default();
+        let line = Line::of(record("first", "192.0.2.1", "spiffe://a", 7), &shape);
+        let (tracer, _) = Tracer::new(1.0, Metrics::new(), Clock::Fixed(NOW));
+        let sampled = tracer.join(None);
+        let unsampled = sampled.map(|trace| Trace { span: None, ..trace });
+        for (id, ip, principal, trace) in [
+            ("", "", "", None),
+            (r#","reused":false,"x":""#, "2001:db8::1", "\u{1}\"\\é", sampled),
+            ("3", "192.0.2.9", "", unsampled),
+        ] {
+            let (request_id, source_ip, source_principal) = (id, ip, principal);
+            let asked = Circumstances { request_id, source_ip, source_principal, trace };
+            let written = line.again(&shape, asked, NOW, 3).unwrap();
+            let (end, json) = written.split_last().unwrap();
+            assert_eq!(*end, b'\n');
+            let written: Value = serde_json::from_slice(json).unwrap();
+            let expected = DecisionRecord {
+                reused: true,
+                trace_id: trace.map(|it| it.id.to_string()).unwrap_or_default(),
+                span_id: trace.and_then(|it| it.span).map(|it| it.to_string()).unwrap_or_default(),
+                ..record(id, ip, principal, 3)
+            };
+            assert_eq!(written, serde_json::to_value(expected).unwrap());
+        }
+    }
+}
