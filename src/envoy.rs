@@ -200,7 +200,10 @@ impl Inner {
         let key = reuse.key(&scope.authorizer, &view.asked())?;
         let answer = self.cache.get(&key, now);
         match &answer {
-            Some(answer) => self.give_again(answer, scope, view, now, seen),
+            Some(answer) => {
+                let circumstances = Circumstances { trace: seen.trace, ..view.circumstances() };
+                self.give_again(answer, scope, circumstances, now, seen);
+            }
             None => seen.question = Some((Arc::clone(scope), key)),
         }
         answer
@@ -211,12 +214,11 @@ impl Inner {
         &self,
         answer: &Answer,
         scope: &Arc<Scope>,
-        view: &View<'_>,
+        circumstances: Circumstances<'_>,
         now: Timestamp,
         seen: &mut Seen,
     ) {
         self.recorder.looked_for_decision(true);
-        let circumstances = Circumstances { trace: seen.trace, ..view.circumstances() };
         let (entry, took) = (&answer.terms.entry, seen.started.elapsed());
         let recorded = self.recorder.record_again(entry, circumstances, now, took);
         if let Err(unwritten) = recorded {

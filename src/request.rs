@@ -6,6 +6,7 @@
 
 mod asked;
 mod body;
+mod headers;
 
 use std::collections::HashMap;
 use std::net::{IpAddr, Ipv6Addr};
@@ -16,6 +17,7 @@ pub use asked::{AddressRead, Asked, Reads};
 pub use body::{
     Body, BodyFault, Content, Descriptors, DescriptorsError, Fields, GrpcFault, MultipartFault,
 };
+pub use headers::Headers;
 
 use crate::clock::Timestamp;
 
@@ -140,30 +142,6 @@ pub struct Source {
     pub principal: Option<String>,
     /// Its client certificate, PEM.
     pub certificate: Option<String>,
-}
-
-/// Header fields in the order they arrived, names in lower case, duplicates kept.
-///
-/// Envoy's plain `headers` map joins duplicates with a comma before we see them; a reader that
-/// needs exactly one value must therefore also refuse commas where its value can't hold one.
-#[derive(Clone, Debug, Default)]
-pub struct Headers(Vec<(String, Vec<u8>)>);
-
-impl Headers {
-    /// Adds a field; the name is folded to lower case.
-    pub fn push(&mut self, name: &str, value: impl Into<Vec<u8>>) {
-        self.0.push((name.to_ascii_lowercase(), value.into()));
-    }
-
-    /// Every value of `name` (in lower case), in order.
-    pub fn all<'a>(&'a self, name: &'a str) -> impl Iterator<Item = &'a [u8]> + 'a {
-        self.0.iter().filter(move |(key, _)| key == name).map(|(_, value)| value.as_slice())
-    }
-
-    /// Every field, in order.
-    pub fn iter(&self) -> impl Iterator<Item = (&str, &[u8])> {
-        self.0.iter().map(|(name, value)| (name.as_str(), value.as_slice()))
-    }
 }
 
 #[cfg(test)]

@@ -20,7 +20,9 @@ use super::framing::{self, Reading};
 use super::seen::Seen;
 use super::view::View;
 use super::{CheckService, Inner, decode, panicked};
+use crate::audit::Circumstances;
 use crate::authorizer::{Decision, Denial, Reason};
+use crate::request::Request;
 use crate::scope::Scopes;
 use crate::token::Channel;
 use crate::trace::Edge;
@@ -48,7 +50,7 @@ enum Found {
     /// It was decided before.
     Known(Arc<Answer>),
     /// It is to be decided, by these scopes.
-    Open(Bytes, Arc<Scopes>),
+    Open(Box<Request>, Arc<Scopes>),
 }
 
 /// What a check comes to.
@@ -99,7 +101,7 @@ where
     fn find(&mut self) -> Result<Option<Found>, Denial> {
         let mut nobody = Context::from_waker(Waker::noop());
         match self.reading.poll(&mut nobody, &mut self.body, &self.service.0.room) {
-            Poll::Ready(message) => Ok(Some(self.service.0.find(message?, &mut self.seen))),
+            Poll::Ready(message) => self.service.0.find(&message?, &mut self.seen).map(Some),
             Poll::Pending => Ok(None),
         }
     }
@@ -130,15 +132,18 @@ where
 }
 
 impl Inner {
-    fn find(&self, message: Bytes, seen: &mut Seen) -> Found {
+    fn find(&self, message: &Bytes, seen: &mut Seen) -> Result<Found, Denial> {
         if let Some(tap) = &self.tap {
-            tap.offer(&message);
+            tap.offer(message);
         }
         let scopes = self.scopes.load();
-        match View::of(&message).and_then(|view| self.known(&view, &scopes, seen)) {
-            Some(answer) => Found::Known(answer),
-            None => Found::Open(message, Guard::into_inner(scopes)),
+        let view = View::of(message);
+        if let Some(answer) = view.as_ref().and_then(|view| self.known(view, &scopes, seen)) {
+            return Ok(Found::Known(answer));
         }
+        let read = view.map_or_else(|| decode::request(message), |view| view.request());
+        let request = read.map_err(|error| Denial::new(Reason::BadRequest, error))?;
+        Ok(Found::Open(Box::new(request), Guard::into_inner(scopes)))
     }
 
     /// Read, look, decide: what is learned on the way is left in `seen`, where neither a deadline nor
@@ -154,36 +159,38 @@ impl Inner {
             Some(found) => found,
             None => {
                 let message = poll_fn(|context| reading.poll(context, body, &self.room)).await?;
-                self.find(message, seen)
+                self.find(&message, seen)?
             }
         };
         match found {
             Found::Known(answer) => Ok(Checked::Known(answer)),
-            Found::Open(message, scopes) => self.decide(&message, &scopes, seen).await,
+            Found::Open(request, scopes) => self.decide(request, &scopes, seen).await,
         }
     }
 
-    /// Decides on `message`, unless others with the same question were first.
+    /// Decides on `request`, unless others with the same question were first.
     async fn decide(
         &self,
-        message: &Bytes,
+        request: Box<Request>,
         scopes: &Scopes,
         seen: &mut Seen,
     ) -> Result<Checked, Denial> {
-        let view = View::of(message).map(Box::new);
-        if let Some(view) = &view
-            && let Some((scope, key)) = seen.question.clone()
-        {
+        if let Some((scope, key)) = seen.question.clone() {
             seen.making = self.cache.wait(key).await.map(Box::new);
             let now = self.clock.now();
             if let Some(answer) = self.cache.get(&key, now) {
-                self.give_again(&answer, &scope, view, now, seen);
+                let source_ip = request.source.ip.map(|ip| ip.to_string()).unwrap_or_default();
+                let circumstances = Circumstances {
+                    request_id: &request.id,
+                    source_ip: &source_ip,
+                    source_principal: request.source.principal.as_deref().unwrap_or_default(),
+                    trace: seen.trace,
+                };
+                self.give_again(&answer, &scope, circumstances, now, seen);
                 return Ok(Checked::Known(answer));
             }
             self.recorder.looked_for_decision(false);
         }
-        let read = view.map_or_else(|| decode::request(message), |view| view.request());
-        let request = Box::new(read.map_err(|error| Denial::new(Reason::BadRequest, error))?);
         self.join_with(seen, &request);
         let decision = self.check_request(request, scopes, Channel::Proxy, seen).await?;
         Ok(Checked::Decided(Box::new(decision)))

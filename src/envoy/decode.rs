@@ -72,10 +72,12 @@ impl View<'_> {
             "https" => "https",
             _ => return Err(BadRequest::Scheme),
         };
-        let mut headers = Headers::default();
+        let lengths = self.headers.iter().map(|(name, value)| (name.len(), value.len()));
+        let (names, values) = lengths.fold((0, 0), |sum, each| (sum.0 + each.0, sum.1 + each.1));
+        let mut headers = Headers::with_capacity(self.headers.len(), names, values);
         for (name, value) in &self.headers {
             // Names are text in every message that is read.
-            headers.push(&String::from_utf8_lossy(name), *value);
+            headers.push(&String::from_utf8_lossy(name), value);
         }
         let metadata = |metadata: &Option<Cow<'_, Metadata>>| {
             metadata.as_deref().map(metadata_fields).unwrap_or_default()
