@@ -20,7 +20,7 @@ mod view;
 
 use std::future::Future;
 use std::panic::AssertUnwindSafe;
-use std::pin::pin;
+use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -112,7 +112,7 @@ impl Inner {
             let decision = self.check_request(request, &scopes, Channel::Api, &mut seen).await?;
             Ok(over_http::carried(decision))
         };
-        let checked = self.in_time(place.as_ref(), until, checking).await;
+        let checked = self.in_time(place.as_ref(), until, pin!(checking)).await;
         let decision = checked.unwrap_or_else(Decision::denied);
         self.record(decision, &mut seen).await.0
     }
@@ -123,13 +123,13 @@ impl Inner {
         &self,
         place: Option<&SemaphorePermit<'_>>,
         until: Instant,
-        checking: impl Future<Output = Result<T, Denial>>,
+        checking: Pin<&mut impl Future<Output = Result<T, Denial>>>,
     ) -> Result<T, Denial> {
         if place.is_none() {
             return Err(Denial::new(Reason::Overload, "too many checks in progress"));
         }
         // A panic, which the panic hook has told of, denies one check.
-        let checking = pin!(AssertUnwindSafe(checking).catch_unwind());
+        let checking = AssertUnwindSafe(checking).catch_unwind();
         match tokio::time::timeout_at(until.into(), checking).await {
             Ok(Ok(checked)) => checked,
             Ok(Err(_)) => Err(panicked()),
@@ -271,7 +271,7 @@ impl Inner {
         let (entry, recorded) = record(&decision);
         let decision = match recorded {
             Ok(()) => decision,
-            Err(unwritten) => logged(decision, *unwritten, seen.until, record).await,
+            Err(unwritten) => Box::pin(logged(decision, *unwritten, seen.until, record)).await,
         };
         seen.stages.end();
         self.recorder.stages(&seen.stages);

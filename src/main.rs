@@ -5,6 +5,10 @@ use std::process::ExitCode;
 use clap::Parser;
 use placet::cli::Cli;
 
+#[cfg(feature = "mimalloc")]
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 fn main() -> ExitCode {
     Cli::parse().run()
 }

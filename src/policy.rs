@@ -224,7 +224,7 @@ impl Policy {
         let verdict = match &*engine {
             Engine::Cedar(cedar) => cedar.decide(question),
             Engine::Rego(rego) => rego.decide(question),
-            Engine::Authzen(remote) => remote.decide(question).await,
+            Engine::Authzen(remote) => Box::pin(remote.decide(question)).await,
         };
         verdict.permit(question.principal, question.target)
     }

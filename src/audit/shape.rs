@@ -336,6 +336,8 @@ fn without_texts(opinion: &mut Opinion) {
 
 fn ended(mut line: Vec<u8>) -> serde_json::Result<Vec<u8>> {
     line.push(b'\n');
+    // It may be kept for long.
+    line.shrink_to_fit();
     Ok(line)
 }
 

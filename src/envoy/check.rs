@@ -5,6 +5,7 @@
 
 use std::future::poll_fn;
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::pin::pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
 
@@ -112,8 +113,12 @@ where
         // Kept until it is answered: what waits for the log is in progress too.
         let place = service.in_progress.try_acquire().ok();
         let until = seen.until;
-        let checking = service.check_message(found, &mut self.body, &mut self.reading, seen);
-        let decision = match service.in_time(place.as_ref(), until, checking).await {
+        let checked = {
+            let (body, reading) = (&mut self.body, &mut self.reading);
+            let checking = pin!(service.check_message(found, body, reading, seen));
+            service.in_time(place.as_ref(), until, checking).await
+        };
+        let decision = match checked {
             Ok(Checked::Decided(decision)) => *decision,
             Err(denial) => Decision::denied(denial),
             Ok(Checked::Known(answer)) => {

@@ -185,7 +185,7 @@ impl Bearer {
         if let Some(asked) = readers().find(|issuer| !matches!(issuer.proof, Proof::Keys(_))) {
             let named = jws::named_issuer(token);
             if named.is_none_or(|named| named == asked.settings.issuer) {
-                return asked.ask(token, now).await;
+                return Box::pin(asked.ask(token, now)).await;
             }
         }
         let jws = Jws::parse(token)?;

@@ -244,12 +244,12 @@ impl SigningKey {
         match &self.signer {
             Signer::Local(key) if key.kind() == KeyKind::Rsa => {
                 let _permit = admitted()?;
-                backlog::sign_aside(key, self.algorithm, message).await.map_err(failed)
+                Box::pin(backlog::sign_aside(key, self.algorithm, message)).await.map_err(failed)
             }
             Signer::Local(key) => key.sign(self.algorithm, message).map_err(failed),
             Signer::Transit(signer) => {
                 let _permit = admitted()?;
-                let signed = signer.sign(message).await;
+                let signed = Box::pin(signer.sign(message)).await;
                 let signature = signed.map_err(|source| SignError::Store { kid: kid(), source })?;
                 if !self.public.verifies(self.algorithm, message, &signature) {
                     return Err(SignError::Mismatch { kid: kid() });

@@ -28,6 +28,11 @@ use placet::route::{Resolved, Target};
 use placet::scope::Scope;
 use placet::token::{Binding, Channel, DecisionId, Listed};
 
+/// As in `placet`, so that a part costs what it costs there.
+#[cfg(feature = "mimalloc")]
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 const PARTS: [&str; 3] = ["verify", "policy", "sign"];
 
 fn main() {

@@ -24,6 +24,13 @@ def programs(binary):
     return PLACET
 
 
+def with_system_allocator():
+    """`placet` with the allocator that valgrind sees into."""
+    target = OUT / "system-allocator"
+    _cargo(ROOT, target, "--bin", "placet", "--no-default-features", "--features", "aws,azure")
+    return target / "release" / "placet"
+
+
 def bench(name):
     """The program of one of Cargo's benches. Cargo builds `placet` beside it, by the profile of benches: elsewhere,
     so that it is not what is measured."""

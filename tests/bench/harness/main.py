@@ -36,6 +36,7 @@ def _measured(placet, asked):
     every = cases.all_of(placet, asked.peer)
     # Before anything is timed: a compiler would be in the way.
     alone = parts.Parts() if {"cpu", "instructions"} & set(sections) and not asked.binary else None
+    counting = servers.Placet(build.with_system_allocator()) if asked.allocations else None
     growing = growth.built() if "growth" in sections else None
     os.sched_setaffinity(0, {CLIENT_CORE})
 
@@ -57,8 +58,8 @@ def _measured(placet, asked):
     if "instructions" in sections:
         found["instructions"] = {"cases": counted.instructions(placet, every),
                                  "parts": alone.instructions() if alone else {}}
-    if asked.allocations:
-        found["allocations"] = counted.allocations(placet, every)
+    if counting:
+        found["allocations"] = counted.allocations(counting, every)
     if growing:
         found["growth"] = growth.measure(watch, growing)
     found["disturbed"] = watch.disturbed
