@@ -53,7 +53,7 @@ pub struct Circumstances<'a> {
 /// The line of a decision, its end included; `None` if it can't be written.
 #[derive(Clone, Debug)]
 pub(super) struct Line {
-    first: Option<Vec<u8>>,
+    first: Option<Box<[u8]>>,
     again: Again,
 }
 
@@ -65,28 +65,36 @@ enum Again {
         /// What is masked in it, and so in what is put into it.
         covered: Covered,
         /// Looked for when it is written again for the first time; `None` if they can't be told.
-        cuts: OnceLock<Option<Vec<Cut>>>,
+        cuts: OnceLock<Option<Cuts>>,
     },
     /// It is made anew each time, since what differs is masked, and what it covers may differ too.
     Masked(Box<DecisionRecord>),
 }
 
-/// Where something stands in a line that differs.
-#[derive(Clone, Debug)]
-struct Cut {
-    at: Range<usize>,
-    what: Varying,
-}
+/// Where the values of [`VARYING`] stand in a line; nowhere, if they are not shown.
+type Cuts = [Range<u32>; VARYING.len()];
+
+/// What differs, in the order of the line.
+const VARYING: [Varying; 8] = [
+    Varying::Time,
+    Varying::RequestId,
+    Varying::SourceIp,
+    Varying::SourcePrincipal,
+    Varying::Duration,
+    Varying::Reused,
+    Varying::TraceId,
+    Varying::SpanId,
+];
 
 /// A value that differs.
 #[derive(Clone, Copy, Debug)]
 enum Varying {
     Time,
     RequestId,
-    Duration,
-    Reused,
     SourceIp,
     SourcePrincipal,
+    Duration,
+    Reused,
     TraceId,
     SpanId,
 }
@@ -96,7 +104,7 @@ impl Line {
     pub(super) fn of(mut record: DecisionRecord, shape: &Shape) -> Self {
         let unmasked = shape.masks_varying().then(|| record.clone());
         let covered = shape.mask(&mut record);
-        let first = shape.written(&record).ok();
+        let first = shape.written(&record).ok().map(Vec::into_boxed_slice);
         let again = match unmasked {
             Some(unmasked) => Again::Masked(Box::new(unmasked)),
             None => Again::Spliced { covered, cuts: OnceLock::new() },
@@ -126,8 +134,9 @@ impl Line {
         let first = self.first()?;
         let mut line = Vec::with_capacity(first.len() + 256);
         let mut from = 0;
-        for Cut { at, what } in cuts.get_or_init(|| cuts_of(first)).as_ref()? {
-            line.extend_from_slice(first.get(from..at.start)?);
+        let cuts = cuts.get_or_init(|| cuts_of(first)).as_ref()?;
+        for (what, at) in VARYING.iter().zip(cuts).filter(|(_, at)| !at.is_empty()) {
+            line.extend_from_slice(first.get(from..usize::try_from(at.start).ok()?)?);
             match what {
                 Varying::Time => serde_json::to_writer(&mut line, &now.rfc3339()).ok()?,
                 Varying::RequestId => text(&mut line, covered, asked.request_id)?,
@@ -138,17 +147,16 @@ impl Line {
                 Varying::TraceId => quoted(&mut line, asked.trace.map(|trace| trace.id))?,
                 Varying::SpanId => quoted(&mut line, asked.trace.and_then(|trace| trace.span))?,
             }
-            from = at.end;
+            from = usize::try_from(at.end).ok()?;
         }
         line.extend_from_slice(first.get(from..)?);
         Some(line)
     }
 
+    /// How many bytes it takes beside itself.
     fn size(&self) -> usize {
-        /// Of a line's cuts.
-        const CUTS: usize = 8 * size_of::<Cut>();
         let again = match &self.again {
-            Again::Spliced { .. } => CUTS,
+            Again::Spliced { .. } => 0,
             // Its texts are most of it.
             Again::Masked(record) => prost::Message::encoded_len(&**record) * 2,
         };
@@ -157,7 +165,7 @@ impl Line {
 }
 
 /// Where `line` differs from the line of another request.
-fn cuts_of(line: &[u8]) -> Option<Vec<Cut>> {
+fn cuts_of(line: &[u8]) -> Option<Cuts> {
     #[derive(Deserialize)]
     #[serde(rename_all = "camelCase")]
     struct Members<'a> {
@@ -179,25 +187,22 @@ fn cuts_of(line: &[u8]) -> Option<Vec<Cut>> {
     }
     let members: Members<'_> = serde_json::from_slice(line).ok()?;
     let http = members.http.unwrap_or_default();
-    let found = [
-        (Varying::Time, members.time),
-        (Varying::RequestId, members.request_id),
-        (Varying::Duration, members.duration_us),
-        (Varying::Reused, members.reused),
-        (Varying::SourceIp, http.source_ip),
-        (Varying::SourcePrincipal, http.source_principal),
-        (Varying::TraceId, members.trace_id),
-        (Varying::SpanId, members.span_id),
-    ];
-    let mut cuts = Vec::with_capacity(found.len());
-    for (what, value) in found {
-        let Some(value) = value.map(RawValue::get) else { continue };
-        // It is a part of the line.
+    // It is a part of the line.
+    let at = |value: Option<&RawValue>| {
+        let Some(value) = value.map(RawValue::get) else { return Some(0..0) };
         let start = value.as_ptr().addr().checked_sub(line.as_ptr().addr())?;
-        cuts.push(Cut { at: start..start + value.len(), what });
-    }
-    cuts.sort_by_key(|cut| cut.at.start);
-    Some(cuts)
+        Some(u32::try_from(start).ok()?..u32::try_from(start + value.len()).ok()?)
+    };
+    Some([
+        at(members.time)?,
+        at(members.request_id)?,
+        at(http.source_ip)?,
+        at(http.source_principal)?,
+        at(members.duration_us)?,
+        at(members.reused)?,
+        at(members.trace_id)?,
+        at(members.span_id)?,
+    ])
 }
 
 /// A text of a request, as JSON.

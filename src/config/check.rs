@@ -20,7 +20,7 @@ use crate::deny_list::DenyList;
 use crate::files::{Look, Stamp};
 
 /// What kept answers may take where the settings don't say.
-pub(super) const DEFAULT_REUSE_BYTES: u64 = 4 * 1024 * 1024;
+pub(super) const DEFAULT_REUSE_BYTES: u64 = 5 * 1024 * 1024;
 
 /// Looking at files more often is of no use.
 const SHORTEST_LOOK: Duration = Duration::from_millis(50);

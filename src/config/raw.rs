@@ -419,7 +419,7 @@ raw! {
     pub(super) struct Reuse {
         /// Default: true.
         pub(super) enabled: Option<bool>,
-        /// How much memory the kept answers take, in bytes. Default: 4194304. A change takes a restart.
+        /// How much memory the kept answers take, in bytes. Default: 5242880. A change takes a restart.
         pub(super) max_bytes: Option<u64>,
     }
 }
