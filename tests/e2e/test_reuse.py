@@ -210,6 +210,6 @@ def test_it_can_be_switched_off(directory, issuer):
         request = check_request(headers=dict([bearer(issuer.token(groups=["readers"]))]))
         tokens = {call(placet, request).ok_response.headers[0].header.value for _ in range(3)}
         assert len(tokens) == 3
-        assert get(placet.admin, "/config").json()["reuse"] == {"enabled": False, "maxBytes": 4194304}
+        assert get(placet.admin, "/config").json()["reuse"] == {"enabled": False, "maxBytes": 5242880}
         metrics = placet.metrics()
         assert not any(metrics[f'placet_cache_{kind}_total{{cache="decisions"}}'] for kind in ("hits", "misses"))
