@@ -89,8 +89,8 @@ impl Recorder {
     /// Counts and logs one decision, unless the log has no room and is to be waited for.
     pub fn record(&self, entry: &Entry, took: Duration) -> Result<(), Box<Unwritten>> {
         let log = self.log.as_ref().filter(|_| entry.is_taken);
-        let line = log.zip(entry.line.as_ref()).map(|(log, line)| (log, line.first()));
-        self.add(line, &entry.counter, took)
+        let line = log.zip(entry.line.as_ref()).and_then(|(log, line)| line.first(&log.shape));
+        self.add(log.map(|log| (log, line.as_deref())), &entry.counter, took)
     }
 
     /// Counts the time that the stages of a decision took.
@@ -139,7 +139,9 @@ impl Recorder {
         let record = log.complete(record());
         let is_taken = !outcome.is_yes() || log.takes(&record.request_id, &record.id);
         let sampled_by = if log.is_sampled() { record.id.clone() } else { String::new() };
-        let line = Some(Line::of(record, &log.shape));
+        // Without a token it is not used again.
+        let is_used = is_taken || matches!(outcome, Outcome::Allow(Some(_)));
+        let line = is_used.then(|| Line::of(record, &log.shape)).flatten();
         Entry { counter, line, is_taken, sampled_by }
     }
 
@@ -152,12 +154,11 @@ impl Recorder {
         took: Duration,
     ) -> Result<(), Box<Unwritten>> {
         let log = self.log.as_ref();
-        let taken = log.filter(|log| log.takes(asked.request_id, &entry.sampled_by));
-        let Some((log, line)) = taken.zip(entry.line.as_ref()) else {
-            return self.add(None, &entry.counter, took);
-        };
-        let line = line.again(&log.shape, asked, now, microseconds(took));
-        self.add(Some((log, line.as_deref())), &entry.counter, took)
+        let log = log.filter(|log| log.takes(asked.request_id, &entry.sampled_by));
+        let line = log
+            .zip(entry.line.as_ref())
+            .and_then(|(log, line)| line.again(&log.shape, asked, now, microseconds(took)));
+        self.add(log.map(|log| (log, line.as_deref())), &entry.counter, took)
     }
 
     /// Counts a look for a decision that could be used again.

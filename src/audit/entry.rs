@@ -1,8 +1,10 @@
 //! What is recorded of a decision: the first time, and each time that it is used again.
 //!
 //! Then its line is the first one, but for the few values that differ between requests that are decided the
-//! same. Where these stand is looked for when it is used again for the first time.
+//! same. Where these stand is looked for when it is used again for the first time. What can't be written is no line:
+//! it counts as dropped, and never says of one request what was true of another.
 
+use std::borrow::Cow;
 use std::fmt::Display;
 use std::io::Write as _;
 use std::net::IpAddr;
@@ -22,7 +24,7 @@ use crate::trace::Trace;
 #[derive(Clone, Debug, Default)]
 pub struct Entry {
     pub(super) counter: Counter,
-    /// `None` where there is no log.
+    /// `None` where there is no log, no use of it, or it can't be written.
     pub(super) line: Option<Line>,
     /// Whether the decision has its line in the log, where not all allows have.
     pub(super) is_taken: bool,
@@ -50,18 +52,12 @@ pub struct Circumstances<'a> {
     pub trace: Option<Trace>,
 }
 
-/// The line of a decision, its end included; `None` if it can't be written.
+/// The line of a decision, its end included.
 #[derive(Clone, Debug)]
-pub(super) struct Line {
-    first: Option<Box<[u8]>>,
-    again: Again,
-}
-
-/// How it is written again.
-#[derive(Clone, Debug)]
-enum Again {
-    /// As it is, but for what differs.
+pub(super) enum Line {
+    /// The next one is as the first, but for what differs.
     Spliced {
+        first: Box<[u8]>,
         /// What is masked in it, and so in what is put into it.
         covered: Covered,
         /// Looked for when it is written again for the first time; `None` if they can't be told.
@@ -100,21 +96,22 @@ enum Varying {
 }
 
 impl Line {
-    /// The line of `record`, as `shape` has it.
-    pub(super) fn of(mut record: DecisionRecord, shape: &Shape) -> Self {
-        let unmasked = shape.masks_varying().then(|| record.clone());
+    /// The line of `record`, as `shape` has it; `None` if it can't be written.
+    pub(super) fn of(mut record: DecisionRecord, shape: &Shape) -> Option<Self> {
+        if shape.masks_varying() {
+            return Some(Self::Masked(Box::new(record)));
+        }
         let covered = shape.mask(&mut record);
-        let first = shape.written(&record).ok().map(Vec::into_boxed_slice);
-        let again = match unmasked {
-            Some(unmasked) => Again::Masked(Box::new(unmasked)),
-            None => Again::Spliced { covered, cuts: OnceLock::new() },
-        };
-        Self { first, again }
+        let first = shape.written(&record).ok()?.into_boxed_slice();
+        Some(Self::Spliced { first, covered, cuts: OnceLock::new() })
     }
 
     /// The whole line, the first time.
-    pub(super) fn first(&self) -> Option<&[u8]> {
-        self.first.as_deref()
+    pub(super) fn first(&self, shape: &Shape) -> Option<Cow<'_, [u8]>> {
+        match self {
+            Self::Spliced { first, .. } => Some(Cow::Borrowed(first)),
+            Self::Masked(record) => shape.line((**record).clone()).ok().map(Cow::Owned),
+        }
     }
 
     /// The whole line, for another request.
@@ -125,13 +122,12 @@ impl Line {
         now: Timestamp,
         microseconds: u64,
     ) -> Option<Vec<u8>> {
-        let (covered, cuts) = match &self.again {
-            Again::Spliced { covered, cuts } => (covered, cuts),
-            Again::Masked(record) => {
+        let (first, covered, cuts) = match self {
+            Self::Spliced { first, covered, cuts } => (first, covered, cuts),
+            Self::Masked(record) => {
                 return shape.line(varied(record, asked, now, microseconds)).ok();
             }
         };
-        let first = self.first()?;
         let mut line = Vec::with_capacity(first.len() + 256);
         let mut from = 0;
         let cuts = cuts.get_or_init(|| cuts_of(first)).as_ref()?;
@@ -155,12 +151,11 @@ impl Line {
 
     /// How many bytes it takes beside itself.
     fn size(&self) -> usize {
-        let again = match &self.again {
-            Again::Spliced { .. } => 0,
+        match self {
+            Self::Spliced { first, .. } => first.len(),
             // Its texts are most of it.
-            Again::Masked(record) => prost::Message::encoded_len(&**record) * 2,
-        };
-        again + self.first().map_or(0, <[u8]>::len)
+            Self::Masked(record) => prost::Message::encoded_len(&**record) * 2,
+        }
     }
 }
 
@@ -285,7 +280,7 @@ mod tests {
             ..DecisionRecord::default()
         };
         let shape = Shape::default();
-        let line = Line::of(record("first", "192.0.2.1", "spiffe://a", 7), &shape);
+        let line = Line::of(record("first", "192.0.2.1", "spiffe://a", 7), &shape).unwrap();
         let (tracer, _) = Tracer::new(1.0, Metrics::new(), Clock::Fixed(NOW));
         let sampled = tracer.join(None);
         let unsampled = sampled.map(|trace| Trace { span: None, ..trace });

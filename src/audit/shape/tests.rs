@@ -133,7 +133,7 @@ proptest! {
         source_ip in select(vec!["192.0.2.9", "2001:db8::9", "no address", "192.0.2.7"]),
     ) {
         let shape = Shape::new(fields, masks);
-        let line = Line::of(record.clone(), &shape);
+        let line = Line::of(record.clone(), &shape).unwrap();
         let (request_id, source_principal) = (request_id.as_str(), source_principal.as_str());
         let trace = Tracer::new(1.0, Metrics::new(), Clock::Fixed(NOW)).0.join(None);
         let asked = Circumstances { request_id, source_ip, source_principal, trace };
