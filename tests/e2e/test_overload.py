@@ -10,6 +10,7 @@ from cryptography.hazmat.primitives.asymmetric import rsa
 
 from harness.authz import call, check_request, denied_status, is_denial
 from harness.burst import burst
+from harness.faults import peak_mib
 from harness.placet import REMOVED, Placet, new_private_key, pem, scope
 from harness.verify import verified
 
@@ -21,11 +22,6 @@ MAX_IN_PROGRESS = 8_192
 TOO_MANY = 800
 # The signing that is waited for, and the time a busy machine takes to bring an answer here.
 SLACK_SECONDS = 3
-
-
-def resident_mib(placet):
-    lines = open(f"/proc/{placet.popen.pid}/status").read().splitlines()
-    return next(int(line.split()[1]) for line in lines if line.startswith("VmRSS:")) / 1024
 
 
 def counted(placet, reason):
@@ -58,16 +54,16 @@ def test_ten_times_what_can_be_signed(directory, issuer):
         capacity = 100 / max(answer.seconds for answer in few) * DEADLINE_MS / 1000
         amount = min(int(10 * capacity), 6_000)
 
-        memory = []
+        peaks = []
         for _ in range(ROUNDS):
             answers = burst(placet, made(amount), DEADLINE_MS)
             outcomes = judged(answers)
             assert set(outcomes) == {"allowed", 503}, outcomes
             assert max(answer.seconds for answer in answers) < DEADLINE_MS / 1000 + SLACK_SECONDS
-            memory.append(resident_mib(placet))
+            peaks.append(peak_mib(placet))
         for answer in (answer for answer in answers if not is_denial(answer.message)):
             verified(answer.message.ok_response.headers[0].header.value, placet.jwks())
-        assert memory[-1] - memory[0] < MAX_GROWTH_MIB, memory
+        assert peaks[-1] - peaks[0] < MAX_GROWTH_MIB, peaks
 
         # And then at once as if nothing had been.
         assert not is_denial(call(placet, made(1)[0]))
@@ -105,13 +101,13 @@ def test_more_at_once_than_there_is_room_for(directory, issuer):
         with Placet(directory / "room", [scope(issuer, default=True), stuck], keys=keys) as placet:
             headers = {"authorization": f"Bearer {issuer.token()}"}
             requests = [check_request(f"/accounts/{number}", headers, host="stuck.example.com") for number in range(MAX_IN_PROGRESS + TOO_MANY)]
-            memory = []
+            peaks = []
             for _ in range(3):
                 answers = burst(placet, requests, deadline)
                 assert judged(answers) == {503: len(requests)}
                 refused = sorted(answer.seconds for answer in answers)[:TOO_MANY]
                 assert statistics.median(refused) < deadline / 1000 / 2, "what there is no room for is denied at once"
-                memory.append(resident_mib(placet))
+                peaks.append(peak_mib(placet))
             assert counted(placet, "overload") >= 3 * TOO_MANY and counted(placet, "deadline") > 0
-            assert memory[-1] - memory[0] < MAX_GROWTH_MIB, memory
+            assert peaks[-1] - peaks[0] < MAX_GROWTH_MIB, peaks
             assert not is_denial(call(placet, check_request(headers=headers)))

@@ -16,7 +16,8 @@ EXPECTED = {"permitted": 200, "forbidden": 403, "anonymous": 401}
 
 
 def peak_mib(process):
-    """The most memory that was resident since `forget_peak`."""
+    """The most memory that was resident since `forget_peak`, or the start. What still is depends on when the allocator
+    gives back what was freed."""
     lines = Path(f"/proc/{process.popen.pid}/status").read_text().splitlines()
     return next(int(line.split()[1]) for line in lines if line.startswith("VmHWM:")) / 1024
 
