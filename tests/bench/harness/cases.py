@@ -17,6 +17,12 @@ class Case:
     method: str = "GET"
     path: str | None = None
 
+    @property
+    def is_known(self):
+        """Whether each of its questions is asked before it is measured, of who keeps answers."""
+        return (self.expect == "token" and self.credentials != "fresh"
+                and self.server != "placet-no-reuse")
+
 
 ALGORITHM_NAMES = {"es256": "ES256", "eddsa": "EdDSA", "rs256": "RS256", "ps256": "PS256"}
 

@@ -9,8 +9,10 @@ STREAMS = (1, 16, 32)
 
 def measure(watch, cases, servers, parts, rounds, requests):
     """Round by round, every other one in the reverse order, so that what else the machine does
-    falls on all cases alike. Microseconds: {streams: {case: [one a round]}}."""
+    falls on all cases alike. Microseconds: {streams: {case: [one a round]}}. Of a case whose
+    questions were all asked before it is measured, also the share that was decided anew, at most."""
     spent = {str(streams): {case.name: [] for case in cases} for streams in STREAMS}
+    anew = {case.name: 0.0 for case in cases if case.is_known}
     alone = []
     for streams in STREAMS:
         for number in range(rounds):
@@ -19,11 +21,13 @@ def measure(watch, cases, servers, parts, rounds, requests):
             print(what)
             figures = watch.undisturbed(
                 what, lambda meter: _round(meter, order, servers, streams, requests))
-            for name, figure in figures.items():
+            for name, (figure, share) in figures.items():
                 spent[str(streams)][name].append(figure)
+                if name in anew:
+                    anew[name] = max(anew[name], share)
             if parts:
                 alone.append(watch.undisturbed(what, parts.time))
-    return {"rounds": rounds, "requests": requests, "streams": spent,
+    return {"rounds": rounds, "requests": requests, "streams": spent, "anew": anew,
             "parts": _medians(alone)}
 
 
@@ -33,8 +37,8 @@ def _round(meter, cases, servers, streams, requests):
         # A cold request takes ten times as long as a warm one.
         number = requests // 4 if case.credentials == "fresh" else requests
         amount = {"requests": {"requests": number, "streams": streams}}
-        _, nanoseconds = client.send(meter, case, servers[case.server], amount)
-        figures[case.name] = nanoseconds / number / 1000
+        result, nanoseconds = client.send(meter, case, servers[case.server], amount)
+        figures[case.name] = nanoseconds / number / 1000, result["anew"] / number
     return figures
 
 

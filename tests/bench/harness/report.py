@@ -52,6 +52,9 @@ def _cpu(found):
         rows.append(row)
     text = (f"## CPU per request\n\n{cpu['rounds']} rounds of {cpu['requests']} requests (cold: a "
             f"quarter) on one connection; median (range) of the rounds.\n\n{_table(head, rows)}")
+    if cpu["anew"]:
+        text += ("\n\nOf the requests whose answer was kept, at most "
+                 f"{max(cpu['anew'].values()):.1%} were decided anew.")
     return text + _bounds(cpu["parts"], "µs", {
         _in_flight(count): {name: statistics.median(figures)
                              for name, figures in cpu["streams"][count].items()}

@@ -27,8 +27,16 @@ pub(crate) struct Judge {
     method: String,
     is_denied: bool,
     token: Option<Expected>,
+    pub(crate) counts: Counts,
+}
+
+/// Since [`Judge::begin`].
+#[derive(Default)]
+pub(crate) struct Counts {
     /// How many were judged.
     pub(crate) judged: usize,
+    /// How many of them had a token that was not seen before.
+    pub(crate) anew: usize,
 }
 
 struct Expected {
@@ -36,8 +44,10 @@ struct Expected {
     keys: Keys,
     /// To be verified after the run, so that the time is not taken out of it.
     sampled: Vec<String>,
-    /// What `jti` were seen, where no two requests may get the same token.
-    seen: Option<(RandomState, HashSet<u64>)>,
+    /// Whether no two requests may get the same token.
+    is_unique: bool,
+    /// What `jti` were seen, as hashes.
+    seen: (RandomState, HashSet<u64>),
 }
 
 impl Judge {
@@ -48,7 +58,8 @@ impl Judge {
                 header: header.clone(),
                 keys: Keys::read(jwks)?,
                 sampled: Vec::new(),
-                seen: (plan.credentials == Credentials::Fresh).then(Default::default),
+                is_unique: plan.credentials == Credentials::Fresh,
+                seen: Default::default(),
             }),
         };
         Ok(Self {
@@ -56,8 +67,13 @@ impl Judge {
             method: plan.method.clone(),
             is_denied: matches!(plan.expect, Expect::Deny),
             token,
-            judged: 0,
+            counts: Counts::default(),
         })
+    }
+
+    /// Counts from here on; what was seen stays known.
+    pub(crate) fn begin(&mut self) {
+        self.counts = Counts::default();
     }
 
     pub(crate) fn judge(&mut self, draw: &Draw, reply: &Reply) -> Result<(), Fault> {
@@ -71,7 +87,7 @@ impl Judge {
                 self.judge_token(draw, sent_back.and_then(|token| token.to_str().ok()))?;
             }
         }
-        self.judged += 1;
+        self.counts.judged += 1;
         Ok(())
     }
 
@@ -124,12 +140,13 @@ impl Judge {
             let asked = format!("`{subject}` {} order {order} at {now}", self.method);
             return Err(format!("a token for another request than {asked}: {claims:?}").into());
         }
-        if let Some((state, seen)) = &mut expected.seen
-            && !seen.insert(state.hash_one(&claims.jti))
-        {
+        let (state, seen) = &mut expected.seen;
+        if seen.insert(state.hash_one(&claims.jti)) {
+            self.counts.anew += 1;
+        } else if expected.is_unique {
             return Err(format!("a token for two credentials: {claims:?}").into());
         }
-        if self.judged.is_multiple_of(SAMPLE) {
+        if self.counts.judged.is_multiple_of(SAMPLE) {
             expected.sampled.push(token.to_owned());
         }
         Ok(())

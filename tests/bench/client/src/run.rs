@@ -31,7 +31,7 @@ async fn carry_out(plan: &Plan) -> Result<(), Fault> {
     let mut warming = session.deck.borrow_mut().warming()?.into_iter();
     load::send(&session, WARMING_STREAMS, move |_| Ok(warming.next())).await?;
     session.judge.borrow_mut().verify_sample()?;
-    session.judge.borrow_mut().judged = 0;
+    session.judge.borrow_mut().begin();
     session.deck.borrow_mut().sign_ahead(plan.amount)?;
     wait_for_the_word()?;
 
@@ -58,7 +58,8 @@ async fn carry_out(plan: &Plan) -> Result<(), Fault> {
     println!(
         "{}",
         json!({
-            "requests": judge.judged, "verified": verified, "seconds": seconds, "latency": latency,
+            "requests": judge.counts.judged, "anew": judge.counts.anew, "verified": verified,
+            "seconds": seconds, "latency": latency,
         })
     );
     Ok(())
