@@ -70,12 +70,10 @@ def free_address():
 
 
 def cpu_nanoseconds(pid):
-    """The time all threads of a process have run, its own and the kernel's for it."""
-    spent = 0
-    for task in pathlib.Path(f"/proc/{pid}/task").iterdir():
-        with contextlib.suppress(FileNotFoundError, ProcessLookupError):
-            spent += int((task / "schedstat").read_text().split()[0])
-    return spent
+    """The time all threads of a process have run, its own and the kernel's for it; also of those
+    that ended."""
+    # clock_getcpuclockid(3), which Python does not have.
+    return time.clock_gettime_ns(~pid << 3 | 2)
 
 
 def resident_mib(pid):
