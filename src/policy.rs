@@ -336,11 +336,12 @@ impl Engine {
         }
     }
 
-    /// Rego's input is the whole request, and a remote point of decision keeps what it decides itself.
+    /// A remote point of decision keeps what it decides itself.
     fn reads(&self) -> Option<Reads> {
         match self {
             Self::Cedar(cedar) => cedar.reads(),
-            Self::Rego(_) | Self::Authzen(_) => None,
+            Self::Rego(rego) => rego.reads(),
+            Self::Authzen(_) => None,
         }
     }
 }

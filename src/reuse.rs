@@ -4,7 +4,7 @@
 //! force: the policies, the deny list, the issuers' keys, the API keys, the signing key. A [`Key`] is a fingerprint of the
 //! first under a number of the second, which is never used twice, so that what was decided before a
 //! change is not found after it. What a scope reads is known from its settings and its policies. Where
-//! it can't be known, or where a policy reads the clock or a body, there is no key, and every request is
+//! it can't be known, or where a policy reads the clock or the request's body, there is no key, and the request is
 //! decided.
 
 use std::fmt;
@@ -103,7 +103,7 @@ impl Epoch {
     }
 
     fn key(&self, secret: &digest::Fingerprints, asked: &Asked<'_>) -> Option<Key> {
-        let reads = self.reads.as_ref()?;
+        let reads = self.reads.as_ref().filter(|reads| !(reads.body && asked.has_body))?;
         let mut text = Vec::with_capacity(1024);
         let mut add = |part: &[u8]| {
             encode_varint(part.len() as u64, &mut text);
@@ -113,7 +113,8 @@ impl Epoch {
         add(asked.method.as_bytes());
         add(asked.scheme.as_bytes());
         add(asked.host.as_bytes());
-        let (path, query) = asked.target.split_once('?').unwrap_or((asked.target, ""));
+        let end_of_path = asked.target.find('?').unwrap_or(asked.target.len());
+        let (path, query) = asked.target.split_at(end_of_path);
         add(path.as_bytes());
         add(if reads.query { query.as_bytes() } else { b"" });
         match &reads.source_ip {

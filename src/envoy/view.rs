@@ -176,6 +176,7 @@ impl<'a> View<'a> {
             host: self.host,
             target: self.path,
             headers: &self.headers,
+            has_body: !self.body.is_empty(),
             source_ip: self.source.address.unwrap_or_default(),
             source_principal: self.source.principal,
             source_certificate: self.source.certificate,

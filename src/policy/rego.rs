@@ -8,10 +8,12 @@
 
 mod builtins;
 mod calls;
+mod footprint;
 mod input;
 mod load;
 mod machine;
 mod result;
+mod syntax;
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -26,7 +28,7 @@ use super::bundle::{Bundle, BundleError};
 use super::changes::Protected;
 use super::verdict::{Effect, Fault, Grounds, Verdict};
 use super::{Context, Question};
-use crate::request::{BodyFault, Descriptors};
+use crate::request::{BodyFault, Descriptors, Reads};
 
 /// Where a scope's Rego policies come from, and how they are asked.
 #[derive(Clone, Debug)]
@@ -54,6 +56,7 @@ pub struct Rego {
     shape: input::Shape,
     protected: Protected,
     query: String,
+    reads: Option<Reads>,
     rules: usize,
     revision: String,
 }
@@ -61,12 +64,13 @@ pub struct Rego {
 impl Rego {
     /// Reads and compiles everything; all that is wrong is returned at once.
     pub fn load(sources: &RegoSources) -> Result<Self, Vec<RegoError>> {
-        let Loaded { machine, shape, rules, revision } = Loaded::read(sources)?;
+        let Loaded { machine, shape, reads, rules, revision } = Loaded::read(sources)?;
         Ok(Self {
             machine,
             shape,
             protected: sources.protected.clone(),
             query: sources.query.clone(),
+            reads,
             rules,
             revision,
         })
@@ -90,6 +94,11 @@ impl Rego {
 
     pub(super) fn len(&self) -> usize {
         self.rules
+    }
+
+    /// What requests are told apart by; `None` where each is to be decided.
+    pub(super) fn reads(&self) -> Option<Reads> {
+        self.reads.clone()
     }
 
     pub(super) fn decide(&self, question: &Question<'_>) -> Verdict {

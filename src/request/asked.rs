@@ -17,6 +17,8 @@ pub struct Asked<'a> {
     pub target: &'a str,
     /// The header fields, names in lower case.
     pub headers: &'a [(&'a [u8], &'a [u8])],
+    /// Whether it comes with a body, or a part of one.
+    pub has_body: bool,
     /// The address of whoever connected to the proxy.
     pub source_ip: &'a str,
     /// The identity in its certificate.
@@ -32,6 +34,8 @@ pub struct Reads {
     pub headers: BTreeSet<String>,
     /// The query.
     pub query: bool,
+    /// The body: requests that come with one are not told apart.
+    pub body: bool,
     /// The address of whoever connected to the proxy.
     pub source_ip: AddressRead,
 }
@@ -49,6 +53,17 @@ pub enum AddressRead {
 }
 
 impl AddressRead {
+    /// Among more ranges than this an address is told apart by itself.
+    const MAX_RANGES: usize = 64;
+
+    /// Which of `ranges` it is within.
+    pub fn within(ranges: &BTreeSet<IpNet>) -> Self {
+        if ranges.len() > Self::MAX_RANGES {
+            return Self::Whole;
+        }
+        Self::Ranges(ranges.iter().copied().collect())
+    }
+
     fn and(self, other: &Self) -> Self {
         match (self, other) {
             (Self::Whole, _) | (_, Self::Whole) => Self::Whole,
@@ -68,6 +83,7 @@ impl Reads {
     pub fn and(mut self, other: &Self) -> Self {
         self.headers.extend(other.headers.iter().cloned());
         self.query |= other.query;
+        self.body |= other.body;
         self.source_ip = self.source_ip.and(&other.source_ip);
         self
     }

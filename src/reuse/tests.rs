@@ -4,8 +4,13 @@ use super::*;
 use crate::authorizer::Authorizer;
 use crate::deny_list::DenyList;
 use crate::fixture;
-use crate::identity::{ApiKeySettings, ApiKeys, Identity, IdentitySettings, Place, Require};
-use crate::policy::{Authzen, Policy};
+use crate::identity::{
+    ApiKeySettings, ApiKeys, Identity, IdentitySettings, Place, Principal, Require,
+};
+use crate::path::{Allowances, CanonicalPath};
+use crate::policy::{Authzen, Context, Policy, Protected, Question, Rego, RegoSources};
+use crate::request::{Body, Host, Request, Source};
+use crate::route::Target;
 use crate::secrets::Kept;
 
 const ASKED: Asked<'_> = Asked {
@@ -14,6 +19,7 @@ const ASKED: Asked<'_> = Asked {
     host: "orders.example",
     target: "/accounts/1?a=1",
     headers: &[(b"x-a", b"1"), (b"x-b", b"2")],
+    has_body: false,
     source_ip: "192.0.2.1",
     source_principal: "spiffe://a/b",
     source_certificate: "pem",
@@ -29,6 +35,8 @@ fn others() -> Vec<(&'static str, Asked<'static>)> {
         ("path", Asked { target: "/accounts/%31?a=1", ..ASKED }),
         ("query", Asked { target: "/accounts/1?a=2", ..ASKED }),
         ("query", Asked { target: "/accounts/1", ..ASKED }),
+        ("query", Asked { target: "/accounts/1?", ..ASKED }),
+        ("body", Asked { has_body: true, ..ASKED }),
         ("x-a", Asked { headers: &[(b"x-a", b"2"), (b"x-b", b"2")], ..ASKED }),
         ("x-a", Asked { headers: &[(b"x-b", b"2")], ..ASKED }),
         ("x-a", Asked { headers: &[(b"x-a", b""), (b"x-b", b"2")], ..ASKED }),
@@ -46,6 +54,23 @@ const ALWAYS: [&str; 6] = ["method", "scheme", "host", "path", "peer", "certific
 fn deciding(condition: &str) -> Authorizer {
     let text = format!("permit(principal, action, resource) when {{ {condition} }};");
     Authorizer { policy: fixture::policy(&text, "[]"), ..fixture::authorizer() }
+}
+
+fn deciding_by_rego(rule: &str, parse_body: bool) -> Authorizer {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("p.rego");
+    std::fs::write(&file, format!("package envoy.authz\nimport rego.v1\n{rule}")).unwrap();
+    let sources = RegoSources {
+        files: vec![file],
+        data: Vec::new(),
+        query: "envoy/authz/allow".to_owned(),
+        parse_body,
+        protected: Protected::default(),
+        bundle: None,
+        descriptors: None,
+    };
+    let policy = Policy::rego(Rego::load(&sources).unwrap());
+    Authorizer { policy, ..fixture::authorizer() }
 }
 
 fn key(reuse: &Reuse, authorizer: &Authorizer, asked: &Asked<'_>) -> Option<Key> {
@@ -66,15 +91,45 @@ fn requests_differ_in_what_is_read_and_in_nothing_else() {
         ("context.source.ip.isInRange(ip(\"192.0.2.2\"))", &["ip"]),
         ("context.source.ip.isInRange(ip(\"192.0.2.0/24\"))", &[]),
         ("context.source has ip", &[]),
+        ("context.http has body", &["body"]),
     ] {
-        let (reuse, authorizer) = (Reuse::new().unwrap(), deciding(condition));
-        let known = key(&reuse, &authorizer, &ASKED).unwrap();
-        assert_eq!(key(&reuse, &authorizer, &ASKED), Some(known), "{condition}");
-        for (part, asked) in others() {
-            let differs = key(&reuse, &authorizer, &asked) != Some(known);
-            let is_read = ALWAYS.contains(&part) || read.contains(&part);
-            assert_eq!(differs, is_read, "{condition}: {part} {asked:?}");
-        }
+        assert_differ_in(&deciding(condition), read, condition);
+    }
+}
+
+#[test]
+fn rules_tell_requests_apart_as_policies_do() {
+    let http = "input.attributes.request.http";
+    for (rule, parse_body, read) in [
+        ("allow := true".to_owned(), false, &[][..]),
+        ("allow := true".to_owned(), true, &["body"]),
+        (format!("allow if {http}.headers[\"x-a\"] == \"1\""), false, &["x-a"]),
+        (
+            format!("allow if {{ {http}.headers[\"x-b\"]; {http}.path }}"),
+            true,
+            &["body", "query", "x-b"],
+        ),
+        (format!("allow if {http}.body"), false, &["body"]),
+        ("allow if input.parsed_query.a".to_owned(), false, &["query"]),
+        (
+            "allow if input.attributes.source.address.socketAddress.address".to_owned(),
+            false,
+            &["ip"],
+        ),
+    ] {
+        assert_differ_in(&deciding_by_rego(&rule, parse_body), read, &rule);
+    }
+}
+
+/// From what is asked otherwise, `authorizer` tells apart just what differs in `read`.
+fn assert_differ_in(authorizer: &Authorizer, read: &[&str], what: &str) {
+    let reuse = Reuse::new().unwrap();
+    let known = key(&reuse, authorizer, &ASKED).unwrap();
+    assert_eq!(key(&reuse, authorizer, &ASKED), Some(known), "{what}");
+    for (part, asked) in others() {
+        let differs = key(&reuse, authorizer, &asked) != Some(known);
+        let is_read = ALWAYS.contains(&part) || read.contains(&part);
+        assert_eq!(differs, is_read, "{what}: {part} {asked:?}");
     }
 }
 
@@ -111,13 +166,10 @@ fn what_can_t_be_told_apart_is_decided_each_time() {
     let remote = fixture::authzen_settings("http://127.0.0.1:1/");
     let remote = Policy::authzen(Authzen::new(remote).unwrap());
     let remote = Authorizer { policy: remote, ..fixture::authorizer() };
-    let cedar = [
-        "context.time > datetime(\"2020-01-01\")",
-        "context.http has body",
-        "context.http.headers == {}",
-        "context == {}",
-    ];
-    for authorizer in cedar.map(deciding).into_iter().chain([remote]) {
+    let cedar =
+        ["context.time > datetime(\"2020-01-01\")", "context.http.headers == {}", "context == {}"];
+    let rego = deciding_by_rego("allow if input.attributes.request.http.id", false);
+    for authorizer in cedar.map(deciding).into_iter().chain([remote, rego]) {
         let reuse = Reuse::new().unwrap();
         assert_eq!(key(&reuse, &authorizer, &ASKED), None, "{:?}", authorizer.policy.ids());
     }
@@ -229,5 +281,116 @@ proptest! {
             key(&reuse, &authorizer, &asked)
         };
         prop_assert_eq!(key(&one) == key(&other), one == other);
+    }
+
+    /// What rules read is in the key: where keys are alike, so are decisions.
+    #[test]
+    fn what_has_one_key_is_decided_alike(
+        rule in prop::sample::select(RULES.to_vec()),
+        one in parts(),
+        other in parts(),
+    ) {
+        let authorizer = deciding_by_rego(rule, true);
+        let (reuse, principal) = (Reuse::new().unwrap(), Arc::new(Principal::anonymous()));
+        let keys = [&one, &other].map(|parts| parts.key(&reuse, &authorizer));
+        let decided = [&one, &other].map(|parts| {
+            let request = parts.request();
+            let path = CanonicalPath::parse(request.raw_path(), Allowances::default()).unwrap();
+            let target = Target {
+                asset_type: "Path".into(), asset_id: path.to_string(), action: parts.method.into()
+            };
+            let context = Context::Http { request: &request, path: &path };
+            let question = Question { principal: &principal, target: &target, context, now: fixture::NOW };
+            let permit = authorizer.policy.decide_now(&question);
+            permit.ok().map(|permit| format!("{:?}", permit.additions()))
+        });
+        if keys[0].is_some() && keys[0] == keys[1] {
+            prop_assert_eq!(&decided[0], &decided[1], "{} {:?} {:?}", rule, one, other);
+        }
+    }
+}
+
+/// Rules that each look at a part of the request, some only to answer with it.
+const RULES: [&str; 16] = [
+    "allow := true",
+    "allow if input.attributes.request.http.method == \"GET\"",
+    "allow if input.attributes.request.http.headers[\"x-a\"] == \"1\"",
+    "allow if not input.attributes.request.http.headers[\"x-a\"]",
+    "allow if input.attributes.request.http.headers[concat(\"-\", [\"x\", \"a\"])] == \"1\"",
+    "allow if input.attributes.request.http.headers[\":path\"] == \"/a?\"",
+    "allow if endswith(input.attributes.request.http.path, \"a\")",
+    "allow if input.parsed_path == [\"a\"]",
+    "allow if input.parsed_query.k[_] == \"1\"",
+    "allow if input.parsed_query == {}",
+    "allow if input.parsed_body == null",
+    "allow if not input.attributes.request.http.body",
+    "allow if input.attributes.request.http.protocol == \"HTTP/2\"",
+    "allow if net.cidr_contains(\"10.0.0.0/8\", input.attributes.source.address.socketAddress.address)",
+    "allow if { some range in [\"10.0.0.0/8\"]; net.cidr_contains(range, input.attributes.source.address.socketAddress.address) }",
+    "allow := {\"allowed\": true, \"headers\": {\"x-c\": object.get(input.attributes.request.http.headers, \"x-a\", \"none\")}}",
+];
+
+/// Of a request, what the rules look at.
+#[derive(Clone, Debug)]
+struct Parts {
+    method: &'static str,
+    target: &'static str,
+    header: Option<&'static str>,
+    protocol: &'static str,
+    body: &'static str,
+    ip: &'static str,
+}
+
+fn parts() -> impl Strategy<Value = Parts> {
+    let text = |texts: &'static [&'static str]| prop::sample::select(texts);
+    let fields = (
+        text(&["GET", "PUT"]),
+        text(&["/a", "/a?", "/a?k=1", "/b?k=1"]),
+        prop::option::of(text(&["", "1"])),
+        text(&["HTTP/1.1", "HTTP/2"]),
+        text(&["", "{}", "{"]),
+        text(&["", "10.1.1.1", "10.1.1.2", "192.0.2.1", "::ffff:10.1.1.1"]),
+    );
+    fields.prop_map(|(method, target, header, protocol, body, ip)| Parts {
+        method,
+        target,
+        header,
+        protocol,
+        body,
+        ip,
+    })
+}
+
+impl Parts {
+    fn key(&self, reuse: &Reuse, authorizer: &Authorizer) -> Option<Key> {
+        let mut headers = vec![(b"content-type".as_slice(), b"application/json".as_slice())];
+        headers.extend(self.header.map(|value| (b"x-a".as_slice(), value.as_bytes())));
+        let asked = Asked {
+            method: self.method,
+            target: self.target,
+            headers: &headers,
+            has_body: !self.body.is_empty(),
+            source_ip: self.ip,
+            ..ASKED
+        };
+        reuse.key(authorizer, &asked)
+    }
+
+    fn request(&self) -> Request {
+        let mut request = Request {
+            method: self.method.to_owned(),
+            scheme: ASKED.scheme.to_owned(),
+            host: Host::parse(ASKED.host).unwrap(),
+            target: self.target.to_owned(),
+            protocol: self.protocol.to_owned(),
+            source: Source { ip: self.ip.parse().ok(), ..Source::default() },
+            ..Request::default()
+        };
+        request.headers.push("content-type", "application/json");
+        self.header.into_iter().for_each(|value| request.headers.push("x-a", value));
+        if !self.body.is_empty() {
+            request.body = Body::Whole(self.body.into());
+        }
+        request
     }
 }

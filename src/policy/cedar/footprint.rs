@@ -12,9 +12,6 @@ use ipnet::IpNet;
 use super::leading::in_range;
 use crate::request::{AddressRead, Reads};
 
-/// Among more ranges of addresses, an address is told apart by itself.
-const MAX_RANGES: usize = 64;
-
 /// Which fields of an open record are looked at.
 #[derive(Clone, Debug, Default)]
 pub(super) enum Fields {
@@ -86,13 +83,13 @@ impl Wants {
             Fields::Named(names) => names.clone(),
             Fields::All => return None,
         };
-        let source_ip = match (self.ip, self.ip_itself || self.ranges.len() > MAX_RANGES) {
+        let source_ip = match (self.ip, self.ip_itself) {
             (false, _) => AddressRead::Unread,
             (true, true) => AddressRead::Whole,
-            (true, false) => AddressRead::Ranges(self.ranges.iter().copied().collect()),
+            (true, false) => AddressRead::within(&self.ranges),
         };
-        let reads = Reads { headers, query: self.query.is_seen(), source_ip };
-        (!self.time && !self.body).then_some(reads)
+        let reads = Reads { headers, query: self.query.is_seen(), body: self.body, source_ip };
+        (!self.time).then_some(reads)
     }
 
     /// Adds what `context.a.b` looks at, `path` being `[a, b]`.

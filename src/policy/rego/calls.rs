@@ -3,12 +3,12 @@
 //! Regorus finds out at a request that a function does not exist, and OPA when it compiles. So do
 //! we: a policy that uses a builtin we lack is refused at load, with its line.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 
 use serde_json::Value as Json;
 
-use super::RegoError;
-use super::builtins;
+use super::syntax::{self, Import, joined, path};
+use super::{RegoError, builtins};
 
 /// Builtins that regorus brings, as far as its features are switched on.
 const OF_REGORUS: [&str; 116] = [
@@ -212,7 +212,7 @@ pub(super) fn check(
         let module = Module {
             file: tree.pointer("/source/file").and_then(Json::as_str).unwrap_or_default(),
             package: format!("data.{package}"),
-            imports: imports(tree),
+            imports: syntax::imports(tree),
             rules,
         };
         module.visit(rules_of_module, &mut builtins, errors);
@@ -244,8 +244,7 @@ pub(super) fn only_true(modules: &[Json]) -> BTreeSet<String> {
 struct Module<'a> {
     file: &'a str,
     package: String,
-    /// What a name at the beginning of a path stands for.
-    imports: BTreeMap<String, String>,
+    imports: Vec<Import>,
     rules: &'a BTreeSet<String>,
 }
 
@@ -292,52 +291,16 @@ impl Module<'_> {
     /// Whether the policies define the function that `name` is here.
     fn is_defined(&self, name: &str) -> bool {
         let (first, rest) = name.split_once('.').map_or((name, ""), |(first, rest)| (first, rest));
-        let imported = self.imports.get(first).map(|target| match rest {
-            "" => target.clone(),
-            rest => format!("{target}.{rest}"),
+        let imported = self.imports.iter().find(|import| import.name == first);
+        let imported = imported.map(|import| match (joined(&import.target), rest) {
+            (target, "") => target,
+            (target, rest) => format!("{target}.{rest}"),
         });
         let is_rule = |path: &str| self.rules.contains(path);
         is_rule(name)
             || is_rule(&format!("{}.{name}", self.package))
             || imported.is_some_and(|path| is_rule(&path))
     }
-}
-
-/// The imports of a module: `import data.a.b as c` makes `c` stand for `data.a.b`.
-fn imports(module: &Json) -> BTreeMap<String, String> {
-    let imports = module.pointer("/ast/imports").and_then(Json::as_array);
-    let source = module.pointer("/source/contents").and_then(Json::as_str).unwrap_or_default();
-    let named = imports.into_iter().flatten().filter_map(|import| {
-        let target = import.get("refr").and_then(path)?;
-        let last = target.rsplit('.').next()?.to_owned();
-        let alias = import.get("as").and_then(|span| {
-            let at = |name| usize::try_from(span.get(name)?.as_u64()?).ok();
-            source.get(at("start")?..at("end")?)
-        });
-        Some((alias.map_or(last, str::to_owned), target))
-    });
-    named.collect()
-}
-
-/// The path that an expression is: names with dots between them. A name in brackets is one too.
-fn path(expression: &Json) -> Option<String> {
-    if let Some(name) = expression.pointer("/Var/value").and_then(Json::as_str) {
-        return Some(name.to_owned());
-    }
-    if let Some(dotted) = expression.get("RefDot") {
-        let field = dotted.get("field")?.as_array()?.last()?.as_str()?;
-        return Some(format!("{}.{field}", path(dotted.get("refr")?)?));
-    }
-    let bracketed = expression.get("RefBrack")?;
-    let field = bracketed.pointer("/index/String/value").and_then(Json::as_str)?;
-    Some(format!("{}{}", path(bracketed.get("refr")?)?, part(field)))
-}
-
-/// One part of a path as regorus writes it: `.name`, or `["not a name"]`.
-pub(super) fn part(name: &str) -> String {
-    let is_name = name.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'_')
-        && name.bytes().next().is_some_and(|first| !first.is_ascii_digit());
-    if is_name { format!(".{name}") } else { format!("[{}]", Json::from(name)) }
 }
 
 #[cfg(test)]

@@ -13,17 +13,21 @@ use aws_lc_rs::digest::{Context as Digest, SHA256};
 use regorus::{CompiledPolicy, Engine, PolicyLengthConfig};
 use serde_json::{Map, Value as Json};
 
-use super::calls::{self, part};
+use super::calls;
+use super::footprint::Footprint;
 use super::input::{self, Shape};
 use super::machine::{self, Machine, brief};
+use super::syntax::part;
 use super::{RegoError, RegoSources};
 use crate::json;
 use crate::policy::bundle::{Bundle, Manifest};
+use crate::request::Reads;
 
 /// What the sources hold.
 pub(super) struct Loaded {
     pub(super) machine: Machine,
     pub(super) shape: Shape,
+    pub(super) reads: Option<Reads>,
     pub(super) rules: usize,
     pub(super) revision: String,
 }
@@ -248,9 +252,15 @@ impl Reader {
         let count = policy.get_rules().iter().filter(|(path, _)| *path != machine::ENTRY);
         let rules = count.map(|(_, definitions)| definitions.len()).sum();
         let only_true = calls::only_true(&trees);
+        let footprint = Footprint::of(&trees);
+        // A body that is parsed is judged, whether policies look at it or not.
+        let parse_body = sources.parse_body;
+        let reads =
+            footprint.reads().map(|reads| Reads { body: reads.body || parse_body, ..reads });
         Ok(Loaded {
             machine: Machine::new(self.engine, policy, &called, &only_true),
-            shape: Shape { parse_body: sources.parse_body, descriptors, placet: self.placet },
+            shape: Shape { parse_body, descriptors, placet: self.placet },
+            reads,
             rules,
             revision: digest.as_ref().iter().take(6).map(|byte| format!("{byte:02x}")).collect(),
         })

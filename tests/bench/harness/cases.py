@@ -19,9 +19,8 @@ class Case:
 
     @property
     def is_known(self):
-        """Whether each of its questions is asked before it is measured, of who keeps the answer.
-        With Rego nobody does."""
-        return (self.expect == "token" and self.credentials != "fresh" and self.scope != "rego"
+        """Whether each of its questions is asked before it is measured, of who keeps the answer."""
+        return (self.expect == "token" and self.credentials != "fresh"
                 and self.server != "placet-no-reuse")
 
 
@@ -36,11 +35,11 @@ def all_of(placet, peers):
         Case("bypass", "bypass route", "placet", expect="allow", path="/healthz"),
         *(Case(f"warm-{scope}", f"warm, Cedar, {name}", "placet", scope)
           for scope, name in ALGORITHM_NAMES.items()),
-        Case("warm-rego", "warm, Rego, ES256", "placet", "rego"),
+        Case("warm-rego", "warm, Rego, ES256", "placet-rego", "rego"),
         *_without_reuse(placet),
         *(Case(f"cold-{scope}", f"cold, Cedar, {name}", "placet", scope, "fresh")
           for scope, name in ALGORITHM_NAMES.items()),
-        Case("cold-rego", "cold, Rego, ES256", "placet", "rego", "fresh"),
+        Case("cold-rego", "cold, Rego, ES256", "placet-rego", "rego", "fresh"),
         Case("anonymous", "anonymous, Cedar, ES256", "placet", "anonymous", "none"),
         Case("denied", "denied (403), Cedar", "placet", expect="deny", method="DELETE"),
         Case("floor-unix", "Unix socket: floor", "floor-unix", expect="allow"),
