@@ -246,13 +246,12 @@ def remote(directory):
 def asking(directory, name, issuer, remote, **policy):
     (directory / "password").write_text(SECRET + "\n")
     policy = {"engine": "authzen", "url": f"http://127.0.0.1:{remote.http}/access/v1/evaluation", "priorKnowledge": True,
-              "username": "orders", "passwordFile": str(directory / "password"), **policy}
+              "username": "orders", "passwordFile": str(directory / "password"), "timeout": "5s", **policy}
     scopes = [scope(issuer, policy={"files": REMOVED, **policy})]
     return Placet(directory / name, scopes, keys={"orders": pem(new_private_key("ES256"))})
 
 
 def test_a_remote_decision_point_decides_for_envoy(directory, issuer, echo, remote):
-    # Envoy's own patience is 200 ms; the first call connects as well.
     with asking(directory, "asking", issuer, remote) as placet, edge(directory, echo.port, str(placet.socket)) as envoy:
         good = [bearer(issuer.token(sub="alice"))]
         echo.take()
@@ -283,11 +282,12 @@ def test_without_the_remote_decision_point_nothing_passes(directory, issuer, ech
 
 
 def test_a_decision_is_kept_as_long_as_the_settings_say(directory, issuer, echo, remote):
-    with asking(directory, "keeping", issuer, remote, cacheTtl="1h", timeout="2s") as placet:
+    with asking(directory, "keeping", issuer, remote, cacheTtl="1h") as placet:
         with edge(directory, echo.port, str(placet.socket), name="keeping-edge") as envoy:
             token = bearer(issuer.token(sub="alice"))
+            asked = lambda: len([line for line in remote.decisions() if line["target"]["assetId"] == "77"])
             wait_until(lambda: send(envoy.port, "/accounts/77", [token]).status == 200, "a yes")
+            before = asked()
             for _ in range(5):
                 assert send(envoy.port, "/accounts/77", [bearer(issuer.token(sub="alice"))]).status == 200
-            asked = [line for line in remote.decisions() if line["target"]["assetId"] == "77"]
-            assert len(asked) == 1
+            assert asked() == before > 0

@@ -121,15 +121,16 @@ def test_no_log_level_shows_the_key_or_the_credentials(placet, issuer, aws):
 
 def test_a_new_version_is_published_first_and_then_signs(placet, issuer, aws):
     old, _, _ = new_version(aws, "placet/rotated")
-    with placet(pathToKey="placet/rotated", key_id="{{client_id}}-{{key_version}}") as running:
+    with placet(pathToKey="placet/rotated", key_id="{{client_id}}-{{key_version}}", publishBefore="10s") as running:
         assert signer(running, issuer) == old
-        wait_until(lambda: time.time() > made_before(running) + 3, "the first version is old enough")
-        new, made, _ = new_version(aws, "placet/rotated")
-        wait_until(lambda: published(running) == [old, new], "the new one is published", 3 * REFRESH)
+        wait_until(lambda: time.time() > made_before(running) + 10, "the first version is old enough")
+        began = time.time()
+        new, _, _ = new_version(aws, "placet/rotated")
+        wait_until(lambda: published(running) == [old, new], "the new one is published")
         assert signer(running, issuer) == old
-        assert time.time() < made + 2, "the machine is too slow for this test"
+        assert time.time() < began + 10, "the machine is too slow for this test"
         wait_until(lambda: signer(running, issuer) == new, "the new one signs")
-        assert time.time() >= made + 2, "publishBefore is 3 s, and the time of its making in whole seconds"
+        assert time.time() >= began + 10, "publishBefore is 10 s, and it was made in a later second"
         assert published(running) == [new, old]
 
         running.signal(9)
@@ -183,11 +184,11 @@ def test_a_deleted_secret_counts_toward_the_key_s_age(placet, issuer, aws, delet
     key, _, _ = new_version(aws, name)
     how = {"ForceDeleteWithoutRecovery": True} if deleted == "at once" else {"RecoveryWindowInDays": 7}
     said = "there is no secret" if deleted == "at once" else "is marked for deletion: restore it"
-    with placet(pathToKey=name, maxKeyAge="4s") as running:
+    with placet(pathToKey=name, maxKeyAge="12s") as running:
         aws.secrets.delete_secret(SecretId=name, **how)
         running.wait_until(lambda: said in running.stderr and name in running.stderr, "the log says so")
         assert signer(running, issuer) == key, "what was loaded goes on"
-        denial = wait_until(lambda: is_denial(answer := ask(running, issuer)) and answer, "nothing is signed any more", 4 + 4 * REFRESH)
+        denial = wait_until(lambda: is_denial(answer := ask(running, issuer)) and answer, "nothing is signed any more", 30)
         assert denied_status(denial) == 503
         assert published(running) == [key], "what it signed still verifies"
         if deleted == "after a while":

@@ -54,7 +54,7 @@ def decided(placet):
 
 def test_every_answer_is_counted_for_what_it_is(placet, requests):
     before = decided(placet)
-    result = bench(placet, [requests["allowed"], requests["denied"], requests["nobody"], requests["binary"]], "--rate", 80, "--duration", "1s")
+    result = bench(placet, [requests["allowed"], requests["denied"], requests["nobody"], requests["binary"]], "--rate", 80, "--duration", "1s", "--timeout", "10s")
     assert (result.returncode, result.stderr) == (0, "")
     report = json.loads(result.stdout)
     assert (report["checks"], report["allowed"], report["denied"], report["failed"], report["failure"]) == (80, 40, {"401": 20, "403": 20}, {}, None)
@@ -65,7 +65,7 @@ def test_every_answer_is_counted_for_what_it_is(placet, requests):
 
 def test_without_a_rate_callers_ask_again_when_they_are_answered(placet, requests):
     before = decided(placet)
-    report = json.loads(bench(placet, [requests["allowed"]], "--duration", "500ms", "--callers", 8, "--connections", 2).stdout)
+    report = json.loads(bench(placet, [requests["allowed"]], "--duration", "500ms", "--callers", 8, "--connections", 2, "--timeout", "10s").stdout)
     assert report["checks"] == report["allowed"] == decided(placet) - before > 8
     text = run("bench", "--address", placet.grpc, "--request", requests["allowed"], "--duration", "100ms").stdout
     assert "answers a second" in text and "allowed" in text and "p99.9" in text
@@ -87,10 +87,10 @@ def test_a_stall_is_seen_by_every_check_it_held_up(placet, requests):
 
 def test_what_was_seen_until_an_interrupt_is_reported(placet, requests):
     before = decided(placet)
-    with started(placet, requests["allowed"], "--rate", 50, "--duration", "1h") as running:
+    with started(placet, requests["allowed"], "--rate", 50, "--duration", "1h", "--timeout", "10s") as running:
         placet.wait_until(lambda: decided(placet) > before + 10, "it asks")
         running.send_signal(signal.SIGINT)
-        report = json.loads(running.communicate(timeout=10)[0])
+        report = json.loads(running.communicate(timeout=30)[0])
     assert running.returncode == 0 and report["checks"] == report["allowed"] > 10
 
 

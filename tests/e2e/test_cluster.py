@@ -18,7 +18,7 @@ import pytest
 from harness import envoy
 from harness.authz import call, check_request, denied_status
 from harness.bao import STANDBY, Bao, Cluster
-from harness.load import JwksReader, Load, patient
+from harness.load import JwksReader, Load
 from harness.placet import Placet, new_private_key, pem, scope
 from harness.process import wait_until
 from harness.verify import verified
@@ -189,7 +189,7 @@ def load_on(cluster, addresses, place, issuer, echo, **details):
     token = leader.token("placet")
     for node in cluster.running():
         wait_until(lambda: node.call("GET", f"secret/metadata/placet/{place.name}", token=token)[0] == 200, "every node has key and token")
-    with on(addresses, place, issuer, token, **details) as placet, envoy.edge(place, echo.port, placet.socket, patient) as edge:
+    with on(addresses, place, issuer, token, **details) as placet, envoy.edge(place, echo.port, placet.socket) as edge:
         echo.take()
         run = Run(placet, edge, issuer, echo)
         threads = [*run.loads, run.reader]

@@ -36,8 +36,8 @@ def doctor(*argv, stdin=None):
 @pytest.mark.parametrize("which", ["edge", "http", "upstream"])
 def test_silent_on_the_dump_of_what_we_ship(directory, placet, echo, which):
     make = {
-        "edge": lambda: envoy.edge(directory, echo.port, placet.socket),
-        "http": lambda: envoy.http_edge(directory, echo.port, placet.http),
+        "edge": lambda: envoy.edge(directory, echo.port, placet.socket, timeout=None),
+        "http": lambda: envoy.http_edge(directory, echo.port, placet.http, timeout=None),
         "upstream": lambda: envoy.upstream(directory, echo.port, placet.http),
     }[which]
     with make() as running:
@@ -126,7 +126,8 @@ def faulty(directory, placet, echo):
         return config
 
     with ExitStack() as running:
-        edge = running.enter_context(envoy.edge(directory, echo.port, placet.socket, every_listener, name="faulty"))
+        # The longest that doctor has nothing to say of.
+        edge = running.enter_context(envoy.edge(directory, echo.port, placet.socket, every_listener, name="faulty", timeout="1s"))
         _, found = doctor("--config", placet.settings_file, "-", stdin=dump(edge))
         yield SimpleNamespace(ports={**ports, "edge": edge.port}, found=found)
 
@@ -162,7 +163,7 @@ def test_a_cluster_name_that_is_no_authority_is_found_and_is_an_outage(directory
         envoy.ext_authz(config["static_resources"]["listeners"][0])["grpc_service"]["envoy_grpc"]["cluster_name"] = name
         return config
 
-    with envoy.edge(directory, echo.port, placet.socket, renamed, name="renamed") as edge:
+    with envoy.edge(directory, echo.port, placet.socket, renamed, name="renamed", timeout=None) as edge:
         assert send(edge.port, "/accounts/1", [bearer(issuer.token())]).status == 503
         assert [each["code"] for each in doctor("-", stdin=dump(edge))[1]] == ["authority_invalid"]
 

@@ -6,6 +6,7 @@
   http-body            http-plain with with_request_body
   http-h2              http-plain, over HTTP/2 to Placet
   http-connect         http-plain with a route that takes CONNECT
+  http-hasty           http.yaml with the deadline that it ships with; the others wait longer
   grpc-plain           the same questions over gRPC
 """
 
@@ -77,6 +78,10 @@ def with_connect(listener, _):
     host["routes"].insert(0, {"match": {"connect_matcher": {}}, "route": {"cluster": "upstream", "upgrade_configs": [upgrade]}})
 
 
+def hasty(_, authz):
+    authz["http_service"]["server_uri"]["timeout"] = "0.25s"
+
+
 def with_body(listener, authz):
     envoy.plain(listener)
     authz["with_request_body"] = {"max_request_bytes": 64, "allow_partial_message": True}
@@ -100,7 +105,7 @@ def world(directory, issuer, echo):
         resources["listeners"] = [
             changed(http, CLOSED), changed(http, OPEN, fails_open), changed(http, "http-forgotten", forgotten),
             changed(http, "http-plain", plain), changed(http, "http-body", with_body),
-            changed(http, "http-h2", over_h2), changed(http, "http-connect", with_connect),
+            changed(http, "http-h2", over_h2), changed(http, "http-connect", with_connect), changed(http, "http-hasty", hasty),
             changed(grpc, "grpc-plain", plain),
         ]
         for made in resources["listeners"]:
@@ -384,7 +389,7 @@ def test_a_placet_that_hangs_or_is_gone_is_a_503(world):
     world.placet.signal(signal.SIGSTOP)
     try:
         world.placet.wait_until(lambda: is_stopped(world.placet), "placet has stopped")
-        answer, seen = ask(world, CLOSED, headers=[(NAME, FORGED)])
+        answer, seen = ask(world, "http-hasty", headers=[(NAME, FORGED)])
         assert (answer.status, seen) == (503, [])
     finally:
         world.placet.signal(signal.SIGCONT)

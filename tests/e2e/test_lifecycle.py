@@ -37,27 +37,27 @@ def health(placet):
 
 
 def test_it_serves_on_for_a_while_when_told_so_but_is_not_ready(directory, issuer):
-    with Placet(directory / "after", [scope(issuer)], keys=KEY, drainAfter="2s") as placet:
+    with Placet(directory / "after", [scope(issuer)], keys=KEY, drainAfter="6s") as placet:
         request = check_request(headers={"authorization": f"Bearer {issuer.token()}"})
         assert health(placet) == "SERVING"
         start = time.monotonic()
         placet.signal(signal.SIGTERM)
         placet.wait_until(lambda: health(placet) == "NOT_SERVING", "it is not healthy at once")
-        assert time.monotonic() - start < 1
+        assert time.monotonic() - start < 3
         assert placet.readiness()[0] == 503
         answered = 0
-        while time.monotonic() - start < 1.7:
+        while answered <= 10 or time.monotonic() - start < 1.7:
             # A connection of its own for each.
             assert call(placet, request).status.code == 0
             answered += 1
-        assert answered > 10 and get(placet.http, "/scopes/orders/jwks.json").status == 200
+        assert get(placet.http, "/scopes/orders/jwks.json").status == 200
         assert placet.wait(10) == 0
-        assert time.monotonic() - start >= 2
+        assert time.monotonic() - start >= 6
 
 
 def test_while_it_serves_on_all_else_goes_on_too(directory, issuer):
     own = directory / "goes-on"
-    placet = Placet(own, [scope(issuer)], keys=KEY, drainAfter="4s", denyList={"file": "deny.yaml"})
+    placet = Placet(own, [scope(issuer)], keys=KEY, drainAfter="10s", denyList={"file": "deny.yaml"})
     (own / "deny.yaml").write_text("{}")
     with placet:
         request = check_request(headers={"authorization": f"Bearer {issuer.token(sub='mallory')}"})
@@ -70,7 +70,7 @@ def test_while_it_serves_on_all_else_goes_on_too(directory, issuer):
         placet.signal(signal.SIGHUP)
         placet.wait_until(lambda: placet.metrics()["placet_reloads_total"] == 1, "the settings are read again")
         assert (health(placet), placet.readiness()[0]) == ("NOT_SERVING", 503), "and it is not ready again for that"
-        assert placet.wait(15) == 0
+        assert placet.wait(20) == 0
 
 
 class SlowDecisionPoint:
@@ -170,8 +170,6 @@ def both(first, second):
             "timeout": "1s", "interval": "0.1s", "no_traffic_interval": "0.1s", "unhealthy_threshold": 1, "healthy_threshold": 1,
             "grpc_health_check": {"service_name": "envoy.service.auth.v3.Authorization"},
         }]
-        # The machine may be busy: what counts here is that there is an answer.
-        envoy.ext_authz(config["static_resources"]["listeners"][0])["grpc_service"]["timeout"] = "5s"
         return config
 
     return change
@@ -179,7 +177,7 @@ def both(first, second):
 
 def test_a_rolling_restart_of_two_behind_one_envoy_loses_no_request(directory, issuer, echo):
     with ExitStack() as running:
-        placets = [running.enter_context(Placet(directory / name, [scope(issuer)], keys=KEY, drainAfter="1500ms")) for name in ("a", "b")]
+        placets = [running.enter_context(Placet(directory / name, [scope(issuer)], keys=KEY, drainAfter="5s")) for name in ("a", "b")]
         edge = running.enter_context(envoy.edge(directory, echo.port, placets[0].socket, both(*placets), name="rolling"))
 
         def healthy():
@@ -201,6 +199,9 @@ def test_a_rolling_restart_of_two_behind_one_envoy_loses_no_request(directory, i
             client.join()
         assert edge.stats("ext_authz").get("http.edge.ext_authz.error", 0) == 0
         assert all(set(client.answers) == {200} for client in load), [client.answers for client in load]
+        for placet in placets:
+            # Nobody needs them to drain any more.
+            placet.signal(signal.SIGKILL)
 
 
 # --- the service manager

@@ -142,6 +142,8 @@ def world(directory, issuer, echo):
             unstripped=envoy("istio-unstripped", mesh.istio, without("EnvoyFilter", sidecar), *entrances, matches=False),
             routed=envoy("istio-routed", mesh.istio, without("VirtualService", sidecar), *entrances),
             envoy_gateway=envoy("envoy-gateway", mesh.envoy_gateway, gateway, "gateway"),
+            istio_shipped=envoy("istio-shipped", mesh.istio, sidecar, *entrances, timeout=None),
+            envoy_gateway_shipped=envoy("envoy-gateway-shipped", mesh.envoy_gateway, gateway, "gateway", timeout=None),
         )
 
 
@@ -236,7 +238,7 @@ SHOWN = {"istio": ({"inbound", "outbound"}, set()), "envoy_gateway": ({"gateway"
 def test_doctor_says_no_more_of_what_the_envoys_show(world, proxy):
     """The gateway before the pod, which asks nobody, is another Envoy than the pod's in a mesh."""
     listeners, known = SHOWN[proxy]
-    shown = get(getattr(world, proxy).admin, "/config_dump").body.decode()
+    shown = get(getattr(world, f"{proxy}_shipped").admin, "/config_dump").body.decode()
     found = json.loads(run("doctor", "--config", world.placet.settings_file, "--output", "json", "-", stdin=shown).stdout)
     assert {each["code"] for each in found if each["where"]["resource"] in {f"listener `{name}`" for name in listeners}} == known
 

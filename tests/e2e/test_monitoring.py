@@ -24,7 +24,7 @@ def expressions():
     """Those of the dashboard, with its variables filled in, and those of the alerts."""
     dashboard = json.loads((DEPLOY / "grafana" / "placet.json").read_text())
     shown = [target["expr"] for panel in dashboard["panels"] for target in panel.get("targets", [])]
-    filled = [text.replace("$__rate_interval", "5s").replace("$job", ".*").replace("$scope", ".*") for text in shown]
+    filled = [text.replace("$__rate_interval", "1m").replace("$job", ".*").replace("$scope", ".*") for text in shown]
     rules = [rule["expr"] for group in yaml.safe_load(ALERTS.read_text())["groups"] for rule in group["rules"]]
     return filled, rules
 
@@ -90,7 +90,9 @@ def test_the_panels_show_something_and_no_alert_is_raised(prometheus):
     quiet = ('outcome="deny"', 'reason=~"', "shadow", "listener", "deny_list", "decision_log_dropped", "signing_key_age",
              "signing_key_next_rotation", "signing_certificate", "otlp", "spans", "placet_control")
     assert not [expression for expression in empty if not any(word in expression for word in quiet)]
-    raised = requests.get(f"{prometheus}/api/v1/alerts", timeout=10).json()["data"]["alerts"]
+    alerts = requests.get(f"{prometheus}/api/v1/alerts", timeout=10).json()["data"]["alerts"]
+    # A busy machine may be slow for less than the ten minutes that this one waits.
+    raised = [alert for alert in alerts if (alert["labels"]["alertname"], alert["state"]) != ("PlacetSlow", "pending")]
     assert not raised
 
 
@@ -99,4 +101,6 @@ def test_durations_are_native_histograms_for_who_reads_those(directory, issuer):
         for name in ("placet_check_duration_seconds", "placet_stage_duration_seconds"):
             assert value(address, f"histogram_count(sum({name}))") > 0
             assert 0 < value(address, f"histogram_quantile(0.9, sum({name}))") < 1
-        assert value(address, "histogram_count(sum(placet_check_duration_seconds))") == value(address, "sum(placet_decisions_total)")
+        # In one expression, since a scrape may come between two.
+        both = "histogram_count(sum(placet_check_duration_seconds)) == sum(placet_decisions_total)"
+        wait_until(lambda: value(address, both), "every decision has its duration")

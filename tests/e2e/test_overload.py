@@ -21,7 +21,7 @@ MAX_GROWTH_MIB = 24
 MAX_IN_PROGRESS = 8_192
 TOO_MANY = 800
 # The signing that is waited for, and the time a busy machine takes to bring an answer here.
-SLACK_SECONDS = 3
+SLACK_SECONDS = 8
 
 
 def counted(placet, reason):
@@ -49,9 +49,12 @@ def test_ten_times_what_can_be_signed(directory, issuer):
         burst(placet, made(20), 10_000)
 
         # What can be done: all of these within their deadline.
-        few = burst(placet, made(100), 10_000)
-        assert judged(few) == {"allowed": 100}
-        capacity = 100 / max(answer.seconds for answer in few) * DEADLINE_MS / 1000
+        slowest = []
+        for _ in range(2):
+            few = burst(placet, made(100), 10_000)
+            assert judged(few) == {"allowed": 100}
+            slowest.append(max(answer.seconds for answer in few))
+        capacity = 100 / min(slowest) * DEADLINE_MS / 1000
         amount = min(int(10 * capacity), 6_000)
 
         peaks = []
@@ -93,7 +96,8 @@ def silent_decision_point():
 
 
 def test_more_at_once_than_there_is_room_for(directory, issuer):
-    deadline = 6_000
+    # All of them have to be here before the first has had its time.
+    deadline = 20_000
     with silent_decision_point() as url:
         remote = {"engine": "authzen", "files": REMOVED, "url": url, "priorKnowledge": True, "timeout": "60s"}
         stuck = scope(issuer, "stuck", policy=remote, match={"hosts": ["stuck.example.com"]})
@@ -102,12 +106,12 @@ def test_more_at_once_than_there_is_room_for(directory, issuer):
             headers = {"authorization": f"Bearer {issuer.token()}"}
             requests = [check_request(f"/accounts/{number}", headers, host="stuck.example.com") for number in range(MAX_IN_PROGRESS + TOO_MANY)]
             peaks = []
-            for _ in range(3):
-                answers = burst(placet, requests, deadline)
+            for _ in range(2):
+                answers = burst(placet, requests, deadline, patience=90)
                 assert judged(answers) == {503: len(requests)}
                 refused = sorted(answer.seconds for answer in answers)[:TOO_MANY]
                 assert statistics.median(refused) < deadline / 1000 / 2, "what there is no room for is denied at once"
                 peaks.append(peak_mib(placet))
-            assert counted(placet, "overload") >= 3 * TOO_MANY and counted(placet, "deadline") > 0
+            assert counted(placet, "overload") >= 2 * TOO_MANY and counted(placet, "deadline") > 0
             assert peaks[-1] - peaks[0] < MAX_GROWTH_MIB, peaks
             assert not is_denial(call(placet, check_request(headers=headers)))

@@ -297,7 +297,7 @@ def test_settings_that_do_not_become_complete_give_way_to_the_next(own, issuer):
 
 
 def aged(issuer, **policy):
-    return scope(issuer, policy={"maxPolicyAge": "1s", **policy})
+    return scope(issuer, policy={"maxPolicyAge": "5s", **policy})
 
 
 @pytest.mark.parametrize("reuse", [True, False])

@@ -25,7 +25,7 @@ from harness import envoy
 from harness.authz import call, check_request, denied_status, is_denial
 from harness.bao import Bao, RaftBao
 from harness.client import bearer, get, send
-from harness.load import Load, patient
+from harness.load import Load
 from harness.placet import Placet, certificate, new_private_key, pem, scope
 from harness.process import wait_until
 from harness.verify import claims_by_jose, verified
@@ -63,15 +63,25 @@ def kids(placet, client_id="orders"):
     return [key["kid"] for key in placet.jwks(client_id)["keys"]]
 
 
-def token_of(placet, issuer):
-    response = call(placet, check_request(headers={"authorization": f"Bearer {issuer.token()}"}))
-    assert not is_denial(response), response
-    return response.ok_response.headers[0].header.value
+def ask(placet, issuer):
+    return call(placet, check_request(headers={"authorization": f"Bearer {issuer.token()}"}))
 
 
 def signer(placet, issuer):
     """The key id of a new token, which verifies by the JWKS."""
-    return verified(token_of(placet, issuer), placet.jwks())[0]["kid"]
+    response = ask(placet, issuer)
+    assert not is_denial(response), response
+    return verified(response.ok_response.headers[0].header.value, placet.jwks())[0]["kid"]
+
+
+def signer_if_any(placet, issuer):
+    """The same for waits: None while nothing is signed, or by a key that is not in the JWKS."""
+    response, jwks = ask(placet, issuer), placet.jwks()
+    if is_denial(response):
+        return None
+    token = response.ok_response.headers[0].header.value
+    is_published = jwt.get_unverified_header(token)["kid"] in [key["kid"] for key in jwks["keys"]]
+    return verified(token, jwks)[0]["kid"] if is_published else None
 
 
 def number(kid):
@@ -92,7 +102,7 @@ def changed_file(directory, issuer):
     keys = [new_private_key("ES256"), new_private_key("ES256")]
     old, new = (jwk.JWK.from_pyca(key.public_key()).thumbprint() for key in keys)
     signing = scope(issuer, jwtSigning={"publishBefore": "3s"}, jwtResponse={"keyId": "{{thumbprint}}"})
-    samples, ended = [], threading.Event()
+    samples, failures, ended = [], [], threading.Event()
     with Placet(directory / "file", [signing], keys={"orders": pem(keys[0])}, decisionLog={"sink": "none"}) as placet:
         assert signer(placet, issuer) == old
         file = placet.directory / "keys" / "orders.pem"
@@ -101,11 +111,18 @@ def changed_file(directory, issuer):
 
         def sample():
             while not ended.wait(0.2):
-                samples.append((time.monotonic(), signer(placet, issuer), kids(placet)))
+                try:
+                    before, signing, after = kids(placet), signer(placet, issuer), kids(placet)
+                except Exception as error:
+                    failures.append(error)
+                    continue
+                # Else there is no telling which of the two it was.
+                if before == after:
+                    samples.append((time.monotonic(), signing, after))
 
         sampler = threading.Thread(target=sample)
         sampler.start()
-        yield SimpleNamespace(old=old, new=new, samples=samples)
+        yield SimpleNamespace(old=old, new=new, samples=samples, failures=failures)
         ended.set()
         sampler.join()
 
@@ -131,7 +148,7 @@ class SideBySide:
         self.echo, self.seen, self.disagreed = echo, [], 0
         self.loads = {}
         for placet, name in ((self.a, "a"), (self.b, "b")):
-            edge = running.enter_context(envoy.edge(place, self.upstream.port, placet.socket, patient, f"edge-{name}"))
+            edge = running.enter_context(envoy.edge(place, self.upstream.port, placet.socket, name=f"edge-{name}"))
             self.loads[placet] = [Load(edge, name, issuer.token()) for _ in range(2)]
         self.replays = []
 
@@ -184,13 +201,15 @@ def test_fifty_rotations_under_load_lose_nothing(directory, issuer, echo, bao):
             load.start()
         wait_until(lambda: both.take() or both.signed("a") and both.signed("b"), "tokens of both")
         for rotation in range(ROTATIONS):
-            time.sleep(max(0, started + rotation * EVERY - time.monotonic()))
+            # What was late is not made up for: versions in quick succession would not all get to sign.
+            due = time.monotonic() + EVERY
             new_version(bao, "placet/fifty")
             both.look()
             if rotation == ROTATIONS // 3:
                 both.restart_in_mid_rotation(both.a)
             if rotation == 2 * ROTATIONS // 3:
                 both.restart_in_mid_rotation(both.b)
+            time.sleep(max(0, due - time.monotonic()))
         last = ROTATIONS + 1
         wait_until(lambda: both.take() or last in both.signed("a") & both.signed("b"), "both sign with the last version")
         for load in both.all_loads():
@@ -212,7 +231,7 @@ def test_fifty_rotations_under_load_lose_nothing(directory, issuer, echo, bao):
 
 # --- what is published under which key id, and what verifiers make of it
 
-PACE_OF_THREE, CACHE_OF_THREE, PUBLISH_THREE_BEFORE = 1.5, 2, 5
+PACE_OF_THREE, CACHE_OF_THREE, PUBLISH_THREE_BEFORE = 4, 2, 9
 THREE = ("versioned", "certified", "unset")
 
 
@@ -318,11 +337,11 @@ def test_what_an_unset_key_id_costs_each_verifier(directory, issuer, echo, bao):
     with ExitStack() as running:
         placet = running.enter_context(on(bao, place, scopes))
         upstream = running.enter_context(envoy.upstream(place, echo.port, placet.http, verifying_three(placet)))
-        edge = running.enter_context(envoy.edge(place, upstream.port, placet.socket, patient))
+        edge = running.enter_context(envoy.edge(place, upstream.port, placet.socket))
         libraries = {name: Libraries(placet, name) for name in THREE}
         refused = {(verifier, name): [] for verifier in ("jwt_authn", "PyJWT", "jwcrypto") for name in THREE}
-        # Of the scope without a keyId: when each version first signed, and its last token with the JWKS of then.
-        firsts, lasts = {}, {}
+        # Of the scope without a keyId: when each version was seen to sign, at first and at last, and its last token with the JWKS of then.
+        firsts, ends, lasts = {}, {}, {}
         incoming = issuer.token()
         echo.take()
 
@@ -340,6 +359,7 @@ def test_what_an_unset_key_id_costs_each_verifier(directory, issuer, echo, bao):
                 if name == "unset":
                     version = signing_key(token, keys)
                     firsts.setdefault(version, now)
+                    ends[version] = now
                     lasts[version] = token, placet.jwks("unset")
 
         started = time.monotonic()
@@ -348,16 +368,16 @@ def test_what_an_unset_key_id_costs_each_verifier(directory, issuer, echo, bao):
                 ask_each_scope()
             new_version(bao, "placet/three", keys[index])
         while 3 not in firsts or time.monotonic() < firsts[3] + 1.5 * CACHE_OF_THREE:
-            assert time.monotonic() < started + 30, f"the last version never signed; those before since {firsts}"
+            assert time.monotonic() < started + 60, f"the last version never signed; those before since {firsts}"
             ask_each_scope()
 
         assert list(firsts) == [0, 1, 2, 3]
         costs = refused.pop(("PyJWT", "unset"))
         assert {who: found for who, found in refused.items() if found} == {}
         assert costs, "PyJWT's client refused nothing: say so in the documentation"
-        for when, token in costs:
-            since = when - firsts[signing_key(token, keys)]
-            assert 0 <= since <= CACHE_OF_THREE + 0.5, "refused only from a new version's first token until the cache ends"
+        for when, _ in costs:
+            of_a_change = (ends[version - 1] <= when <= firsts[version] + CACHE_OF_THREE + 0.5 for version in (1, 2, 3))
+            assert any(of_a_change), "refused only from the last token of a version until the cache of its successor's first ends"
 
         assert {key["kid"] for key in placet.jwks("unset")["keys"]} == {"unset"}
         assert signing_key_listed_first(placet, "unset") == jwk.JWK.from_pyca(keys[3].public_key()).thumbprint()
@@ -418,25 +438,30 @@ def reload(placet):
 
 
 def restart(placet):
+    """Returns when it was gone."""
     kill(placet)
+    gone = time.time()
     placet.start()
+    return gone
 
 
 def test_a_restart_in_mid_rotation_changes_nothing(directory, issuer, bao):
     """The store's own creation times count, so neither a reload nor a restart starts the wait anew or cuts it short."""
-    wait = 4
+    wait = 12
     first = new_version(bao, "placet/middle")
     with on(bao, directory / "middle", [scope_of(issuer, wait)]) as placet:
         assert signer(placet, issuer) == "orders-1", "the only one signs at once"
         wait_until(lambda: time.time() > first + wait + 0.5, "the first version is old enough")
         second = new_version(bao, "placet/middle")
         wait_until(lambda: kids(placet) == ["orders-1", "orders-2"], "the second is published")
-        for again in (reload, restart):
-            again(placet)
-            assert (signer(placet, issuer), kids(placet)) == ("orders-1", ["orders-1", "orders-2"])
+        wait_until(lambda: time.time() > second + 5, "some of the wait is over")
+        restarted = restart(placet)
+        assert (signer(placet, issuer), kids(placet)) == ("orders-1", ["orders-1", "orders-2"])
+        reload(placet)
+        assert (signer(placet, issuer), kids(placet)) == ("orders-1", ["orders-1", "orders-2"])
         assert time.time() < second + wait, "the machine is too slow for this test"
         wait_until(lambda: signer(placet, issuer) == "orders-2", "the second signs")
-        assert second + wait <= time.time() <= second + wait + 2 * REFRESH + 1
+        assert second + wait <= time.time() < restarted + wait, "the wait did not begin anew"
         assert kids(placet) == ["orders-2", "orders-1"]
         restart(placet)
         assert (signer(placet, issuer), kids(placet)) == ("orders-2", ["orders-2", "orders-1"])
@@ -445,7 +470,7 @@ def test_a_restart_in_mid_rotation_changes_nothing(directory, issuer, bao):
 def test_what_is_not_a_new_version_and_what_is_no_longer_one(directory, issuer, bao):
     second = new_private_key("ES256")
     new_version(bao, "placet/gone")
-    with on(bao, directory / "gone", [scope_of(issuer, 4)]) as placet:
+    with on(bao, directory / "gone", [scope_of(issuer, 12)]) as placet:
         new_version(bao, "placet/gone", second)
         wait_until(lambda: signer(placet, issuer) == "orders-2", "the second signs")
         new_version(bao, "placet/gone", second)
@@ -454,8 +479,8 @@ def test_what_is_not_a_new_version_and_what_is_no_longer_one(directory, issuer, 
         assert kids(placet) == ["orders-2", "orders-4", "orders-1"], "the third is the second"
 
         bao.must("DELETE", "secret/data/placet/gone")
-        wait_until(lambda: kids(placet) == ["orders-2", "orders-1"], "the fourth is withdrawn", 3 * REFRESH)
-        wait_until(lambda: time.time() > fourth + 4 + 2.5 * REFRESH, "the fourth would sign by now")
+        wait_until(lambda: kids(placet) == ["orders-2", "orders-1"], "the fourth is withdrawn")
+        wait_until(lambda: time.time() > fourth + 12 + 2.5 * REFRESH, "the fourth would sign by now")
         assert signer(placet, issuer) == "orders-2"
 
 
@@ -465,7 +490,7 @@ def test_another_version_signs_at_once_when_the_active_one_is_destroyed(director
         new_version(bao, "placet/destroyed")
         wait_until(lambda: signer(placet, issuer) == "orders-2", "the second signs")
         bao.must("PUT", "secret/destroy/placet/destroyed", {"versions": [2]})
-        wait_until(lambda: kids(placet) == ["orders-1"], "the second is withdrawn", 3 * REFRESH)
+        wait_until(lambda: kids(placet) == ["orders-1"], "the second is withdrawn")
         assert signer(placet, issuer) == "orders-1"
 
 
@@ -475,7 +500,7 @@ def test_the_only_version_destroyed_is_withdrawn(directory, issuer, bao):
         assert signer(placet, issuer) == "orders-1"
         bao.must("PUT", "secret/destroy/placet/only", {"versions": [1]})
         request = check_request(headers={"authorization": f"Bearer {issuer.token()}"})
-        denial = wait_until(lambda: is_denial(answer := call(placet, request)) and answer, "nothing is signed any more", 5 * REFRESH)
+        denial = wait_until(lambda: is_denial(answer := call(placet, request)) and answer, "nothing is signed any more")
         assert denied_status(denial) == 503
         assert placet.decisions()[-1]["reason"] == "key_unavailable"
 
@@ -489,7 +514,7 @@ def test_a_rollback_to_an_earlier_key_takes_effect(directory, issuer, bao):
         new_version(bao, "placet/rollback")
         wait_until(lambda: signer(placet, issuer) != print_of_first, "the second signs")
         new_version(bao, "placet/rollback", first)
-        wait_until(lambda: signer(placet, issuer) == print_of_first, "the first signs again", 1 + 4 * REFRESH)
+        wait_until(lambda: signer(placet, issuer) == print_of_first, "the first signs again")
 
 
 def test_a_secret_removed_with_its_history_and_written_anew_is_noticed(directory, issuer, bao):
@@ -500,7 +525,7 @@ def test_a_secret_removed_with_its_history_and_written_anew_is_noticed(directory
         before = kids(placet)
         bao.must("DELETE", "secret/metadata/placet/anew")
         new_version(bao, "placet/anew")
-        wait_until(lambda: set(kids(placet)) - set(before), "the new key is published", 4 * REFRESH)
+        wait_until(lambda: set(kids(placet)) - set(before), "the new key is published")
 
 
 def test_a_reload_without_history_forgets_no_key_and_a_restart_does(directory, issuer, bao):
@@ -547,16 +572,19 @@ def test_the_keys_in_memory_go_on_while_the_store_is_away(directory, issuer, out
 
         assert signer(day, issuer) == signer(short, issuer) == "orders-1"
         assert 86_400 - 10 < seconds_left(day) <= 86_400
+        said = len(day.stderr)
         if outage == "killed":
             kill(bao)
         else:
             bao.must("PUT", "sys/seal")
+        # A look that was on its way may have succeeded.
+        wait_until(lambda: "the loaded keys go on signing" in day.stderr[said:], "a look fails")
 
         request = check_request(headers={"authorization": f"Bearer {issuer.token()}"})
         counted = [seconds_left(day)]
         denial = wait_until(
             lambda: counted.append(seconds_left(day)) or signer(day, issuer) and is_denial(answer := call(short, request)) and answer,
-            "the short one stops signing", 3 + 6 * REFRESH)
+            "the short one stops signing")
         assert denied_status(denial) == 503
         assert short.decisions()[-1]["reason"] == "key_unavailable"
         assert short.jwks() == published, "what it signed still verifies"
@@ -565,7 +593,6 @@ def test_the_keys_in_memory_go_on_while_the_store_is_away(directory, issuer, out
         assert counted == sorted(counted, reverse=True)
         assert signer(day, issuer) == "orders-1"
         assert (day.readiness()[0], short.readiness()[0]) == (200, 200)
-        assert "the loaded keys go on signing" in day.stderr
 
         if outage == "killed":
             bao.start()
@@ -575,7 +602,7 @@ def test_the_keys_in_memory_go_on_while_the_store_is_away(directory, issuer, out
         wait_until(lambda: seconds_left(day) > counted[0] - 3, "the day starts again")
         new_version(bao, "placet/outage")
         for placet in (day, short):
-            wait_until(lambda: signer(placet, issuer) == "orders-2", "the new version is noticed and signs")
+            wait_until(lambda: signer_if_any(placet, issuer) == "orders-2", "the new version is noticed and signs")
 
 
 # --- the file, at last
@@ -583,7 +610,8 @@ def test_the_keys_in_memory_go_on_while_the_store_is_away(directory, issuer, out
 
 def test_a_file_that_changes_is_published_first_and_then_signs(changed_file):
     old, new, samples = changed_file.old, changed_file.new, changed_file.samples
-    wait_until(lambda: samples and samples[-1][1] == new, "the new file signs", 75)
+    wait_until(lambda: changed_file.failures or samples and samples[-1][1] == new, "the new file signs", 75)
+    assert changed_file.failures == []
     stages = [(stage, list(group)) for stage, group in itertools.groupby(samples, lambda sample: sample[1:])]
     assert [stage for stage, _ in stages] == [(old, [old]), (old, [old, new]), (new, [new, old])]
     published, signs = stages[1][1][0][0], stages[2][1][0][0]

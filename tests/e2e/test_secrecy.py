@@ -395,6 +395,6 @@ def test_a_withdrawn_key_is_gone_from_memory(directory, issuer, bao):
         wait_until(lambda: len(placet.jwks()["keys"]) == 2, "the new key is published")
         bao.must("PUT", "secret/destroy/placet/withdrawn", {"versions": [1]})
         wait_until(lambda: len(placet.jwks()["keys"]) == 1, "the old key is withdrawn")
-        wait_until(lambda: in_memory(pid, needles(old))["number"] == 0, "it is overwritten", 3)
+        wait_until(lambda: in_memory(pid, needles(old))["number"] == 0, "it is overwritten")
         assert in_memory(pid, needles(new))["number"] == 1
         print("the withdrawn key's text:", in_memory(pid, needles(old)))

@@ -94,9 +94,12 @@ impl Running {
 
     async fn until_callers_are_known(&self) {
         let waiting = async {
-            while let Err(status) = evaluate(&self.socket(), "orders:secret", question()).await {
-                assert_eq!(status.code(), Code::Unavailable, "{status}");
-                tokio::time::sleep(std::time::Duration::from_millis(5)).await;
+            for credentials in ["orders:secret", "closed:secret"] {
+                while let Err(status) = evaluate(&self.socket(), credentials, question()).await
+                    && status.code() == Code::Unavailable
+                {
+                    tokio::time::sleep(std::time::Duration::from_millis(5)).await;
+                }
             }
         };
         tokio::time::timeout(std::time::Duration::from_secs(20), waiting).await.unwrap();

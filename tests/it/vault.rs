@@ -21,6 +21,8 @@ use placet::secrets::{
 };
 use serde_json::{Value, json};
 
+use crate::free_port;
+
 const ROOT: &str = "root-token-for-tests";
 const KEY: &str = "-----BEGIN PRIVATE KEY-----\nnot a real one\n-----END PRIVATE KEY-----\n";
 
@@ -373,10 +375,6 @@ fn app_role((role_id, secret_id): &(String, String)) -> VaultAuth {
     let mount = "approle".to_owned();
     let (role_id, secret_id) = (literal(role_id), literal(secret_id));
     VaultAuth::AppRole { role_id, secret_id, wrapped_for: None, mount }
-}
-
-fn free_port() -> u16 {
-    TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
 }
 
 /// The authority among the certificates a `-dev-tls` server writes.

@@ -60,9 +60,10 @@ class Collector:
                 collector.hold.wait(60)
                 status = collector.statuses[0] if len(collector.statuses) == 1 else collector.statuses.pop(0)
                 batch, answer = collector._read(self.path, self.headers, body)
+                # Who waits for the lines looks at the calls then.
+                collector.calls.append((self.path, dict(self.headers), status))
                 if status == 200:
                     collector.batches.append(batch)
-                collector.calls.append((self.path, dict(self.headers), status))
                 with suppress(OSError):  # the caller may be gone by now
                     self.send_response(status)
                     self.send_header("content-length", str(len(answer)))

@@ -1,4 +1,4 @@
-"""Real Envoy, run with the configurations we ship: only addresses are replaced in them."""
+"""Real Envoy, run with the configurations we ship: only addresses are replaced in them, and the deadline for Placet."""
 
 import itertools
 import os
@@ -10,11 +10,13 @@ from .client import get
 from .process import Process, free_port
 
 DEPLOY = Path(__file__).parents[3] / "deploy" / "envoy"
+# What an edge waits for Placet: a machine that is busy stalls for longer than what we ship.
+PATIENCE = "5s"
 _base_ids = itertools.count(1 + (os.getpid() % 20000) * 50)
 
 
 def shipped(name, replacements):
-    """The text of deploy/envoy/<name> with each address, which it names once, replaced."""
+    """The text of deploy/envoy/<name> with each of these, which it names once, replaced."""
     text = (DEPLOY / name).read_text()
     for old, new in replacements.items():
         assert text.count(old) == 1, f"{name} names `{old}` {text.count(old)} times, not once"
@@ -22,12 +24,18 @@ def shipped(name, replacements):
     return text
 
 
-def edge_config(listen, upstream, placet, admin):
+def waiting(timeout):
+    """The deadline for Placet's answer, and for connecting to it; None leaves those that are shipped."""
+    return {f"{name}: 0.25s": f"{name}: {timeout}" for name in (", timeout", "connect_timeout")} if timeout else {}
+
+
+def edge_config(listen, upstream, placet, admin, timeout=PATIENCE):
     """envoy.yaml; `placet` is a socket path, or a port for TCP."""
     replacements = {
         "port_value: 10000": f"port_value: {listen}",
         "port_value: 10001": f"port_value: {upstream}",
         "port_value: 9901": f"port_value: {admin}",
+        **waiting(timeout),
     }
     if isinstance(placet, int):
         over_tcp = f"socket_address: {{ address: 127.0.0.1, port_value: {placet} }}"
@@ -37,7 +45,7 @@ def edge_config(listen, upstream, placet, admin):
     return shipped("envoy.yaml", replacements)
 
 
-def http_config(listen, upstream, placet_http, admin):
+def http_config(listen, upstream, placet_http, admin, timeout=PATIENCE):
     """http.yaml; `placet_http` is the port of Placet's http listener."""
     return shipped(
         "http.yaml",
@@ -47,6 +55,7 @@ def http_config(listen, upstream, placet_http, admin):
             "port_value: 9901": f"port_value: {admin}",
             "port_value: 9192": f"port_value: {placet_http}",
             "127.0.0.1:9192": f"127.0.0.1:{placet_http}",
+            **waiting(timeout),
         },
     )
 
@@ -131,19 +140,19 @@ class Envoy(Process):
         return {name: int(value) for name, value in pairs if value.isdigit()}
 
 
-def edge(directory, upstream, placet, change=lambda config: config, name="edge"):
-    """The shipped edge on a free port; `.port` is where clients connect."""
+def edge(directory, upstream, placet, change=lambda config: config, name="edge", timeout=PATIENCE):
+    """The shipped edge on a free port; `.port` is where clients connect. It waits for Placet as `waiting` says."""
     port = free_port()
-    config = yaml.safe_load(edge_config(port, upstream, placet, free_port()))
+    config = yaml.safe_load(edge_config(port, upstream, placet, free_port(), timeout))
     envoy = Envoy(name, change(config), directory)
     envoy.port = port
     return envoy
 
 
-def http_edge(directory, upstream, placet_http, change=lambda config: config, name="http-edge"):
+def http_edge(directory, upstream, placet_http, change=lambda config: config, name="http-edge", timeout=PATIENCE):
     """The shipped edge that asks over HTTP, on a free port."""
     port = free_port()
-    config = yaml.safe_load(http_config(port, upstream, placet_http, free_port()))
+    config = yaml.safe_load(http_config(port, upstream, placet_http, free_port(), timeout))
     envoy = Envoy(name, change(config), directory)
     envoy.port = port
     return envoy

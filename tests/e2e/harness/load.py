@@ -4,14 +4,7 @@ import threading
 import time
 from collections import Counter
 
-from . import envoy
 from .client import bearer, get, send
-
-
-def patient(config):
-    """The edge without its deadline for Placet: for tests about keys, on a machine that may be busy."""
-    envoy.ext_authz(config["static_resources"]["listeners"][0])["grpc_service"]["timeout"] = "10s"
-    return config
 
 
 class Load(threading.Thread):

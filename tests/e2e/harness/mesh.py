@@ -18,6 +18,8 @@ from envoy.extensions.filters.network.http_connection_manager.v3 import http_con
 from envoy.extensions.http.early_header_mutation.header_mutation.v3 import header_mutation_pb2 as early  # noqa: F401
 from google.protobuf import json_format
 
+from .envoy import PATIENCE
+
 DEPLOY = Path(__file__).parents[3] / "deploy"
 SOCKET = "/run/placet/authz.sock"
 MANAGER = "envoy.filters.network.http_connection_manager"
@@ -71,7 +73,7 @@ def cluster(name, where, http2):
     endpoint = {"lb_endpoints": [{"endpoint": {"address": where}}]}
     options = {"@type": f"{TYPES}upstreams.http.v3.HttpProtocolOptions",
                "explicit_http_config": {"http2_protocol_options" if http2 else "http_protocol_options": {}}}
-    return {"name": name, "type": "STATIC", "connect_timeout": "1s", "load_assignment": {"cluster_name": name, "endpoints": [endpoint]},
+    return {"name": name, "type": "STATIC", "connect_timeout": PATIENCE, "load_assignment": {"cluster_name": name, "endpoints": [endpoint]},
             "typed_extension_protocol_options": {f"{TYPES}upstreams.http.v3.HttpProtocolOptions".removeprefix("type.googleapis.com/"): options}}
 
 
@@ -97,7 +99,7 @@ def istio_cluster(manifests, provider, socket):
     return cluster(f"outbound|{port['number']}||{host}", {"pipe": {"path": str(socket)}}, port["protocol"] in ("GRPC", "HTTP2"))
 
 
-def istio_filters(manifests, provider, placet, matches):
+def istio_filters(manifests, provider, placet, matches, timeout):
     """What a CUSTOM policy becomes: a filter that says which requests are meant, and ext_authz for those."""
     # The cluster's own name, `outbound|9191||…`, would be no authority.
     authority = f"outbound_.{provider['port']}_._.{provider['service'].split('/')[-1]}"
@@ -110,7 +112,7 @@ def istio_filters(manifests, provider, placet, matches):
     return [
         typed("envoy.filters.http.rbac", "filters.http.rbac.v3.RBAC", shadow_rules=shadow, shadow_rules_stat_prefix="istio_ext_authz_"),
         typed("envoy.filters.http.ext_authz", "filters.http.ext_authz.v3.ExtAuthz", transport_api_version="V3",
-              grpc_service={"envoy_grpc": {"cluster_name": placet["name"], "authority": authority}, "timeout": provider["timeout"]},
+              grpc_service={"envoy_grpc": {"cluster_name": placet["name"], "authority": authority}, "timeout": timeout or provider["timeout"]},
               failure_mode_allow=provider["failOpen"], status_on_error={"code": int(provider["statusOnError"])},
               filter_enabled_metadata=enabled),
     ]
@@ -148,11 +150,14 @@ def merge_typed(packed, value):
     packed.Pack(message)
 
 
-def istio(manifests, ports, application, socket, matches=True):
-    """A pod's proxy: `inbound` to the application, `outbound` for what it asks itself, and a `gateway` before it all."""
+def istio(manifests, ports, application, socket, matches=True, timeout=PATIENCE):
+    """A pod's proxy: `inbound` to the application, `outbound` for what it asks itself, and a `gateway` before it all.
+
+    `timeout` is what it waits for Placet; None is what the manifests have.
+    """
     provider = istio_provider(manifests, "placet")
     placet = istio_cluster(manifests, provider, socket)
-    filters = istio_filters(manifests, provider, placet, matches)
+    filters = istio_filters(manifests, provider, placet, matches, timeout)
     # The sidecar believes its neighbours' x-forwarded-for, and normalises paths (BASE) unless told otherwise.
     more = {"use_remote_address": False, "normalize_path": True}
     inbound = manager("inbound_0.0.0.0_8080", {"route": {"cluster": "inbound|8080||"}}, filters, **more)
@@ -172,14 +177,14 @@ def istio(manifests, ports, application, socket, matches=True):
 # --- Envoy Gateway
 
 
-def envoy_gateway(manifests, ports, application, socket):
+def envoy_gateway(manifests, ports, application, socket, timeout=PATIENCE):
     """The gateway's Envoy, with one route to the application."""
     [policy], [client], [backend] = (of_kind(manifests, kind) for kind in ("SecurityPolicy", "ClientTrafficPolicy", "Backend"))
     auth, headers = policy["extAuth"], client.get("headers", {})
     [reference], [endpoint] = auth["grpc"]["backendRefs"], backend["endpoints"]
     assert (reference["kind"], endpoint["unix"]["path"]) == ("Backend", SOCKET)
     name, placet = "envoy.filters.http.ext_authz/securitypolicy/shop/ask-placet", "securitypolicy/shop/ask-placet/0"
-    timeout = f"{int(auth['timeout'].removesuffix('ms')) / 1000}s"
+    timeout = timeout or f"{int(auth['timeout'].removesuffix('ms')) / 1000}s"
     asks = typed(name, "filters.http.ext_authz.v3.ExtAuthz", transport_api_version="V3", failure_mode_allow=auth["failOpen"],
                  grpc_service={"envoy_grpc": {"cluster_name": placet, "authority": f"{reference['name']}.shop"}, "timeout": timeout},
                  status_on_error={"code": auth["statusOnError"]})

@@ -56,7 +56,8 @@ class Collector(Process):
         return {"endpoint": f"http://127.0.0.1:{port}", "protocol": protocol, **changes}
 
     def calls(self):
-        return [json.loads(line) for line in self.file.read_text().splitlines()]
+        """Of what the server has written, the whole lines."""
+        return [json.loads(line) for line in self.file.read_text().split("\n")[:-1]]
 
     def spans(self, service="placet"):
         """Every span that came from the service."""

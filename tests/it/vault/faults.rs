@@ -135,14 +135,20 @@ async fn a_login_that_can_t_be_renewed_is_used_to_its_end() {
     let stores = open(settings);
     let count = |path: &str| failing.asked().iter().filter(|asked| asked.ends_with(path)).count();
     let started = Instant::now();
+    let (mut last, mut longest_gap) = (started, Duration::ZERO);
     while count("/login") < 2 {
         assert!(started.elapsed() < Duration::from_secs(20), "no new login in time");
         stores.choose(None).unwrap().read(&at("orders", "orders")).await.unwrap();
+        longest_gap = longest_gap.max(last.elapsed());
+        last = Instant::now();
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
     assert!(started.elapsed() > Duration::from_millis(2900), "the lease was not used to its end");
     // Each is a quarter of the rest after the one before, or more: some 16 from two seconds to a look.
-    assert!((1..24).contains(&count("/renew-self")), "{}", count("/renew-self"));
+    let renewals = count("/renew-self");
+    assert!(renewals < 24, "{renewals}");
+    // Who was held up may have looked again only when the lease was over.
+    assert!(renewals > 0 || longest_gap >= Duration::from_millis(500), "{longest_gap:?}");
 }
 
 #[tokio::test]
