@@ -212,7 +212,7 @@ pub(super) fn check(
         let module = Module {
             file: tree.pointer("/source/file").and_then(Json::as_str).unwrap_or_default(),
             package: format!("data.{package}"),
-            imports: syntax::imports(tree),
+            imports: syntax::imports(tree).flatten().collect(),
             rules,
         };
         module.visit(rules_of_module, &mut builtins, errors);

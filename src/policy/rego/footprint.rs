@@ -34,10 +34,10 @@ impl Footprint {
     pub(super) fn of(modules: &[Json]) -> Self {
         let mut footprint = Self::default();
         for module in modules {
-            let imports = syntax::imports(module);
-            match module.pointer("/ast/rules") {
-                Some(rules) => footprint.visit(rules, &imports),
-                None => footprint.more = true,
+            let imports: Option<Vec<_>> = syntax::imports(module).collect();
+            match (module.pointer("/ast/rules"), imports) {
+                (Some(rules), Some(imports)) => footprint.visit(rules, &imports),
+                _ => footprint.more = true,
             }
         }
         footprint
@@ -160,6 +160,8 @@ fn source_in_range(tree: &Json, imports: &[Import]) -> Option<IpNet> {
 
 #[cfg(test)]
 mod tests {
+    use serde_json::json;
+
     use super::*;
     use crate::policy::rego::{RegoError, calls};
 
@@ -169,11 +171,14 @@ mod tests {
         import data.input as ours
     ";
 
-    fn of(rules: &str) -> Footprint {
+    fn trees(module: String) -> Vec<Json> {
         let mut engine = regorus::Engine::new();
-        engine.add_policy("p.rego".to_owned(), format!("{MODULE}\n{rules}")).unwrap();
-        let trees = engine.get_ast_as_json().unwrap();
-        Footprint::of(&serde_json::from_str::<Vec<Json>>(&trees).unwrap())
+        engine.add_policy("p.rego".to_owned(), module).unwrap();
+        serde_json::from_str(&engine.get_ast_as_json().unwrap()).unwrap()
+    }
+
+    fn of(rules: &str) -> Footprint {
+        Footprint::of(&trees(format!("{MODULE}\n{rules}")))
     }
 
     fn read(headers: &[&str], query: bool, source_ip: AddressRead) -> Reads {
@@ -293,8 +298,18 @@ mod tests {
     }
 
     #[test]
-    fn a_tree_of_another_form_is_not_taken_for_an_empty_one() {
-        assert_eq!(Footprint::of(&[serde_json::json!({"ast": {}})]).reads(), None);
+    fn a_tree_of_another_form_is_not_taken_for_one_that_reads_nothing() {
+        let imports = |import: Json| json!({"ast": {"rules": [], "imports": [import]}});
+        let refr = json!({"Var": {"value": "input"}});
+        for tree in [
+            json!({"ast": {}}),
+            imports(json!({"refr": {"Unknown": {}}})),
+            imports(json!({"refr": refr, "as": {"start": 0, "end": 1}})),
+        ] {
+            assert_eq!(Footprint::of(std::slice::from_ref(&tree)).reads(), None, "{tree}");
+        }
+        let understood = imports(json!({"refr": refr}));
+        assert_eq!(Footprint::of(&[understood]).reads(), Some(Reads::default()));
     }
 
     #[test]
@@ -302,10 +317,7 @@ mod tests {
         for names in CHANGING {
             let rules = format!("allow if {}() == 1", names.join("."));
             let mut errors = Vec::new();
-            let mut engine = regorus::Engine::new();
-            engine.add_policy("p.rego".to_owned(), format!("{MODULE}\n{rules}")).unwrap();
-            let trees = engine.get_ast_as_json().unwrap();
-            let trees: Vec<Json> = serde_json::from_str(&trees).unwrap();
+            let trees = trees(format!("{MODULE}\n{rules}"));
             calls::check(&trees, &BTreeSet::new(), &mut errors);
             let is_unknown = |error: &RegoError| matches!(error, RegoError::Undefined { .. });
             assert!(!errors.iter().any(is_unknown), "{errors:?}");

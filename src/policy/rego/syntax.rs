@@ -13,20 +13,22 @@ pub(super) struct Import {
     pub(super) target: Vec<String>,
 }
 
-/// The imports of a module.
-pub(super) fn imports(module: &Json) -> Vec<Import> {
+/// The imports of a module; `None` for one of a form that is not understood.
+pub(super) fn imports(module: &Json) -> impl Iterator<Item = Option<Import>> {
     let imports = module.pointer("/ast/imports").and_then(Json::as_array);
     let source = module.pointer("/source/contents").and_then(Json::as_str).unwrap_or_default();
-    let imports = imports.into_iter().flatten().filter_map(|import| {
+    imports.into_iter().flatten().map(|import| {
         let target: Vec<_> = names(import.get("refr")?)?.into_iter().map(str::to_owned).collect();
-        let alias = import.get("as").and_then(|span| {
-            let at = |name| usize::try_from(span.get(name)?.as_u64()?).ok();
-            source.get(at("start")?..at("end")?)
-        });
-        let name = alias.or(target.last().map(String::as_str))?.to_owned();
+        let name = match import.get("as") {
+            Some(span) => {
+                let at = |name| usize::try_from(span.get(name)?.as_u64()?).ok();
+                source.get(at("start")?..at("end")?)?
+            }
+            None => target.last()?,
+        };
+        let name = name.to_owned();
         Some(Import { name, target })
-    });
-    imports.collect()
+    })
 }
 
 /// The path that an expression is, as regorus writes paths.

@@ -6,6 +6,7 @@ use placet::secrets::{Secret, Source};
 use std::sync::Arc;
 
 use super::*;
+use crate::free_port;
 
 const ISSUER: &str = "https://idp.example";
 const TOKEN: &str = "s3cr3t-opaque.token~+/=";
@@ -213,8 +214,8 @@ async fn what_is_no_answer_is_a_fault_and_is_not_kept() {
 
 #[tokio::test]
 async fn an_issuer_that_is_away_or_silent_is_given_up_on() {
-    let closed = TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap();
-    let refusal = ask(&identity(settings(format!("http://{closed}/i")))).await.unwrap_err();
+    let nowhere = format!("http://127.0.0.1:{}/i", free_port());
+    let refusal = ask(&identity(settings(nowhere))).await.unwrap_err();
     assert!(refusal.to_string().contains("did not answer ("), "{refusal}");
     for silent in [Answer::Held(Arc::default(), String::new()), Answer::Stalled] {
         let server = Server::start().await;
