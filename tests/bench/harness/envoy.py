@@ -3,8 +3,6 @@
 import contextlib
 import json
 import os
-import urllib.error
-import urllib.request
 
 from . import client, latency, processes, settings
 from .build import in_shell
@@ -65,16 +63,8 @@ def _running(fronts, addresses):
     command = [in_shell(f"envoy_in {venv}"), "-c", path, "--concurrency", "1", "--base-id", base_id,
                "--log-level", "warning"]
     with processes.running(command, "envoy", {SERVER_CORE}) as envoy:
-        processes.wait_until(lambda: _is_live(admin), envoy, "envoy")
+        processes.wait_until(lambda: processes.is_answering(f"http://{admin}/ready"), envoy, "envoy")
         yield envoy
-
-
-def _is_live(admin):
-    try:
-        with urllib.request.urlopen(f"http://{admin}/ready", timeout=5):
-            return True
-    except (urllib.error.URLError, ConnectionError):
-        return False
 
 
 def _config(fronts, addresses, admin):

@@ -1,5 +1,5 @@
 """Latencies on a fixed schedule: requests are sent when they are due, whatever the server does, and
-each latency counts from then."""
+each latency counts from then. A server that can't keep the rate may refuse some of them."""
 
 import statistics
 
@@ -37,7 +37,7 @@ def rounds(watch, what, cases, send):
 
 def _median(latencies):
     middle = {key: statistics.median(each[key] for each in latencies)
-              for key in ("p50", "p99", "p999", "sendDelayP99")}
+              for key in ("p50", "p99", "p999", "sendDelayP99", "refused")}
     curves = zip(*(each["curve"] for each in latencies))
     middle["curve"] = [[points[0][0], statistics.median(value for _, value in points)]
                        for points in curves]

@@ -8,6 +8,7 @@ import signal
 import socket
 import subprocess
 import time
+import urllib.request
 
 from .places import CLIENT_CORE, WORK, fail
 
@@ -59,6 +60,15 @@ def is_listening(address):
             host, port = address.rsplit(":", 1)
             socket.create_connection((host, int(port)), timeout=5).close()
         return True
+    except OSError:
+        return False
+
+
+def is_answering(url):
+    """With success, and within 5 s: who starts under callgrind may be slower than that at first."""
+    try:
+        with urllib.request.urlopen(url, timeout=5):
+            return True
     except OSError:
         return False
 

@@ -99,9 +99,9 @@ def _allocations(found):
 
 
 def _latency(found):
-    rows = [[rate, found["titles"][name], *_percentiles(each)]
+    rows = [[rate, found["titles"][name], *_percentiles(each), f"{each['refused']:.1%}"]
             for rate, cases in found["latency"]["rates"].items() for name, each in cases.items()]
-    head = ["a second", "case", "p50 µs", "p99 µs", "p99.9 µs", "sent late, p99 µs"]
+    head = ["a second", "case", "p50 µs", "p99 µs", "p99.9 µs", "sent late, p99 µs", "refused"]
     return "## Latency on a fixed schedule\n\n" + _table(head, rows)
 
 

@@ -4,7 +4,6 @@ import contextlib
 import json
 import shlex
 import time
-import urllib.error
 import urllib.request
 
 from . import processes, settings
@@ -43,7 +42,7 @@ class Placet:
         command = [*wrapper, self.binary, "serve", "--config", path]
         with processes.drain() as reader:
             with processes.running(command, name, cores, reader.stdin) as process:
-                processes.wait_until(lambda: _is_ready(admin), process, name)
+                processes.wait_until(lambda: processes.is_answering(f"http://{admin}/readyz"), process, name)
                 server = Server(name, process.pid, grpc, reader.pid)
                 for scope in scopes:
                     with urllib.request.urlopen(f"http://{http}/scopes/{scope}/jwks.json") as jwks:
@@ -97,11 +96,3 @@ def alone(case, placet, wrapper):
     more = {"reuse": {"enabled": False}} if case.server == "placet-no-reuse" else {}
     return placet.serving(case.server, f"unix:{WORK}/placet.sock" if unix else None,
                           wrapper=wrapper, **more)
-
-
-def _is_ready(admin):
-    try:
-        with urllib.request.urlopen(f"http://{admin}/readyz", timeout=5):
-            return True
-    except (urllib.error.URLError, ConnectionError):
-        return False

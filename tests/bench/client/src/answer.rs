@@ -1,9 +1,11 @@
 //! Judges every answer.
 
 use std::collections::HashSet;
+use std::error::Error;
+use std::fmt;
 use std::hash::{BuildHasher as _, RandomState};
 
-use envoy_types::ext_authz::v3::pb::{CheckResponse, HttpResponse};
+use envoy_types::ext_authz::v3::pb::{CheckResponse, DeniedHttpResponse, HttpResponse};
 use http::StatusCode;
 use prost::Message as _;
 
@@ -20,6 +22,18 @@ const SAMPLE: usize = 64;
 
 /// The header in which the benchmark's Envoy sends the token back.
 const SENT_BACK: &str = "x-bench-token";
+
+/// A server has too much to do, and says so: 503 instead of an allow.
+#[derive(Debug)]
+pub(crate) struct Refused;
+
+impl fmt::Display for Refused {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str("a server with too much to do refused a request (503)")
+    }
+}
+
+impl Error for Refused {}
 
 /// Knows how every answer of a run must be.
 pub(crate) struct Judge {
@@ -112,6 +126,9 @@ impl Judge {
             // An allow may be without anything to say to Envoy.
             (0, None) if !self.is_denied && self.token.is_none() => Ok(()),
             (1.., Some(HttpResponse::DeniedResponse(_))) if self.is_denied => Ok(()),
+            (1.., Some(HttpResponse::DeniedResponse(denied))) if is_overload(denied) => {
+                Err(Refused.into())
+            }
             (code, response) => {
                 let kind = match response {
                     Some(HttpResponse::OkResponse(_)) => "an OK",
@@ -159,6 +176,10 @@ impl Judge {
         sampled.iter().try_for_each(|token| expected.keys.verify(token))?;
         Ok(sampled.len())
     }
+}
+
+fn is_overload(denied: &DeniedHttpResponse) -> bool {
+    denied.status.as_ref().is_some_and(|status| status.code == 503)
 }
 
 fn unframed(frame: &[u8]) -> Result<&[u8], Fault> {

@@ -1,9 +1,10 @@
 //! Sends on a fixed schedule, whether or not earlier answers have come.
 //!
 //! A latency counts from the moment the schedule names, not from when the request got out: a server
-//! that stands still for a while delays all requests of that while, and each is counted.
+//! that stands still for a while delays all requests of that while, and each is counted. One that can't
+//! keep the schedule may refuse: those are counted apart.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
@@ -12,6 +13,7 @@ use serde_json::{Value, json};
 use tokio::task::JoinSet;
 
 use crate::Fault;
+use crate::answer::Refused;
 use crate::run::Session;
 
 /// The percentiles of a curve.
@@ -22,6 +24,7 @@ pub(crate) async fn send(session: &Rc<Session>, rate: u64, seconds: u64) -> Resu
     let latencies = Rc::new(RefCell::new(Histogram::<u64>::new(3)?));
     // How late requests were sent: if that is much, it is this client that was measured.
     let mut delays = Histogram::<u64>::new(3)?;
+    let refused = Rc::new(Cell::new(0_u64));
     let mut waiting = JoinSet::new();
     let began = Instant::now();
     for number in 0..rate * seconds {
@@ -34,9 +37,15 @@ pub(crate) async fn send(session: &Rc<Session>, rate: u64, seconds: u64) -> Resu
         let drawn = session.deck.borrow_mut().draw()?;
         let connection = number as usize % session.connections.len();
         let (session, latencies) = (Rc::clone(session), Rc::clone(&latencies));
+        let refused = Rc::clone(&refused);
         waiting.spawn_local(async move {
-            let came = session.ask(connection, &drawn).await?;
-            latencies.borrow_mut().record(nanoseconds(came.duration_since(due)))?;
+            match session.ask(connection, &drawn).await {
+                Ok(came) => {
+                    latencies.borrow_mut().record(nanoseconds(came.duration_since(due)))?;
+                }
+                Err(fault) if fault.is::<Refused>() => refused.set(refused.get() + 1),
+                Err(fault) => return Err(fault),
+            }
             Ok::<(), Fault>(())
         });
         while let Some(ended) = waiting.try_join_next() {
@@ -50,7 +59,9 @@ pub(crate) async fn send(session: &Rc<Session>, rate: u64, seconds: u64) -> Resu
     let at = |percentile| microseconds(latencies.value_at_percentile(percentile));
     let curve: Vec<_> =
         CURVE.iter().map(|percentile| json!([percentile, at(*percentile)])).collect();
+    let sent = (rate * seconds) as f64;
     Ok(json!({
+        "refused": refused.get() as f64 / sent,
         "p50": at(50.0), "p99": at(99.0), "p999": at(99.9), "max": microseconds(latencies.max()),
         "curve": curve, "sendDelayP99": microseconds(delays.value_at_percentile(99.0)),
     }))
