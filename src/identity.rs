@@ -7,7 +7,7 @@
 //! is asked; keys are fetched in the background, and what never arrived is refused as our own fault.
 //!
 //! Inside: `place` finds the credential, `jws` takes it apart, [`jwks`] holds the keys,
-//! `introspection` asks, `verified` remembers, `claims` judges what a token says, `bearer` puts these in
+//! `introspection` asks, `token_cache` remembers, `claims` judges what a token says, `bearer` puts these in
 //! order; `api_keys` knows API keys; `peer` reads what `certificate` finds; `remote` reaches issuers.
 
 mod api_keys;

@@ -6,8 +6,9 @@
 //! opaque: the one issuer of its place that is asked about tokens is asked about it. A JWT that names
 //! another one is never sent there.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use aws_lc_rs::digest;
 use serde_json::{Map, Value};
@@ -15,15 +16,15 @@ use serde_json::{Map, Value};
 use super::api_keys::{ApiKeySettings, ApiKeys};
 use super::claims::{self, Expiry};
 use super::introspection::{Answer, AskFault, Introspector};
-use super::jwks::IssuerKeys;
+use super::jwks::{self, IssuerKeys};
 use super::jws::{self, Jws, TOKEN_LIMIT};
 use super::key_set::KeySet;
 use super::peer::Peers;
-use super::place::{Credential, Places, Reader};
+use super::place::{Credential, Places, Readers};
 use super::principal::{Principal, PrincipalKind};
 use super::refusal::{BadToken, Excerpt, Refusal};
 use super::settings::{IdentitySettings, IssuerSettings, TokenType};
-use super::token_cache::{Digest, TokenCache};
+use super::token_cache::{Digest, TokenCache, Verifier};
 use crate::clock::Timestamp;
 use crate::request::{Reads, Request};
 use crate::secrets::Kept;
@@ -44,6 +45,8 @@ pub enum Proof {
 pub(super) struct Bearer {
     places: Places,
     issuers: Vec<Issuer>,
+    /// The index of each, by its `iss`.
+    named: BTreeMap<String, usize>,
     own_issuers: Arc<BTreeSet<String>>,
     api_keys: Option<(ApiKeySettings, Kept<ApiKeys>)>,
     /// `None`: every token is verified.
@@ -62,12 +65,14 @@ struct Proven<'a> {
     claims: Map<String, Value>,
     expiry: Expiry,
     /// What verified it, unless its issuer was asked.
-    key_set: Option<Arc<KeySet>>,
+    verifier: Option<Verifier>,
 }
 
 /// What credentials were known by at one time.
 #[derive(Debug)]
 pub struct KnownBy {
+    /// [`jwks::changes`] when issuers' keys were last found to be these.
+    changes: AtomicU64,
     key_sets: Vec<Option<Arc<KeySet>>>,
     api_keys: Option<Arc<ApiKeys>>,
 }
@@ -81,9 +86,11 @@ impl Bearer {
     ) -> Self {
         let places = Places::new(settings);
         let issuers = settings.issuers.iter().cloned().zip(proofs);
-        let issuers = issuers.map(|(settings, proof)| Issuer { settings, proof }).collect();
+        let issuers: Vec<_> = issuers.map(|(settings, proof)| Issuer { settings, proof }).collect();
+        let named = issuers.iter().enumerate();
+        let named = named.map(|(index, issuer)| (issuer.settings.issuer.clone(), index)).collect();
         let api_keys = settings.api_keys.clone().zip(api_keys);
-        Self { places, issuers, own_issuers, api_keys, verified: None }
+        Self { places, issuers, named, own_issuers, api_keys, verified: None }
     }
 
     /// Remembers the tokens it has verified.
@@ -100,33 +107,31 @@ impl Bearer {
         now: Timestamp,
     ) -> Result<Option<Arc<Principal>>, Refusal> {
         let Some(credential) = self.places.find(request)? else { return Ok(None) };
-        if credential.readers.contains(&Reader::ApiKeys) {
+        if credential.readers.api_keys {
             return self.holder(&credential.text, now).map(|holder| Some(Arc::new(holder)));
         }
         let remembered = self.verified.as_ref().map(|verified| {
-            let readers = credential.readers.iter().filter_map(Reader::issuer);
-            (verified, verified.digest(&credential.text, readers))
+            (verified, verified.digest(&credential.text, credential.readers.number))
         });
         if let Some((verified, digest)) = remembered
-            && let Some(known) = verified.get(digest, |set| self.is_current(&credential, set), now)
+            && let Some(known) = verified.get(digest, |verifier| self.is_current(verifier), now)
         {
             return Ok(Some(known?));
         }
         let proven = self.prove(&credential, remembered, now).await?;
-        let key_set = proven.key_set.clone().filter(|_| !proven.claims.contains_key("cnf"));
+        let verifier = proven.verifier.clone().filter(|_| !proven.claims.contains_key("cnf"));
         let principal = Arc::new(proven.principal(peers, request, now)?);
-        if let (Some((verified, digest)), Some(key_set)) = (remembered, key_set) {
+        if let (Some((verified, digest)), Some(verifier)) = (remembered, verifier) {
             let outcome = Ok(Arc::clone(&principal));
-            verified.keep(digest, key_set, outcome, credential.text.len(), now);
+            verified.keep(digest, verifier, outcome, credential.text.len(), now);
         }
         Ok(Some(principal))
     }
 
-    /// Whether `key_set` is one that counts for a token of this place.
-    fn is_current(&self, credential: &Credential<'_>, key_set: &Arc<KeySet>) -> bool {
-        let readers = credential.readers.iter().filter_map(Reader::issuer);
-        let mut issuers = readers.filter_map(|index| self.issuers.get(index));
-        issuers.any(|issuer| is_same(issuer.key_set().as_ref(), Some(key_set)))
+    /// Whether the issuer still has the keys that verified a token.
+    fn is_current(&self, verifier: &Verifier) -> bool {
+        let issuer = self.issuers.get(verifier.issuer);
+        is_same(issuer.and_then(Issuer::key_set).as_ref(), Some(&verifier.key_set))
     }
 
     /// What of a request may hold a credential.
@@ -147,14 +152,29 @@ impl Bearer {
     }
 
     pub(super) fn known_by(&self) -> KnownBy {
+        let changes = AtomicU64::new(jwks::changes());
         let key_sets = self.issuers.iter().map(Issuer::key_set).collect();
-        KnownBy { key_sets, api_keys: self.current_api_keys() }
+        KnownBy { changes, key_sets, api_keys: self.current_api_keys() }
     }
 
     pub(super) fn is_known_by(&self, then: &KnownBy) -> bool {
+        self.has_keys_of(then) && is_same(self.current_api_keys().as_ref(), then.api_keys.as_ref())
+    }
+
+    /// Whether the issuers have the same keys. Each is looked at only after some issuer's keys have
+    /// changed.
+    fn has_keys_of(&self, then: &KnownBy) -> bool {
+        let changes = jwks::changes();
+        if then.changes.load(Ordering::Relaxed) == changes {
+            return true;
+        }
         let mut key_sets = self.issuers.iter().zip(&then.key_sets);
-        key_sets.all(|(issuer, then)| is_same(issuer.key_set().as_ref(), then.as_ref()))
-            && is_same(self.current_api_keys().as_ref(), then.api_keys.as_ref())
+        let is_same =
+            key_sets.all(|(issuer, then)| is_same(issuer.key_set().as_ref(), then.as_ref()));
+        if is_same {
+            then.changes.store(changes, Ordering::Relaxed);
+        }
+        is_same
     }
 
     fn current_api_keys(&self) -> Option<Arc<ApiKeys>> {
@@ -177,41 +197,37 @@ impl Bearer {
         if token.len() > TOKEN_LIMIT {
             return Err(BadToken::TooLong { bytes: token.len(), limit: TOKEN_LIMIT }.into());
         }
-        let readers = || {
-            let readers = credential.readers.iter().filter_map(Reader::issuer);
-            readers.filter_map(|index| self.issuers.get(index))
-        };
+        let mut readers =
+            credential.readers.issuers.iter().filter_map(|index| self.issuers.get(*index));
         // At most one issuer of a place is asked: the settings see to that.
-        if let Some(asked) = readers().find(|issuer| !matches!(issuer.proof, Proof::Keys(_))) {
+        if let Some(asked) = readers.find(|issuer| !matches!(issuer.proof, Proof::Keys(_))) {
             let named = jws::named_issuer(token);
             if named.is_none_or(|named| named == asked.settings.issuer) {
                 return Box::pin(asked.ask(token, now)).await;
             }
         }
         let jws = Jws::parse(token)?;
-        let issuer = self.issuer_of(&jws, readers())?;
-        let key_set = issuer.accept(&jws)?;
-        if let Err(cause) = issuer.verify(&jws, &key_set) {
+        let (index, issuer) = self.issuer_of(&jws, credential.readers)?;
+        let verifier = Verifier { issuer: index, key_set: issuer.accept(&jws)? };
+        if let Err(cause) = issuer.verify(&jws, &verifier.key_set) {
             if let (Some((verified, digest)), BadToken::Signature { .. }) = (remembered, &cause) {
-                verified.keep(digest, key_set, Err(cause.clone()), token.len(), now);
+                verified.keep(digest, verifier, Err(cause.clone()), token.len(), now);
             }
             return Err(cause.into());
         }
-        let (issuer, key_set) = (&issuer.settings, Some(key_set));
-        Ok(Proven { issuer, claims: jws.claims, expiry: Expiry::Required, key_set })
+        let (issuer, verifier) = (&issuer.settings, Some(verifier));
+        Ok(Proven { issuer, claims: jws.claims, expiry: Expiry::Required, verifier })
     }
 
-    fn issuer_of<'a>(
-        &self,
-        jws: &Jws<'_>,
-        mut readers: impl Iterator<Item = &'a Issuer>,
-    ) -> Result<&'a Issuer, BadToken> {
+    /// The issuer that the token names, if it reads the token's place.
+    fn issuer_of(&self, jws: &Jws<'_>, readers: &Readers) -> Result<(usize, &Issuer), BadToken> {
         let iss = jws.claims.get("iss").and_then(Value::as_str).ok_or(BadToken::NoIssuer)?;
         if self.own_issuers.contains(iss) {
             return Err(BadToken::OwnToken { iss: Excerpt::new(iss) });
         }
-        readers
-            .find(|issuer| issuer.settings.issuer == iss)
+        let index = self.named.get(iss).copied().filter(|index| readers.issuers.contains(index));
+        index
+            .and_then(|index| Some((index, self.issuers.get(index)?)))
             .ok_or_else(|| BadToken::UnknownIssuer { iss: Excerpt::new(iss) })
     }
 }
@@ -240,7 +256,7 @@ impl Issuer {
             return Err(BadToken::ForeignAnswer.into());
         }
         let claims = claims.as_ref().clone();
-        Ok(Proven { issuer: &self.settings, claims, expiry: Expiry::Optional, key_set: None })
+        Ok(Proven { issuer: &self.settings, claims, expiry: Expiry::Optional, verifier: None })
     }
 
     /// The keys that may have signed the token, whose algorithm and type are accepted of this issuer.

@@ -11,6 +11,7 @@ mod fetch;
 use std::fmt;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use tokio::sync::{Notify, watch};
@@ -57,6 +58,15 @@ pub fn start(
         looks: Outcomes::default(),
     };
     Ok((keys, task))
+}
+
+/// How often the keys of any issuer of this process have changed.
+static CHANGES: AtomicU64 = AtomicU64::new(0);
+
+/// Another number each time the keys of any issuer have changed. Keys that are looked at after it are of
+/// that time or later.
+pub(super) fn changes() -> u64 {
+    CHANGES.load(Ordering::Acquire)
 }
 
 /// The latest keys of one issuer. Clones are cheap and see the same keys.
@@ -258,10 +268,17 @@ impl JwksTask {
                 let (kid, reason) = (&unused.kid, unused.reason);
                 warn!(issuer = self.issuer, %kid, reason, "a key of the issuer is left out");
             }
-            self.state.send_modify(|state| state.keys = Some(Arc::new(keys)));
+            self.publish(keys);
             self.last = Some(body);
         }
         Ok(good_for)
+    }
+
+    /// Has all who look see `keys` from now on.
+    pub(super) fn publish(&self, keys: KeySet) {
+        self.state.send_modify(|state| state.keys = Some(Arc::new(keys)));
+        // Who sees the number sees the keys.
+        CHANGES.fetch_add(1, Ordering::Release);
     }
 
     /// Waits for `pause`, or for less when nudged, but never for less than the cool-down.
@@ -307,7 +324,7 @@ mod tests {
         let settings = fixture::issuer(fixture::ISSUER);
         let (known, task) = start(&settings, Pace::default(), None).unwrap();
         let set = fixture::key_set(&[fixture::P256.jwk("p256")]);
-        task.state.send_modify(|state| state.keys = Some(Arc::new(set)));
+        task.publish(set);
         let is_kept = |settings: &IssuerSettings| {
             start(settings, Pace::default(), Some(&known)).unwrap().0.ready()
         };

@@ -5,6 +5,7 @@
 //! otherwise we would judge one of two tokens and the upstream might believe the other.
 
 use std::borrow::Cow;
+use std::collections::BTreeSet;
 
 use percent_encoding::percent_decode;
 
@@ -16,23 +17,22 @@ use crate::request::{Reads, Request};
 #[derive(Debug)]
 pub(super) struct Places(Vec<Source>);
 
-/// Who reads a place.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub(super) enum Reader {
-    /// The issuer of this index.
-    Issuer(usize),
-    /// The API keys.
-    ApiKeys,
+/// Who reads the credentials of a place that have one prefix.
+#[derive(Debug, Default)]
+pub(super) struct Readers {
+    /// Of no other ones.
+    pub(super) number: usize,
+    /// By their index.
+    pub(super) issuers: BTreeSet<usize>,
+    pub(super) api_keys: bool,
 }
 
-impl Reader {
-    /// The issuer's index.
-    pub(super) const fn issuer(&self) -> Option<usize> {
-        match self {
-            Self::Issuer(index) => Some(*index),
-            Self::ApiKeys => None,
-        }
-    }
+/// Who is to read a place.
+#[derive(Clone, Copy)]
+enum Reader {
+    /// The issuer of this index.
+    Issuer(usize),
+    ApiKeys,
 }
 
 /// One header field, cookie or query parameter, and who reads it: for a prefix and its readers each;
@@ -40,14 +40,14 @@ impl Reader {
 #[derive(Debug)]
 struct Source {
     place: Place,
-    prefixes: Vec<(String, Vec<Reader>)>,
+    prefixes: Vec<(String, Readers)>,
 }
 
 /// A credential as it was presented, and the readers of its place.
 #[derive(Debug)]
 pub(super) struct Credential<'a> {
     pub(super) text: Cow<'a, str>,
-    pub(super) readers: &'a [Reader],
+    pub(super) readers: &'a Readers,
 }
 
 impl Places {
@@ -88,22 +88,38 @@ impl Places {
 
     fn add(&mut self, place: &Place, reader: Reader) {
         let (bare, prefix) = place.bare();
+        let number = self.0.iter().map(|source| source.prefixes.len()).sum();
         match self.0.iter_mut().find(|source| source.place == bare) {
-            Some(source) => source.add(prefix, reader),
+            Some(source) => source.add(prefix, number, reader),
             None => {
-                let prefixes = vec![(prefix.to_owned(), vec![reader])];
-                self.0.push(Source { place: bare, prefixes });
+                let mut source = Source { place: bare, prefixes: Vec::new() };
+                source.add(prefix, number, reader);
+                self.0.push(source);
             }
         }
     }
 }
 
+impl Readers {
+    fn add(&mut self, reader: Reader) {
+        match reader {
+            Reader::Issuer(index) => drop(self.issuers.insert(index)),
+            Reader::ApiKeys => self.api_keys = true,
+        }
+    }
+}
+
 impl Source {
-    fn add(&mut self, prefix: &str, reader: Reader) {
+    /// Adds a reader of credentials with `prefix`, whose readers get `number` if it is their first.
+    fn add(&mut self, prefix: &str, number: usize, reader: Reader) {
         let known = self.prefixes.iter_mut().find(|(known, _)| known.eq_ignore_ascii_case(prefix));
         match known {
-            Some((_, readers)) => readers.push(reader),
-            None => self.prefixes.push((prefix.to_owned(), vec![reader])),
+            Some((_, readers)) => readers.add(reader),
+            None => {
+                let mut readers = Readers { number, ..Readers::default() };
+                readers.add(reader);
+                self.prefixes.push((prefix.to_owned(), readers));
+            }
         }
     }
 
@@ -221,11 +237,8 @@ mod tests {
         let places = Places::new(&settings);
         let found = places.find(request)?;
         Ok(found.map(|found| {
-            let readers = found.readers.iter().map(|reader| match reader {
-                Reader::Issuer(index) => *index,
-                Reader::ApiKeys => usize::MAX,
-            });
-            (found.text.into_owned(), readers.collect())
+            assert!(!found.readers.api_keys);
+            (found.text.into_owned(), found.readers.issuers.iter().copied().collect())
         }))
     }
 

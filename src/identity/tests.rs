@@ -5,7 +5,7 @@ use proptest::prelude::*;
 use serde_json::{Value, json};
 
 use super::fixture::*;
-use super::jwks::IssuerKeys;
+use super::jwks::{IssuerKeys, Pace};
 use super::*;
 use crate::json::JsonFault;
 use crate::keys::Algorithm;
@@ -445,6 +445,34 @@ fn a_decision_token_of_ours_is_never_a_credential() {
 fn each_issuer_needs_its_own_keys() {
     let error = Identity::new(settings(), vec![], None, Arc::default()).unwrap_err();
     assert_eq!(error, IdentityError::KeysMissing { issuers: 1, keys: 0 });
+}
+
+/// Whose keys have changed makes no difference to how soon it is seen.
+#[test]
+fn credentials_are_known_by_the_keys_of_each_issuer() {
+    let names = ["https://a.example", "https://b.example"];
+    let started = names.map(|name| jwks::start(&issuer(name), Pace::default(), None).unwrap());
+    let (keys, tasks): (Vec<_>, Vec<_>) = started.into_iter().unzip();
+    let issuers = names.map(issuer).to_vec();
+    let proofs = keys.into_iter().map(Proof::Keys).collect();
+    let identity =
+        Identity::new(IdentitySettings { issuers, ..settings() }, proofs, None, Arc::default());
+    let identity = identity.unwrap();
+    let set = || key_set(&[P256.jwk("p256")]);
+    for task in &tasks {
+        let before = identity.known_by();
+        assert!(identity.is_known_by(&before));
+        task.publish(set());
+        for _ in 0..2 {
+            assert!(!identity.is_known_by(&before), "{task:?}");
+        }
+        let known = identity.known_by();
+        let (_, of_another) = jwks::start(&issuer(names[0]), Pace::default(), None).unwrap();
+        of_another.publish(set());
+        for _ in 0..2 {
+            assert!(identity.is_known_by(&known), "another scope's issuer");
+        }
+    }
 }
 
 #[test]

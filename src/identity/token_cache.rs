@@ -38,8 +38,16 @@ pub(super) struct TokenCache {
 #[derive(Clone, Copy, Eq, Hash, PartialEq)]
 pub(super) struct Digest(digest::Digest);
 
+/// What verified a token.
+#[derive(Clone)]
+pub(super) struct Verifier {
+    /// The issuer of this index.
+    pub(super) issuer: usize,
+    pub(super) key_set: Arc<KeySet>,
+}
+
 struct Known {
-    key_set: Arc<KeySet>,
+    verifier: Verifier,
     since: Timestamp,
     outcome: Result<Arc<Principal>, BadToken>,
     bytes: usize,
@@ -61,23 +69,18 @@ impl TokenCache {
         Some(Self { secret, tokens: Cache::with_weighter(256, MAX_BYTES, Weight) })
     }
 
-    /// The digest of `token`, as the readers with these numbers read it.
-    pub(super) fn digest(&self, token: &str, readers: impl Iterator<Item = usize>) -> Digest {
+    /// The digest of `token`, as the readers with this number read it.
+    pub(super) fn digest(&self, token: &str, readers: usize) -> Digest {
         let mut hasher = self.secret.hasher();
-        hasher.update(token.as_bytes());
-        for reader in readers {
-            // No token has this byte.
-            hasher.update(b"\0").update(&reader.to_le_bytes());
-        }
+        hasher.update(&readers.to_le_bytes()).update(token.as_bytes());
         Digest(hasher.finish())
     }
 
-    /// What is known of a token at `now`; `is_current` tells whether an issuer's key set still is the one
-    /// that counts.
+    /// What is known of a token at `now`; `is_current` tells whether what verified it still is what would.
     pub(super) fn get(
         &self,
         digest: Digest,
-        is_current: impl FnOnce(&Arc<KeySet>) -> bool,
+        is_current: impl FnOnce(&Verifier) -> bool,
         now: Timestamp,
     ) -> Option<Result<Arc<Principal>, BadToken>> {
         let known = self.tokens.get(&digest)?;
@@ -86,21 +89,21 @@ impl TokenCache {
                 Ok(principal) => principal.expires.is_some_and(|expires| now < expires),
                 Err(_) => now <= known.since.after(WRONG_FOR),
             };
-        (is_fresh && is_current(&known.key_set)).then(|| known.outcome.clone())
+        (is_fresh && is_current(&known.verifier)).then(|| known.outcome.clone())
     }
 
-    /// Keeps what `key_set` says of a token of `bytes` bytes.
+    /// Keeps what `verifier` says of a token of `bytes` bytes.
     pub(super) fn keep(
         &self,
         digest: Digest,
-        key_set: Arc<KeySet>,
+        verifier: Verifier,
         outcome: Result<Arc<Principal>, BadToken>,
         bytes: usize,
         now: Timestamp,
     ) {
         // The claims are kept as values, which take some times their text.
         let bytes = bytes.saturating_mul(4);
-        self.tokens.insert(digest, Arc::new(Known { key_set, since: now, outcome, bytes }));
+        self.tokens.insert(digest, Arc::new(Known { verifier, since: now, outcome, bytes }));
     }
 }
 
@@ -125,35 +128,36 @@ mod tests {
     #[test]
     fn what_is_known_of_a_token_is_of_its_time_and_its_keys() {
         let verified = TokenCache::new().unwrap();
-        let set = Arc::new(key_set(&[P256.jwk("a")]));
-        let read_again = Arc::new(key_set(&[P256.jwk("a")]));
-        let found = |digest, set: &Arc<KeySet>, now| {
-            let found = verified.get(digest, |kept| Arc::ptr_eq(kept, set), now);
+        let verifier = || Verifier { issuer: 0, key_set: Arc::new(key_set(&[P256.jwk("a")])) };
+        let (first, read_again) = (verifier(), verifier());
+        let found = |digest, verifier: &Verifier, now| {
+            let is_current = |kept: &Verifier| Arc::ptr_eq(&kept.key_set, &verifier.key_set);
+            let found = verified.get(digest, is_current, now);
             found.map(|outcome| outcome.is_ok())
         };
-        let good = verified.digest("good", [0].into_iter());
-        assert_eq!(found(good, &set, NOW), None);
+        let good = verified.digest("good", 0);
+        assert_eq!(found(good, &first, NOW), None);
         let mut principal = user("alice");
         principal.expires = Some(at(60));
-        verified.keep(good, Arc::clone(&set), Ok(Arc::new(principal)), 100, NOW);
+        verified.keep(good, first.clone(), Ok(Arc::new(principal)), 100, NOW);
         for (seconds, expected) in [(-1, None), (0, Some(true)), (59, Some(true)), (60, None)] {
-            assert_eq!(found(good, &set, at(seconds)), expected, "{seconds}");
+            assert_eq!(found(good, &first, at(seconds)), expected, "{seconds}");
         }
         assert_eq!(found(good, &read_again, NOW), None, "the same keys, read again");
-        let bad = verified.digest("bad", [0].into_iter());
+        let bad = verified.digest("bad", 0);
         let wrong = BadToken::Signature { alg: Algorithm::ES256, kid: Excerpt::new("a") };
-        verified.keep(bad, Arc::clone(&set), Err(wrong), 100, NOW);
+        verified.keep(bad, first.clone(), Err(wrong), 100, NOW);
         for (seconds, expected) in [(0, Some(false)), (2, Some(false)), (3, None)] {
-            assert_eq!(found(bad, &set, at(seconds)), expected, "{seconds}");
+            assert_eq!(found(bad, &first, at(seconds)), expected, "{seconds}");
         }
     }
 
     #[test]
     fn a_token_without_an_end_is_never_known() {
         let verified = TokenCache::new().unwrap();
-        let digest = verified.digest("endless", [0].into_iter());
-        let set = Arc::new(key_set(&[P256.jwk("a")]));
-        verified.keep(digest, set, Ok(Arc::new(user("alice"))), 100, NOW);
+        let digest = verified.digest("endless", 0);
+        let verifier = Verifier { issuer: 0, key_set: Arc::new(key_set(&[P256.jwk("a")])) };
+        verified.keep(digest, verifier, Ok(Arc::new(user("alice"))), 100, NOW);
         assert!(verified.get(digest, |_| true, NOW).is_none());
     }
 
@@ -161,12 +165,11 @@ mod tests {
     #[test]
     fn a_digest_is_of_the_whole_token_and_of_who_reads_it() {
         let verified = TokenCache::new().unwrap();
-        let of = |token, readers: &[usize]| verified.digest(token, readers.iter().copied());
-        assert!(of("a.b.c", &[0]) == of("a.b.c", &[0]));
-        for other in [of("a.b.d", &[0]), of("a.b.c", &[1]), of("a.b.c", &[0, 1]), of("a.b.c", &[])]
-        {
-            assert!(of("a.b.c", &[0]) != other);
+        let of = |token, readers| verified.digest(token, readers);
+        assert!(of("a.b.c", 0) == of("a.b.c", 0));
+        for other in [of("a.b.d", 0), of("a.b.c", 1), of("a.b.", 0), of("", 0)] {
+            assert!(of("a.b.c", 0) != other);
         }
-        assert!(of("a.b.c", &[0]) != TokenCache::new().unwrap().digest("a.b.c", [0].into_iter()));
+        assert!(of("a.b.c", 0) != TokenCache::new().unwrap().digest("a.b.c", 0));
     }
 }
