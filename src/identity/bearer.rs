@@ -169,12 +169,12 @@ impl Bearer {
             return true;
         }
         let mut key_sets = self.issuers.iter().zip(&then.key_sets);
-        let is_same =
+        let are_same =
             key_sets.all(|(issuer, then)| is_same(issuer.key_set().as_ref(), then.as_ref()));
-        if is_same {
+        if are_same {
             then.changes.store(changes, Ordering::Relaxed);
         }
-        is_same
+        are_same
     }
 
     fn current_api_keys(&self) -> Option<Arc<ApiKeys>> {

@@ -20,7 +20,7 @@ pub(super) struct Places(Vec<Source>);
 /// Who reads the credentials of a place that have one prefix.
 #[derive(Debug, Default)]
 pub(super) struct Readers {
-    /// Of no other ones.
+    /// No other readers have it.
     pub(super) number: usize,
     /// By their index.
     pub(super) issuers: BTreeSet<usize>,
