@@ -163,9 +163,11 @@ fn hex(digit: u8) -> Result<u8, BadPath> {
 /// Whether decoding once leaves an escape. Asked of the canonical form: the digits behind a `%25`
 /// may have been escaped themselves.
 fn has_escaped_escape(canonical: &str) -> bool {
-    canonical.split("%25").skip(1).any(|rest| {
-        matches!(rest.as_bytes(), [high, low, ..] if high.is_ascii_hexdigit() && low.is_ascii_hexdigit())
-    })
+    let is_escape = |rest: &str| match rest.as_bytes() {
+        [high, low, ..] => high.is_ascii_hexdigit() && low.is_ascii_hexdigit(),
+        _ => false,
+    };
+    canonical.contains('%') && canonical.split("%25").skip(1).any(is_escape)
 }
 
 /// RFC 3986 section 2.3.
@@ -175,11 +177,12 @@ fn is_unreserved(byte: u8) -> bool {
 
 /// Whether a reader that decodes `%2F`, or drops what follows a `;`, could see a dot segment here.
 fn has_dot_segment(segment: &str) -> bool {
-    segment
-        .split("%2F")
-        .map(|part| part.split([';']).next().unwrap_or(part))
-        .map(|part| part.split("%3B").next().unwrap_or(part))
-        .any(|part| matches!(part, "." | ".."))
+    segment.contains('.')
+        && segment
+            .split("%2F")
+            .map(|part| part.split([';']).next().unwrap_or(part))
+            .map(|part| part.split("%3B").next().unwrap_or(part))
+            .any(|part| matches!(part, "." | ".."))
 }
 
 #[cfg(test)]

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 
+use serde::Serialize;
 use serde_json::{Map, Value};
 
 use super::template::Template;
@@ -9,7 +10,6 @@ use super::{Binding, DecisionId, Listed, MintError};
 use crate::clock::Timestamp;
 use crate::identity::PrincipalKind;
 use crate::policy::Permit;
-use crate::route::Target;
 
 /// Incoming claims that are never carried over, whether or not we set them ourselves: they would
 /// speak for the incoming token, or be taken for a statement of ours.
@@ -74,15 +74,29 @@ pub struct ClaimSettings {
 }
 
 impl ClaimSettings {
-    /// The claims, and when the token expires.
-    pub(super) fn claims(
+    /// What all tokens of the scope say: a JSON object, still open.
+    pub(super) fn opening(&self) -> Vec<u8> {
+        let mut always = Map::new();
+        always.insert("iss".to_owned(), self.issuer.as_str().into());
+        always.insert("client_id".to_owned(), self.client_id.as_str().into());
+        if let Some(audience) = &self.audience {
+            always.insert("aud".to_owned(), audience.clone());
+        }
+        let mut opening = Value::Object(always).to_string().into_bytes();
+        opening.pop();
+        opening
+    }
+
+    /// Completes the object that `opening` began; when the token expires.
+    pub(super) fn write(
         &self,
+        opening: &mut Vec<u8>,
         permit: &Permit,
         items: &Listed<'_>,
         request: Option<&Binding<'_>>,
         now: Timestamp,
         id: &DecisionId,
-    ) -> Result<(Map<String, Value>, Timestamp), MintError> {
+    ) -> Result<Timestamp, MintError> {
         let principal = permit.principal();
         let issued = now.seconds();
         let own_expiry = issued.saturating_add(self.lifetime);
@@ -91,64 +105,78 @@ impl ClaimSettings {
         if expires <= issued {
             return Err(MintError::Expired);
         }
+        let mut claims = Members(opening);
         // What an application states of a subject, nobody verified.
-        let is_verified = principal.kind != PrincipalKind::Stated;
-        let mut claims = if self.include_incoming_payload && is_verified {
-            self.carried_over(&principal.claims)
-        } else {
-            Map::new()
-        };
-        let mut set = |name: &str, value: Value| claims.insert(name.to_owned(), value);
-        set("iss", self.issuer.as_str().into());
+        if self.include_incoming_payload && principal.kind != PrincipalKind::Stated {
+            for (name, value) in self.carried_over(&principal.claims) {
+                claims.add(name, value)?;
+            }
+        }
         let stated = permit.additions().subject.as_ref();
         if let Some(subject) = stated.or(principal.subject.as_ref()) {
-            set("sub", subject.as_str().into());
+            claims.add("sub", subject)?;
         }
-        if let Some(audience) = &self.audience {
-            set("aud", audience.clone());
-        }
-        set("iat", issued.into());
-        set("nbf", issued.into());
-        set("exp", expires.into());
-        set("jti", id.0.as_str().into());
-        set("client_id", self.client_id.as_str().into());
+        claims.add("iat", &issued)?;
+        claims.add("nbf", &issued)?;
+        claims.add("exp", &expires)?;
+        claims.add("jti", &id.0)?;
         if let Some(issuer) = &principal.issuer {
-            set("idp", issuer.as_str().into());
+            claims.add("idp", issuer)?;
         }
         if self.include_actor
             && let Some(actor) = principal.actor().map_err(MintError::Actor)?
         {
-            set("act", actor.clone());
+            claims.add("act", actor)?;
         }
         if let Some(request) = request.filter(|_| self.bind_request) {
-            set("htm", request.method.into());
-            set("htu", request.uri.into());
+            claims.add("htm", request.method)?;
+            claims.add("htu", request.uri)?;
         }
-        set(&self.decision_claim, self.decision(items)?);
-        Ok((claims, Timestamp::from_seconds(expires)))
+        self.add_decision(&mut claims, items)?;
+        claims.end();
+        Ok(Timestamp::from_seconds(expires))
     }
 
-    fn decision(&self, listed: &Listed<'_>) -> Result<Value, MintError> {
+    fn add_decision(&self, claims: &mut Members<'_>, listed: &Listed<'_>) -> Result<(), MintError> {
         let (count, limit) = (listed.targets.len(), self.max_items);
         if count > limit {
             return Err(MintError::TooManyItems { count, limit });
         }
-        let item = |target: &&Target| {
+        let items = listed.targets.iter().map(|target| {
             self.template.render(target, |name| listed.assets.attribute(target, name))
-        };
-        let items = listed.targets.iter().map(item).collect::<Result<Vec<_>, _>>()?;
-        Ok(match &self.delimiter {
-            Some(delimiter) => items.join(delimiter).into(),
-            None => items.into(),
-        })
+        });
+        let items = items.collect::<Result<Vec<_>, _>>()?;
+        match &self.delimiter {
+            Some(delimiter) => claims.add(&self.decision_claim, &items.join(delimiter)),
+            None => claims.add(&self.decision_claim, &items),
+        }
     }
 
-    fn carried_over(&self, incoming: &Map<String, Value>) -> Map<String, Value> {
+    /// None of them is a claim that is set here.
+    fn carried_over<'a>(
+        &'a self,
+        incoming: &'a Map<String, Value>,
+    ) -> impl Iterator<Item = (&'a String, &'a Value)> {
         incoming
             .iter()
             .filter(|(name, _)| !NEVER_CARRIED.contains(&name.as_str()))
             .filter(|(name, _)| !self.decision_claims.contains(*name))
-            .map(|(name, value)| (name.clone(), value.clone()))
-            .collect()
+            .filter(|(name, _)| **name != self.decision_claim)
+    }
+}
+
+/// The members of a JSON object, which has some. Each name comes once: it is not looked for among the others.
+struct Members<'a>(&'a mut Vec<u8>);
+
+impl Members<'_> {
+    fn add(&mut self, name: &str, value: &(impl Serialize + ?Sized)) -> Result<(), MintError> {
+        self.0.push(b',');
+        serde_json::to_writer(&mut *self.0, name).map_err(MintError::Claims)?;
+        self.0.push(b':');
+        serde_json::to_writer(&mut *self.0, value).map_err(MintError::Claims)
+    }
+
+    fn end(self) {
+        self.0.push(b'}');
     }
 }

@@ -178,6 +178,28 @@ fn carried_over_claims_can_not_speak_for_us() {
 }
 
 #[test]
+fn no_claim_comes_twice() {
+    let mut alice = fixture::user("alice");
+    alice.kind = crate::identity::PrincipalKind::Jwt;
+    let names = NEVER_CARRIED.iter().chain(&["entitlements", "email", "\"\\\n"]);
+    alice.claims = names.map(|name| ((*name).to_owned(), json!({"sub": "agent"}))).collect();
+    let settings = ClaimSettings {
+        audience: Some(json!("a")),
+        include_incoming_payload: true,
+        include_actor: true,
+        ..fixture::claim_settings()
+    };
+    let token = mint(settings, alice).unwrap();
+    let payload = token.as_str().split('.').nth(1).unwrap();
+    let payload = BASE64_URL_SAFE_NO_PAD.decode(payload).unwrap();
+    let claims = crate::json::value(&payload).unwrap();
+    let twice = crate::json::value(br#"{"a": 1, "a": 1}"#);
+    assert!(twice.is_err(), "control: it would be refused");
+    assert_eq!(claims["email"], claims["\"\\\n"]);
+    assert_eq!(claims.as_object().unwrap().len(), 15);
+}
+
+#[test]
 fn a_token_too_long_for_a_header_is_a_fault() {
     let held: Vec<Target> = (0..400).map(|n| target(&format!("account-{n}"))).collect();
     let items: Vec<&Target> = held.iter().collect();

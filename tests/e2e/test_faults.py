@@ -277,7 +277,7 @@ def test_the_clock_steps_an_hour_forward_and_back(directory, issuer):
         (place / "p").mkdir()
         until = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(time.time() + HOUR // 2))
         (place / "p" / "deny.yaml").write_text(f"subjects: [{{subject: mallory, until: {until}}}]")
-        placet = running.enter_context(in_vault(bao, place / "p", scopes, env=clock.env, denyList={"file": "deny.yaml"}, reload={"watch": True, "interval": "1s"}))
+        placet = running.enter_context(in_vault(bao, place / "p", scopes, env=clock.env, reuse={"enabled": True}, denyList={"file": "deny.yaml"}, reload={"watch": True, "interval": "1s"}))
         jwks = lambda: placet.jwks()["keys"]
         keys = {key["kid"]: key for key in jwks() + placet.jwks("short")["keys"] + placet.jwks("aged")["keys"]}
 
