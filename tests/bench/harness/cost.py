@@ -1,47 +1,44 @@
 """CPU time per request, from the kernel's own account of the server's threads."""
 
-import statistics
-
 from . import client
+from .parts import WHOLE
 
 STREAMS = (1, 16, 32)
 
 
 def measure(watch, cases, servers, parts, rounds, requests):
     """Round by round, every other one in the reverse order, so that what else the machine does
-    falls on all cases alike. Microseconds: {streams: {case: [one a round]}}. Of a case whose
-    questions were all asked before it is measured, also the share that was decided anew, at most."""
+    falls on all cases alike. Microseconds: {streams: {case: [one a round]}}; of a decision's parts
+    too: {streams: [{part: of a round}]}. Of a case whose questions were all asked before it is
+    measured, also the share that was decided anew, at most."""
     spent = {str(streams): {case.name: [] for case in cases} for streams in STREAMS}
     anew = {case.name: 0.0 for case in cases if case.is_known}
-    alone = []
+    alone = {str(streams): [] for streams in STREAMS}
     for streams in STREAMS:
         for number in range(rounds):
             order = cases if number % 2 == 0 else cases[::-1]
             what = f"CPU per request, {streams} in flight, round {number + 1}"
             print(what)
-            figures = watch.undisturbed(
-                what, lambda meter: _round(meter, order, servers, streams, requests))
+            figures, row = watch.undisturbed(
+                what, lambda meter: _round(meter, order, servers, parts, streams, requests))
             for name, (figure, share) in figures.items():
                 spent[str(streams)][name].append(figure)
                 if name in anew:
                     anew[name] = max(anew[name], share)
-            if parts:
-                alone.append(watch.undisturbed(what, parts.time))
-    return {"rounds": rounds, "requests": requests, "streams": spent, "anew": anew,
-            "parts": _medians(alone)}
+            if row:
+                alone[str(streams)].append(row)
+    return {"rounds": rounds, "requests": requests, "streams": spent, "anew": anew, "parts": alone}
 
 
-def _round(meter, cases, servers, streams, requests):
-    figures = {}
+def _round(meter, cases, servers, parts, streams, requests):
+    figures, alone = {}, None
     for case in cases:
         # A cold request takes ten times as long as a warm one.
         number = requests // 4 if case.credentials == "fresh" else requests
         amount = {"requests": {"requests": number, "streams": streams}}
         result, nanoseconds = client.send(meter, case, servers[case.server], amount)
         figures[case.name] = nanoseconds / number / 1000, result["anew"] / number
-    return figures
-
-
-def _medians(rows):
-    names = rows[0] if rows else ()
-    return {name: statistics.median(row[name] for row in rows) for name in names}
+        # Right beside what it is compared with: a virtual machine's speed changes within seconds.
+        if parts and case.name == WHOLE:
+            alone = parts.time(meter)
+    return figures, alone

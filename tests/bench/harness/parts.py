@@ -9,9 +9,9 @@ from .places import SERVER_CORE, WORK
 from .processes import pinned
 
 NAMES = ("verify", "policy", "sign")
+# The case that needs all of them, and how many times their sum and the floor it may cost.
+WHOLE, BOUND = "cold-es256", 1.15
 FEW, MANY = 50, 250
-# What a request that needs all of them may cost beside their sum and the floor.
-BOUND = 1.15
 
 
 class Parts:
@@ -46,9 +46,3 @@ class Parts:
             subprocess.run(command, check=True)
             totals.append(counted.total_instructions(output))
         return (totals[1] - totals[0]) / (MANY - FEW)
-
-
-def bound(measured, floor, parts):
-    """A measured cost beside what its parts cost."""
-    allowed = BOUND * (floor + sum(parts[name] for name in NAMES))
-    return {"measured": measured, "allowed": allowed, "holds": measured <= allowed}

@@ -55,9 +55,9 @@ def _cpu(found):
     if cpu["anew"]:
         text += ("\n\nOf the requests whose answer was kept, at most "
                  f"{max(cpu['anew'].values()):.1%} were decided anew.")
-    return text + _bounds(cpu["parts"], "µs", {
-        _in_flight(count): {name: statistics.median(figures)
-                             for name, figures in cpu["streams"][count].items()}
+    return text + _whole("µs", {
+        _in_flight(count): (*(cpu["streams"][count][name] for name in (parts.WHOLE, "floor")),
+                            cpu["parts"][count])
         for count in streams})
 
 
@@ -71,23 +71,28 @@ def _instructions(found):
     rows = [[found["titles"][name], f"{figure:.1f}", f"{figure / figures['floor']:.2f}"]
             for name, figure in figures.items()]
     table = _table(["case", "thousands", "to the floor"], rows)
-    return ("## User instructions per request\n\n" + table
-            + _bounds(counted["parts"], "thousands", {"16 streams": figures}))
+    alone = [counted["parts"]] if counted["parts"] else []
+    return ("## User instructions per request\n\n" + table + _whole("thousands", {
+        "16 streams": ([figures[parts.WHOLE]], [figures["floor"]], alone)}))
 
 
-def _bounds(alone, unit, measured):
-    """A cold decision beside the sum of what it can't do without."""
-    if not alone:
+def _whole(unit, shapes):
+    """A cold decision beside the sum of what it can't do without: of each shape the figures of the
+    whole, of the floor, and of the parts, one a round."""
+    every = [row for _, _, alone in shapes.values() for row in alone]
+    if not every:
         return ""
-    rows = [[name, f"{alone[name]:.1f}"] for name in alone]
+    rows = [[name, _spread([row[name] for row in every])] for name in parts.NAMES]
     text = f"\n\nThe parts of a decision, each alone:\n\n{_table(['part', unit], rows)}"
     rows = []
-    for shape, figures in measured.items():
-        bound = parts.bound(figures["cold-es256"], figures["floor"], alone)
-        rows.append([shape, f"{bound['measured']:.1f}", f"{bound['allowed']:.1f}",
-                     "yes" if bound["holds"] else "**no**"])
-    head = ["cold, Cedar, ES256", unit, f"{parts.BOUND} x (floor + {' + '.join(parts.NAMES)})",
-            "within"]
+    for shape, (whole, floor, alone) in shapes.items():
+        sums = [base + sum(row.values()) for base, row in zip(floor, alone)]
+        ratios = [mine / base for mine, base in zip(whole, sums)]
+        holds = statistics.median(ratios) <= parts.BOUND
+        rows.append([shape, _spread(whole), _spread(sums), _spread(ratios, 2),
+                     "yes" if holds else "**no**"])
+    head = ["cold, Cedar, ES256", unit, f"floor + {' + '.join(parts.NAMES)}", "ratio",
+            f"within {parts.BOUND}"]
     return f"{text}\n\n{_table(head, rows)}"
 
 
