@@ -5,7 +5,7 @@ use serde_json::{Map, Value, json};
 
 use super::*;
 use crate::fixture::{self, NOW};
-use crate::identity::Principal;
+use crate::identity::{Principal, PrincipalKind};
 use crate::policy::{Context, Question};
 
 fn permit(principal: Principal) -> Permit {
@@ -180,7 +180,7 @@ fn carried_over_claims_can_not_speak_for_us() {
 #[test]
 fn no_claim_comes_twice() {
     let mut alice = fixture::user("alice");
-    alice.kind = crate::identity::PrincipalKind::Jwt;
+    alice.kind = PrincipalKind::Jwt;
     let names = NEVER_CARRIED.iter().chain(&["entitlements", "email", "\"\\\n"]);
     alice.claims = names.map(|name| ((*name).to_owned(), json!({"sub": "agent"}))).collect();
     let settings = ClaimSettings {
@@ -249,7 +249,6 @@ fn ids_are_random() {
 
 #[test]
 fn who_acts_is_told_of_a_verified_token_only() {
-    use crate::identity::PrincipalKind;
     let of = |kind: PrincipalKind| {
         let claims = json!({"act": {"sub": "agent"}, "may_act": {"sub": "b"}}).as_object().cloned();
         Principal { kind, claims: claims.unwrap(), ..Principal::anonymous() }
