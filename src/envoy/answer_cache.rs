@@ -6,12 +6,13 @@
 //! becomes of it, they then go on by themselves.
 
 use std::collections::HashMap;
+use std::collections::hash_map::Entry as Place;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use bytes::Bytes;
 use quick_cache::Weighter;
 use quick_cache::sync::Cache;
-use tokio::sync::watch;
+use tokio::sync::Notify;
 
 use crate::audit::Entry;
 use crate::clock::Timestamp;
@@ -46,7 +47,8 @@ pub(super) struct AnswerCache {
     in_the_making: Making,
 }
 
-type Making = Arc<Mutex<HashMap<Key, watch::Receiver<()>>>>;
+/// Each with who is to be told of its end; `None` while nobody waits.
+type Making = Arc<Mutex<HashMap<Key, Option<Arc<Notify>>>>>;
 
 #[derive(Clone, Debug)]
 struct Weight;
@@ -83,18 +85,20 @@ impl AnswerCache {
     /// Waits for the answer that is in the making, if one is. Without, it is now in the making by the
     /// caller, until what is returned is dropped.
     pub(super) async fn wait(&self, key: Key) -> Option<InTheMaking> {
-        let mut others = {
+        let ended = {
             let mut all = self.in_the_making.lock().unwrap_or_else(PoisonError::into_inner);
-            let Some(others) = all.get(&key) else {
-                let (done, waiting) = watch::channel(());
-                all.insert(key, waiting);
-                let all = Arc::clone(&self.in_the_making);
-                return Some(InTheMaking { all, key, _done: done });
-            };
-            others.clone()
+            match all.entry(key) {
+                Place::Vacant(place) => {
+                    place.insert(None);
+                    return Some(InTheMaking { all: Arc::clone(&self.in_the_making), key });
+                }
+                // From here on it is told: its maker needs the lock to end.
+                Place::Occupied(mut others) => {
+                    Arc::clone(others.get_mut().get_or_insert_default()).notified_owned()
+                }
+            }
         };
-        // It never changes: it ends with its maker.
-        let _ = others.changed().await;
+        ended.await;
         None
     }
 }
@@ -104,12 +108,14 @@ impl AnswerCache {
 pub(super) struct InTheMaking {
     all: Making,
     key: Key,
-    _done: watch::Sender<()>,
 }
 
 impl Drop for InTheMaking {
     fn drop(&mut self) {
-        self.all.lock().unwrap_or_else(PoisonError::into_inner).remove(&self.key);
+        let mut all = self.all.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(Some(others)) = all.remove(&self.key) {
+            others.notify_waiters();
+        }
     }
 }
 

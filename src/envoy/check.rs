@@ -181,7 +181,7 @@ impl Inner {
         seen: &mut Seen,
     ) -> Result<Checked, Denial> {
         if let Some((scope, key)) = seen.question.clone() {
-            seen.making = self.cache.wait(key).await.map(Box::new);
+            seen.making = self.cache.wait(key).await;
             let now = self.clock.now();
             if let Some(answer) = self.cache.get(&key, now) {
                 let source_ip = request.source.ip.map(|ip| ip.to_string()).unwrap_or_default();

@@ -28,7 +28,7 @@ pub(super) struct Seen {
     /// Under which key its answer may be kept, and who gives it.
     pub(super) question: Option<(Arc<Scope>, Key)>,
     /// While the answer is made, others with the same question wait.
-    pub(super) making: Option<Box<InTheMaking>>,
+    pub(super) making: Option<InTheMaking>,
     /// The record of an answer that was given before, while the log has no room for it.
     pub(super) unwritten: Option<Box<Unwritten>>,
     /// The trace it belongs to, once that is known.

@@ -24,7 +24,7 @@ use super::place::{Credential, Places, Readers};
 use super::principal::{Principal, PrincipalKind};
 use super::refusal::{BadToken, Excerpt, Refusal};
 use super::settings::{IdentitySettings, IssuerSettings, TokenType};
-use super::token_cache::{Digest, TokenCache, Verifier};
+use super::token_cache::{Fingerprint, TokenCache, Verifier};
 use crate::clock::Timestamp;
 use crate::request::{Reads, Request};
 use crate::secrets::Kept;
@@ -110,22 +110,37 @@ impl Bearer {
         if credential.readers.api_keys {
             return self.holder(&credential.text, now).map(|holder| Some(Arc::new(holder)));
         }
-        let remembered = self.verified.as_ref().map(|verified| {
-            (verified, verified.digest(&credential.text, credential.readers.number))
+        let remembered = self.verified.as_ref().and_then(|verified| {
+            let readers = credential.readers.number;
+            Some((verified, verified.fingerprint(&credential.text, readers)?))
         });
-        if let Some((verified, digest)) = remembered
-            && let Some(known) = verified.get(digest, |verifier| self.is_current(verifier), now)
+        if let Some((verified, fingerprint)) = remembered
+            && let Some(known) =
+                verified.get(fingerprint, |verifier| self.is_current(verifier), now)
         {
-            return Ok(Some(known?));
+            let again = |verifier: &Verifier| {
+                let proven = self.proven(verifier, &credential.text)?;
+                proven.principal(peers, request, now)
+            };
+            return known.principal(again).map(Some);
         }
         let proven = self.prove(&credential, remembered, now).await?;
         let verifier = proven.verifier.clone().filter(|_| !proven.claims.contains_key("cnf"));
-        let principal = Arc::new(proven.principal(peers, request, now)?);
-        if let (Some((verified, digest)), Some(verifier)) = (remembered, verifier) {
-            let outcome = Ok(Arc::clone(&principal));
-            verified.keep(digest, verifier, outcome, credential.text.len(), now);
+        let principal = proven.principal(peers, request, now)?;
+        if let (Some((verified, fingerprint)), Some(verifier), Some(expires)) =
+            (remembered, verifier, principal.expires)
+        {
+            verified.keep(fingerprint, verifier, Ok(expires), credential.text.len(), now);
         }
-        Ok(Some(principal))
+        Ok(Some(Arc::new(principal)))
+    }
+
+    /// What is known of a token that `verifier` has verified before.
+    fn proven(&self, verifier: &Verifier, token: &str) -> Result<Proven<'_>, Refusal> {
+        let claims = Jws::parse(token)?.claims;
+        // It is there: the verifier is one of ours.
+        let issuer = &self.issuers.get(verifier.issuer).ok_or(BadToken::NoIssuer)?.settings;
+        Ok(Proven { issuer, claims, expiry: Expiry::Required, verifier: None })
     }
 
     /// Whether the issuer still has the keys that verified a token.
@@ -190,7 +205,7 @@ impl Bearer {
     async fn prove(
         &self,
         credential: &Credential<'_>,
-        remembered: Option<(&TokenCache, Digest)>,
+        remembered: Option<(&TokenCache, Fingerprint)>,
         now: Timestamp,
     ) -> Result<Proven<'_>, Refusal> {
         let token = credential.text.as_ref();
@@ -210,8 +225,10 @@ impl Bearer {
         let (index, issuer) = self.issuer_of(&jws, credential.readers)?;
         let verifier = Verifier { issuer: index, key_set: issuer.accept(&jws)? };
         if let Err(cause) = issuer.verify(&jws, &verifier.key_set) {
-            if let (Some((verified, digest)), BadToken::Signature { .. }) = (remembered, &cause) {
-                verified.keep(digest, verifier, Err(cause.clone()), token.len(), now);
+            if let (Some((verified, fingerprint)), BadToken::Signature { .. }) =
+                (remembered, &cause)
+            {
+                verified.keep(fingerprint, verifier, Err(cause.clone()), token.len(), now);
             }
             return Err(cause.into());
         }

@@ -8,12 +8,13 @@ STREAMS = (1, 16, 32)
 
 def measure(watch, cases, servers, parts, rounds, requests):
     """Round by round, every other one in the reverse order, so that what else the machine does
-    falls on all cases alike. Microseconds: {streams: {case: [one a round]}}; of a decision's parts
-    too: {streams: [{part: of a round}]}. Of a case whose questions were all asked before it is
-    measured, also the share that was decided anew, at most."""
+    falls on all cases alike. Microseconds: {streams: {case: [one a round]}}; of the floor and a
+    decision's parts also {streams: [{part: of a round}]}, taken right before and after the decision
+    they are compared with, since a virtual machine's speed changes within seconds. Of a case whose
+    questions were all asked before it is measured, also the share that was decided anew, at most."""
     spent = {str(streams): {case.name: [] for case in cases} for streams in STREAMS}
     anew = {case.name: 0.0 for case in cases if case.is_known}
-    alone = {str(streams): [] for streams in STREAMS}
+    beside = {str(streams): [] for streams in STREAMS}
     for streams in STREAMS:
         for number in range(rounds):
             order = cases if number % 2 == 0 else cases[::-1]
@@ -26,19 +27,26 @@ def measure(watch, cases, servers, parts, rounds, requests):
                 if name in anew:
                     anew[name] = max(anew[name], share)
             if row:
-                alone[str(streams)].append(row)
-    return {"rounds": rounds, "requests": requests, "streams": spent, "anew": anew, "parts": alone}
+                beside[str(streams)].append(row)
+    return {"rounds": rounds, "requests": requests, "streams": spent, "anew": anew, "parts": beside}
 
 
 def _round(meter, cases, servers, parts, streams, requests):
-    figures, alone = {}, None
+    figures, beside = {}, None
     for case in cases:
-        # A cold request takes ten times as long as a warm one.
-        number = requests // 4 if case.credentials == "fresh" else requests
-        amount = {"requests": {"requests": number, "streams": streams}}
-        result, nanoseconds = client.send(meter, case, servers[case.server], amount)
-        figures[case.name] = nanoseconds / number / 1000, result["anew"] / number
-        # Right beside what it is compared with: a virtual machine's speed changes within seconds.
         if parts and case.name == WHOLE:
-            alone = parts.time(meter)
-    return figures, alone
+            floor = next(case for case in cases if case.name == "floor")
+            beside = {"floor": _send(meter, floor, servers, streams, requests)[0]}
+        figures[case.name] = _send(meter, case, servers, streams, requests)
+        if beside and case.name == WHOLE:
+            beside |= parts.time(meter)
+    return figures, beside
+
+
+def _send(meter, case, servers, streams, requests):
+    """Microseconds a request, and the share that was decided anew."""
+    # A cold request takes ten times as long as a warm one.
+    number = requests // 4 if case.credentials == "fresh" else requests
+    amount = {"requests": {"requests": number, "streams": streams}}
+    result, nanoseconds = client.send(meter, case, servers[case.server], amount)
+    return nanoseconds / number / 1000, result["anew"] / number

@@ -56,8 +56,7 @@ def _cpu(found):
         text += ("\n\nOf the requests whose answer was kept, at most "
                  f"{max(cpu['anew'].values()):.1%} were decided anew.")
     return text + _whole("µs", {
-        _in_flight(count): (*(cpu["streams"][count][name] for name in (parts.WHOLE, "floor")),
-                            cpu["parts"][count])
+        _in_flight(count): (cpu["streams"][count][parts.WHOLE], cpu["parts"][count])
         for count in streams})
 
 
@@ -71,22 +70,22 @@ def _instructions(found):
     rows = [[found["titles"][name], f"{figure:.1f}", f"{figure / figures['floor']:.2f}"]
             for name, figure in figures.items()]
     table = _table(["case", "thousands", "to the floor"], rows)
-    alone = [counted["parts"]] if counted["parts"] else []
+    beside = [{"floor": figures["floor"], **counted["parts"]}] if counted["parts"] else []
     return ("## User instructions per request\n\n" + table + _whole("thousands", {
-        "16 streams": ([figures[parts.WHOLE]], [figures["floor"]], alone)}))
+        "16 streams": ([figures[parts.WHOLE]], beside)}))
 
 
 def _whole(unit, shapes):
     """A cold decision beside the sum of what it can't do without: of each shape the figures of the
-    whole, of the floor, and of the parts, one a round."""
-    every = [row for _, _, alone in shapes.values() for row in alone]
+    whole, and of the floor and the parts beside it, one a round."""
+    every = [row for _, beside in shapes.values() for row in beside]
     if not every:
         return ""
     rows = [[name, _spread([row[name] for row in every])] for name in parts.NAMES]
     text = f"\n\nThe parts of a decision, each alone:\n\n{_table(['part', unit], rows)}"
     rows = []
-    for shape, (whole, floor, alone) in shapes.items():
-        sums = [base + sum(row.values()) for base, row in zip(floor, alone)]
+    for shape, (whole, beside) in shapes.items():
+        sums = [sum(row.values()) for row in beside]
         ratios = [mine / base for mine, base in zip(whole, sums)]
         holds = statistics.median(ratios) <= parts.BOUND
         rows.append([shape, _spread(whole), _spread(sums), _spread(ratios, 2),
