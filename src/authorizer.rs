@@ -105,7 +105,7 @@ impl Authorizer {
         let items = Listed { targets: &targets, assets: &self.policy };
         stages.begin(Stage::Token);
         let authority = request.host.authority(&request.scheme);
-        let uri = format!("{}://{authority}{path}", request.scheme);
+        let uri = [&request.scheme, "://", &authority, path.as_str()].concat();
         let binding = Binding { method: &request.method, uri: &uri };
         let token = self.minter.mint(&permit, &items, Some(&binding), channel, now, &id).await?;
         Ok(Grant::Signed { permit: Box::new(permit), token })

@@ -18,6 +18,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use futures_util::Stream;
+use futures_util::future::BoxFuture;
 use h2::RecvStream;
 use h2::server::{Builder, SendResponse};
 use http::{HeaderMap, Request, Response};
@@ -100,7 +101,11 @@ struct Conversation {
     unread: VecDeque<(Box<Check<Received>>, SendResponse<Bytes>)>,
     /// How long those are waited for here.
     patience: Option<Pin<Box<Sleep>>>,
-    /// What is the same in all answers.
+    form: Arc<OneMessage>,
+}
+
+/// What is the same in all answers that are one message.
+struct OneMessage {
     head: Response<()>,
     trailers: HeaderMap,
 }
@@ -112,9 +117,8 @@ impl Conversation {
         peer: Option<TlsPeer>,
         asked: Asked,
     ) -> Self {
-        let (mut head, trailers) = (Response::new(()), framing::trailers());
-        *head.headers_mut() = framing::head();
-        Self { calls, front, peer, asked, unread: VecDeque::new(), patience: None, head, trailers }
+        let form = Arc::new(OneMessage::new());
+        Self { calls, front, peer, asked, unread: VecDeque::new(), patience: None, form }
     }
 
     /// Reads, answers and writes as far as nothing has to be waited for.
@@ -146,24 +150,18 @@ impl Conversation {
 
     fn answer(&mut self, answering: Answering<Received>, respond: SendResponse<Bytes>) {
         match answering {
-            Answering::Now(framed) => {
-                if let Err(error) = self.send(framed, respond) {
-                    tracing::debug!(%error, "an answer was not sent");
-                }
-            }
+            Answering::Now(framed) => self.form.send(framed, respond),
             Answering::Unread(check) if self.unread.len() < MAX_UNREAD => {
                 self.unread.push_back((check, respond));
             }
-            Answering::Unread(check) => drop(tokio::spawn(waiting::send(check.wait(), respond))),
-            Answering::Later(answer) => drop(tokio::spawn(waiting::send(answer, respond))),
+            Answering::Unread(check) => self.send_later(check.wait(), respond),
+            Answering::Later(answer) => self.send_later(answer, respond),
+            Answering::Other(answer) => drop(tokio::spawn(waiting::send(answer, respond))),
         }
     }
 
-    /// Sends an answer that is one message.
-    fn send(&self, framed: Bytes, mut respond: SendResponse<Bytes>) -> Result<(), h2::Error> {
-        let mut stream = respond.send_response(self.head.clone(), false)?;
-        stream.send_data(framed, false)?;
-        stream.send_trailers(self.trailers.clone())
+    fn send_later(&self, answer: BoxFuture<'static, Bytes>, respond: SendResponse<Bytes>) {
+        tokio::spawn(waiting::send_message(answer, Arc::clone(&self.form), respond));
     }
 
     /// Goes on with the calls whose messages have come; whether there were any.
@@ -184,10 +182,31 @@ impl Conversation {
                 return;
             }
             self.patience = None;
-            for (check, respond) in self.unread.drain(..) {
-                tokio::spawn(waiting::send(check.wait(), respond));
+            for (check, respond) in std::mem::take(&mut self.unread) {
+                self.send_later(check.wait(), respond);
             }
         }
+    }
+}
+
+impl OneMessage {
+    fn new() -> Self {
+        let (mut head, trailers) = (Response::new(()), framing::trailers());
+        *head.headers_mut() = framing::head();
+        Self { head, trailers }
+    }
+
+    /// Sends an answer that is the message `framed`.
+    fn send(&self, framed: Bytes, respond: SendResponse<Bytes>) {
+        if let Err(error) = self.try_send(framed, respond) {
+            tracing::debug!(%error, "an answer was not sent");
+        }
+    }
+
+    fn try_send(&self, framed: Bytes, mut respond: SendResponse<Bytes>) -> Result<(), h2::Error> {
+        let mut stream = respond.send_response(self.head.clone(), false)?;
+        stream.send_data(framed, false)?;
+        stream.send_trailers(self.trailers.clone())
     }
 }
 

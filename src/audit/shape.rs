@@ -99,7 +99,7 @@ impl fmt::Debug for HashKey {
 /// The first digits of `digest`, with the name of what made it.
 pub(super) fn digits(algorithm: &str, digest: &[u8]) -> String {
     let shown = digest.get(..HASH_BYTES).unwrap_or(digest);
-    format!("{algorithm}:{}", hex::encode(shown))
+    [algorithm, ":", &hex::encode(shown)].concat()
 }
 
 /// Texts that are not to be seen, and what stands for them.

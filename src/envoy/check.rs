@@ -42,8 +42,10 @@ pub enum Answering<B> {
     Now(Bytes),
     /// What is asked is not there yet.
     Unread(Box<Check<B>>),
-    /// It takes its time, and a task of its own.
-    Later(BoxFuture<'static, http::Response<Body>>),
+    /// It takes its time, and a task of its own: one message, framed, of a call that succeeds.
+    Later(BoxFuture<'static, Bytes>),
+    /// The same of a call that asks for something else.
+    Other(BoxFuture<'static, http::Response<Body>>),
 }
 
 /// What there is to a message without deciding.
@@ -82,20 +84,13 @@ where
             Ok(Some(Found::Known(answer))) if self.seen.unwritten.is_none() => {
                 Answering::Now(self.service.0.again(&answer, &self.seen))
             }
-            found => Answering::Later(self.later(found)),
+            found => Answering::Later(Box::pin(self.go_on(found))),
         }
     }
 
     /// Answers, however long the message takes.
-    pub(crate) fn wait(self) -> BoxFuture<'static, http::Response<Body>> {
-        self.later(Ok(None))
-    }
-
-    fn later(
-        self,
-        found: Result<Option<Found>, Denial>,
-    ) -> BoxFuture<'static, http::Response<Body>> {
-        Box::pin(async { framing::response(self.go_on(found).await) })
+    pub(crate) fn wait(self) -> BoxFuture<'static, Bytes> {
+        Box::pin(self.go_on(Ok(None)))
     }
 
     /// Reads the message, and looks for the answer to it; `None` if it is not there yet.

@@ -4,7 +4,6 @@
 //! Ready-made codecs answer a message they can't read with a gRPC error, which Envoy may be
 //! configured to treat as an allow. Here it is a [`FrameError`], for the caller to deny.
 
-use std::future::ready;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
@@ -12,7 +11,6 @@ use std::time::Duration;
 
 use bytes::{Buf, Bytes, BytesMut};
 use http::{HeaderMap, HeaderName, HeaderValue, header};
-use http_body_util::{BodyExt as _, Full};
 use hyper::body;
 use prost::Message;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
@@ -170,12 +168,6 @@ pub(crate) fn trailers() -> HeaderMap {
     [(GRPC_STATUS, HeaderValue::from_static("0"))].into_iter().collect()
 }
 
-/// A successful call with the message `framed` as its answer.
-pub(crate) fn response(framed: Bytes) -> http::Response<Body> {
-    let body = Full::new(framed).with_trailers(ready(Some(Ok(trailers()))));
-    with_head(Body::new(body))
-}
-
 /// The answer to a method that does not exist.
 pub(crate) fn unimplemented() -> http::Response<Body> {
     status("12")
@@ -228,7 +220,7 @@ mod tests {
     use std::io;
 
     use futures_util::{FutureExt as _, StreamExt as _, stream};
-    use http_body_util::StreamBody;
+    use http_body_util::{Full, StreamBody};
 
     use super::*;
 

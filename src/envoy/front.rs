@@ -53,7 +53,7 @@ impl Front {
         B::Error: Into<StdError> + Send,
     {
         if call.uri().path() != CHECK {
-            return Answering::Later(Box::pin(self.clone().answer_elsewhere(call)));
+            return Answering::Other(Box::pin(self.clone().answer_elsewhere(call)));
         }
         let (head, body) = call.into_parts();
         self.check.check(&head.headers, body).answer()

@@ -3,6 +3,7 @@
 
 use std::future::poll_fn;
 use std::pin::Pin;
+use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 
 use bytes::Bytes;
@@ -14,18 +15,36 @@ use http_body_util::BodyExt as _;
 use hyper::body::{self, Body as _, Frame};
 use tonic::body::Body;
 
+use super::OneMessage;
+
 /// Sends what `answer` comes to, unless the caller gives up before.
 pub(super) async fn send(
     answer: BoxFuture<'static, Response<Body>>,
     mut respond: SendResponse<Bytes>,
 ) {
-    let answer = tokio::select! {
-        biased;
-        _ = poll_fn(|context| respond.poll_reset(context)) => return,
-        answer = answer => answer,
-    };
+    let Some(answer) = wanted(answer, &mut respond).await else { return };
     if let Err(error) = send_all(answer, respond).await {
         tracing::debug!(%error, "an answer was not sent");
+    }
+}
+
+/// Sends the message that `answer` comes to as `form` has it, unless the caller gives up before.
+pub(super) async fn send_message(
+    answer: BoxFuture<'static, Bytes>,
+    form: Arc<OneMessage>,
+    mut respond: SendResponse<Bytes>,
+) {
+    if let Some(framed) = wanted(answer, &mut respond).await {
+        form.send(framed, respond);
+    }
+}
+
+/// What `answer` comes to, unless the caller gives up before.
+async fn wanted<T>(answer: BoxFuture<'static, T>, respond: &mut SendResponse<Bytes>) -> Option<T> {
+    tokio::select! {
+        biased;
+        _ = poll_fn(|context| respond.poll_reset(context)) => None,
+        answer = answer => Some(answer),
     }
 }
 
