@@ -22,48 +22,51 @@ def main():
     placet = servers.Placet(build.programs(asked.binary))
     build.workspace(placet.binary, settings.ALGORITHMS)
     settings.write_policies()
-    found = {"machine": _machine(), **_measured(placet, asked)}
-    OUT.mkdir(parents=True, exist_ok=True)
-    (OUT / "report.json").write_text(json.dumps(found, indent=1) + "\n")
-    (OUT / "report.md").write_text(report.written(found))
+    _measure(placet, asked)
     pictures.draw(OUT / "report.json", asked.pictures)
     print(f"{OUT}/report.md\n{OUT}/report.json")
 
 
-def _measured(placet, asked):
-    sections = asked.sections
+def _measure(placet, asked):
     watch = Watch(asked.noisy)
     every = cases.all_of(placet, asked.peer)
+    found = {"machine": _machine(), "titles": {case.name: case.title for case in every},
+             "disturbed": watch.disturbed}
     # Before anything is timed: a compiler would be in the way.
-    alone = parts.Parts() if {"cpu", "instructions"} & set(sections) and not asked.binary else None
+    with_parts = {"cpu", "instructions"} & set(asked.sections)
+    alone = parts.Parts() if with_parts and not asked.binary else None
     counting = servers.Placet(build.with_system_allocator()) if asked.allocations else None
-    growing = growth.built() if "growth" in sections else None
+    growing = growth.built() if "growth" in asked.sections else None
     os.sched_setaffinity(0, {CLIENT_CORE})
 
-    found = {"titles": {case.name: case.title for case in every}}
-    if "start" in sections:
-        found["start"] = start.measure(placet)
+    wanted = {*asked.sections, *(["allocations"] if counting else [])}
+
+    def section(name, measure):
+        """Measures and reports at once: a later section may end the run."""
+        if name in wanted:
+            found[name] = measure()
+            _report(found)
+
+    section("start", lambda: start.measure(placet))
     with servers.all_of(placet, asked.peer) as serving:
-        if "cpu" in sections:
-            found["cpu"] = cost.measure(watch, every, serving, alone, asked.rounds, asked.requests)
-        if "latency" in sections:
-            found["latency"] = latency.measure(watch, cases.compared(every), serving, asked.rates,
-                                               asked.rate_seconds)
-        if "envoy" in sections:
-            found["envoy"] = envoy.measure(watch, serving, asked.peer, asked.envoy_rate,
-                                           asked.rate_seconds)
-    if "memory" in sections:
-        cold = next(case for case in every if case.name == "cold-es256")
-        found["memory"] = memory.measure(placet, cold, asked.memory_seconds)
-    if "instructions" in sections:
-        found["instructions"] = {"cases": counted.instructions(placet, every),
-                                 "parts": alone.instructions() if alone else {}}
-    if counting:
-        found["allocations"] = counted.allocations(counting, every)
-    if growing:
-        found["growth"] = growth.measure(watch, growing)
-    found["disturbed"] = watch.disturbed
-    return found
+        section("cpu", lambda: cost.measure(
+            watch, every, serving, alone, asked.rounds, asked.requests))
+        section("latency", lambda: latency.measure(
+            watch, cases.compared(every), serving, asked.rates, asked.rate_seconds))
+        section("envoy", lambda: envoy.measure(
+            watch, serving, asked.peer, asked.envoy_rate, asked.rate_seconds))
+    cold = next(case for case in every if case.name == parts.WHOLE)
+    section("memory", lambda: memory.measure(placet, cold, asked.memory_seconds))
+    section("instructions", lambda: {"cases": counted.instructions(placet, every),
+                                     "parts": alone.instructions() if alone else {}})
+    section("allocations", lambda: counted.allocations(counting, every))
+    section("growth", lambda: growth.measure(watch, growing))
+
+
+def _report(found):
+    OUT.mkdir(parents=True, exist_ok=True)
+    (OUT / "report.json").write_text(json.dumps(found, indent=1) + "\n")
+    (OUT / "report.md").write_text(report.written(found))
 
 
 def _machine():
