@@ -5,8 +5,7 @@
 //! kept. While an answer is in the making, others with the same question wait for it, once; whatever
 //! becomes of it, they then go on by themselves.
 
-use std::collections::HashMap;
-use std::collections::hash_map::Entry as Place;
+use std::collections::hash_map::{self, HashMap};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use bytes::Bytes;
@@ -88,12 +87,12 @@ impl AnswerCache {
         let ended = {
             let mut all = self.in_the_making.lock().unwrap_or_else(PoisonError::into_inner);
             match all.entry(key) {
-                Place::Vacant(place) => {
+                hash_map::Entry::Vacant(place) => {
                     place.insert(None);
                     return Some(InTheMaking { all: Arc::clone(&self.in_the_making), key });
                 }
                 // From here on it is told: its maker needs the lock to end.
-                Place::Occupied(mut others) => {
+                hash_map::Entry::Occupied(mut others) => {
                     Arc::clone(others.get_mut().get_or_insert_default()).notified_owned()
                 }
             }

@@ -127,7 +127,7 @@ impl TokenCache {
         now: Timestamp,
     ) {
         let outcome = outcome.map(|expires| Verified { expires, principal: OnceLock::new() });
-        // The claims are kept as values, which take some times their text.
+        // Once it has come again its claims are kept as values, which take some times their text.
         let bytes = bytes.saturating_mul(4);
         self.tokens.insert(fingerprint, Arc::new(Known { verifier, since: now, outcome, bytes }));
     }

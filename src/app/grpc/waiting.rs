@@ -1,5 +1,6 @@
-//! Calls by tasks of their own: what they send is read, and their answers are given up when they give up, and sent
-//! as fast as they take them. An answer that breaks off resets its call, so that no part of one passes for the whole.
+//! Calls by tasks of their own: what they send is read, and their answers are given up when they give up. An answer
+//! that is one message is handed to the connection whole; any other is sent as fast as its caller takes it. One that
+//! breaks off resets its call, so that no part of it passes for the whole.
 
 use std::future::poll_fn;
 use std::pin::Pin;
