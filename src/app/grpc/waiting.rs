@@ -136,12 +136,12 @@ mod tests {
     use h2::client::{ResponseFuture, SendRequest};
     use http::{HeaderMap, HeaderValue, Request};
     use http_body_util::{Full, StreamBody};
-    use tokio::io::duplex;
+    use tokio::io::{DuplexStream, duplex};
     use tokio::sync::oneshot;
 
     use super::*;
 
-    /// A connection on which the one call is answered by `answer`, to a client that takes 100 bytes at once.
+    /// A connection on which the one call is answered by `answer`, to a client that takes little at once.
     async fn answering(answer: BoxFuture<'static, Response<Body>>) -> SendRequest<Bytes> {
         let (ours, theirs) = duplex(1 << 16);
         tokio::spawn(async move {
@@ -150,8 +150,13 @@ mod tests {
             tokio::spawn(send(answer, respond));
             while calls.accept().await.is_some() {}
         });
+        taking_little(ours).await
+    }
+
+    /// A client that takes 100 bytes at once.
+    async fn taking_little(stream: DuplexStream) -> SendRequest<Bytes> {
         let mut client = h2::client::Builder::new();
-        let (calls, connection) = client.initial_window_size(100).handshake(ours).await.unwrap();
+        let (calls, connection) = client.initial_window_size(100).handshake(stream).await.unwrap();
         tokio::spawn(connection);
         calls
     }
@@ -219,6 +224,25 @@ mod tests {
         let (response, _stream) = call(&mut calls);
         let answer = Received(response.await.unwrap().into_body()).collect().await.unwrap();
         assert_eq!(answer.trailers(), Some(&trailers));
+        assert_eq!(answer.to_bytes(), message);
+    }
+
+    #[tokio::test]
+    async fn a_message_is_whole_however_little_its_caller_takes_at_once() {
+        let message: Vec<u8> = (0..10_000).map(|place: u32| place.to_le_bytes()[0]).collect();
+        let framed = Bytes::from(message.clone());
+        let (ours, theirs) = duplex(1 << 16);
+        tokio::spawn(async move {
+            let mut calls = h2::server::handshake(theirs).await.unwrap();
+            let (_, respond) = calls.accept().await.unwrap().unwrap();
+            let answer = async { framed }.boxed();
+            tokio::spawn(send_message(answer, Arc::new(OneMessage::new()), respond));
+            while calls.accept().await.is_some() {}
+        });
+        let mut calls = taking_little(ours).await;
+        let (response, _stream) = call(&mut calls);
+        let answer = Received(response.await.unwrap().into_body()).collect().await.unwrap();
+        assert_eq!(answer.trailers().unwrap()["grpc-status"], "0");
         assert_eq!(answer.to_bytes(), message);
     }
 
