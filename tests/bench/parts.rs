@@ -1,8 +1,8 @@
 //! What the parts of a decision cost, each alone: verifying the caller's token, asking the policies,
 //! signing.
 //!
-//! `tests/bench/run` starts it, on its own settings: `parts SETTINGS CREDENTIALS time` prints the
-//! microseconds of CPU time of each as JSON, and `parts SETTINGS CREDENTIALS PART CALLS` only calls,
+//! `tests/bench/run` starts it, on its own settings: `parts SETTINGS CREDENTIALS time` prints, at each
+//! line of its input, the microseconds of CPU time of each as JSON, and `parts SETTINGS CREDENTIALS PART CALLS` only calls,
 //! for callgrind. The scope is `es256`; it signs with a throw-away key of that algorithm.
 
 #![expect(clippy::unwrap_used, reason = "a benchmark ends at the first surprise")]
@@ -14,6 +14,7 @@ use std::cell::Cell;
 use std::collections::BTreeMap;
 use std::fs;
 use std::hint::black_box;
+use std::io;
 use std::path::Path;
 use std::sync::Arc;
 use std::thread;
@@ -44,7 +45,9 @@ fn main() {
     match *words.as_slice() {
         [settings, credentials, "time"] => {
             let case = Case::new(settings, credentials);
-            println!("{}", serde_json::json!(case.means()));
+            for _ in io::stdin().lines() {
+                println!("{}", serde_json::json!(case.means()));
+            }
         }
         [settings, credentials, part, calls] => {
             let case = Case::new(settings, credentials);
@@ -140,15 +143,14 @@ impl Case {
     /// Microseconds of a call of each part, in the mean, as those of a request are measured: not the least, which
     /// on a machine whose speed changes is of its best moment. They take turns, so that a slow moment is all parts'.
     fn means(&self) -> BTreeMap<&'static str, f64> {
-        const TURNS: u32 = 30;
+        const TURNS: u32 = 3;
         const CALLS: u32 = 100;
         let mut spent = BTreeMap::from(PARTS.map(|part| (part, 0.0)));
-        for turn in 0..=TURNS {
+        for _ in 0..TURNS {
             for (part, nanoseconds) in &mut spent {
                 let before = cpu_nanoseconds();
                 (0..CALLS).for_each(|_| self.call(part));
-                // The first turn warms up.
-                *nanoseconds += if turn == 0 { 0.0 } else { cpu_nanoseconds() - before };
+                *nanoseconds += cpu_nanoseconds() - before;
             }
         }
         spent.into_iter().map(|(part, all)| (part, all / 1e3 / f64::from(TURNS * CALLS))).collect()

@@ -11,7 +11,8 @@ from .places import CLIENT_CORE, WORK, fail
 
 
 class Client:
-    """A client that has connected and warmed its server up, and waits for the word."""
+    """A client that has connected and warmed its server up, and waits for the word. After each result
+    it can be asked for the same amount again."""
 
     def __init__(self, case, server, amount, connections=1, deck=1000, protocol="grpc",
                  address=None):
@@ -29,14 +30,29 @@ class Client:
             "amount": amount,
         }
         self.case = case
+        self.server = server
         self.process = subprocess.Popen(
             [CLIENT, "run", json.dumps(plan)], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
             stderr=subprocess.PIPE, preexec_fn=processes.pinned({CLIENT_CORE}))
         self._line()
+        self.is_ready = True
+
+    def measured(self, meter, beside=()):
+        """Sends the case's requests; what the client saw, and the nanoseconds the server ran."""
+        if not self.is_ready:
+            self._tell()
+            self._line()
+        ours = [self.server.pid, self.server.reader, self.process.pid, *beside]
+        with meter.measuring(ours):
+            before = processes.cpu_nanoseconds(self.server.pid)
+            self.go()
+            result = self.result()
+            spent = processes.cpu_nanoseconds(self.server.pid) - before
+        return result, spent
 
     def go(self):
-        self.process.stdin.write(b"\n")
-        self.process.stdin.flush()
+        self._tell()
+        self.is_ready = False
 
     def is_done(self, seconds):
         """Whether it ends within so many seconds."""
@@ -44,6 +60,10 @@ class Client:
 
     def result(self):
         return json.loads(self._line())
+
+    def _tell(self):
+        self.process.stdin.write(b"\n")
+        self.process.stdin.flush()
 
     def _line(self):
         line = self.process.stdout.readline()
@@ -62,15 +82,9 @@ class Client:
 
 
 def send(meter, case, server, amount, beside=(), **how):
-    """Sends the case's requests; what the client saw, and the nanoseconds the server ran."""
+    """The same by a client of its own."""
     with Client(case, server, amount, **how) as client:
-        ours = [server.pid, server.reader, client.process.pid, *beside]
-        with meter.measuring(ours):
-            before = processes.cpu_nanoseconds(server.pid)
-            client.go()
-            result = client.result()
-            spent = processes.cpu_nanoseconds(server.pid) - before
-    return result, spent
+        return client.measured(meter, beside)
 
 
 def _expected(case, server):

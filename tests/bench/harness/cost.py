@@ -1,52 +1,63 @@
 """CPU time per request, from the kernel's own account of the server's threads."""
 
-from . import client
+import contextlib
+
+from .client import Client
 from .parts import WHOLE
 
 STREAMS = (1, 16, 32)
 
 
 def measure(watch, cases, servers, parts, rounds, requests):
-    """Round by round, every other one in the reverse order, so that what else the machine does
-    falls on all cases alike. Microseconds: {streams: {case: [one a round]}}; of the floor and a
-    decision's parts also {streams: [{part: of a round}]}, taken right before and after the decision
-    they are compared with, since a virtual machine's speed changes within seconds. Of a case whose
-    questions were all asked before it is measured, also the share that was decided anew, at most."""
+    """Rounds in which every case has its short turn, since the speed of a virtual machine changes
+    within seconds; every other one in the reverse order. Microseconds: {streams: {case: [one a
+    round]}}; of the floor and a decision's parts also {streams: [{part: of a round}]}, taken right
+    before and after the decision they are compared with. Of a case whose questions were all asked
+    before it is measured, also the share that was decided anew, at most."""
     spent = {str(streams): {case.name: [] for case in cases} for streams in STREAMS}
     anew = {case.name: 0.0 for case in cases if case.is_known}
     beside = {str(streams): [] for streams in STREAMS}
     for streams in STREAMS:
-        for number in range(rounds):
-            order = cases if number % 2 == 0 else cases[::-1]
-            what = f"CPU per request, {streams} in flight, round {number + 1}"
-            print(what)
-            figures, row = watch.undisturbed(
-                what, lambda meter: _round(meter, order, servers, parts, streams, requests))
-            for name, (figure, share) in figures.items():
-                spent[str(streams)][name].append(figure)
-                if name in anew:
-                    anew[name] = max(anew[name], share)
-            if row:
-                beside[str(streams)].append(row)
+        print(f"CPU per request, {streams} in flight: {rounds} rounds")
+        with contextlib.ExitStack() as running:
+            turns = {case.name: _Turn(case, servers, streams, requests, running)
+                     for case in cases}
+            time_parts = parts and running.enter_context(parts.timed())
+            for number in range(rounds):
+                order = list(turns) if number % 2 == 0 else list(turns)[::-1]
+                figures, row = watch.undisturbed(
+                    f"CPU per request, {streams} in flight",
+                    lambda meter: _round(meter, order, turns, time_parts))
+                for name, (figure, share) in figures.items():
+                    spent[str(streams)][name].append(figure)
+                    if name in anew:
+                        anew[name] = max(anew[name], share)
+                if row:
+                    beside[str(streams)].append(row)
     return {"rounds": rounds, "requests": requests, "streams": spent, "anew": anew, "parts": beside}
 
 
-def _round(meter, cases, servers, parts, streams, requests):
+def _round(meter, order, turns, time_parts):
     figures, beside = {}, None
-    for case in cases:
-        if parts and case.name == WHOLE:
-            floor = next(case for case in cases if case.name == "floor")
-            beside = {"floor": _send(meter, floor, servers, streams, requests)[0]}
-        figures[case.name] = _send(meter, case, servers, streams, requests)
-        if beside and case.name == WHOLE:
-            beside |= parts.time(meter)
+    for name in order:
+        if time_parts and name == WHOLE:
+            beside = {"floor": turns["floor"].take(meter)[0]}
+        figures[name] = turns[name].take(meter)
+        if beside and name == WHOLE:
+            beside |= time_parts(meter)
     return figures, beside
 
 
-def _send(meter, case, servers, streams, requests):
-    """Microseconds a request, and the share that was decided anew."""
-    # A cold request takes ten times as long as a warm one.
-    number = requests // 4 if case.credentials == "fresh" else requests
-    amount = {"requests": {"requests": number, "streams": streams}}
-    result, nanoseconds = client.send(meter, case, servers[case.server], amount)
-    return nanoseconds / number / 1000, result["anew"] / number
+class _Turn:
+    """What a case sends in each round."""
+
+    def __init__(self, case, servers, streams, requests, running):
+        # A cold request takes ten times as long as a warm one.
+        self.number = requests // 4 if case.credentials == "fresh" else requests
+        amount = {"requests": {"requests": self.number, "streams": streams}}
+        self.client = running.enter_context(Client(case, servers[case.server], amount))
+
+    def take(self, meter):
+        """Microseconds a request, and the share that was decided anew."""
+        result, nanoseconds = self.client.measured(meter)
+        return nanoseconds / self.number / 1000, result["anew"] / self.number

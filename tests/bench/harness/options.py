@@ -18,9 +18,9 @@ def read():
     parser.add_argument("--peer", type=_peer, action="append", default=[], metavar="NAME=COMMAND",
                         help="also measure this ext_authz server; `{address}` in the command is "
                         "where it is to listen")
-    parser.add_argument("--rounds", type=int, default=5, help="rounds of each case (5)")
-    parser.add_argument("--requests", type=int, default=12000,
-                        help="requests a round, of cold ones a quarter (12000)")
+    parser.add_argument("--rounds", type=int, default=60, help="rounds of each case (60)")
+    parser.add_argument("--requests", type=int, default=1200,
+                        help="requests a round, of cold ones a quarter (1200)")
     parser.add_argument("--rates", type=_numbers, default=(1000, 2000, 4000, 6000),
                         metavar="N,...", help="requests a second for latencies (1000,2000,4000,6000)")
     parser.add_argument("--envoy-rate", type=int, default=1000,

@@ -24,7 +24,11 @@ def _machine(found):
 
 
 def _disturbed(rows):
-    listed = ", ".join(f"{row['what']} ({row['share']:.0%})" for row in rows)
+    shares = {}
+    for row in rows:
+        shares.setdefault(row["what"], []).append(row["share"])
+    listed = ", ".join(f"{what} ({len(each)} rounds, up to {max(each):.0%})"
+                       for what, each in shares.items())
     return f"**Taken beside other work, and not to be relied on**: of the cores' time in {listed}."
 
 
@@ -48,10 +52,11 @@ def _cpu(found):
         for count in streams:
             figures, floor = cpu["streams"][count][name], cpu["streams"][count]["floor"]
             ratios = [mine / base for mine, base in zip(figures, floor)]
-            row += [_spread(figures), _spread(ratios, 2)]
+            row += [_deciles(figures), _deciles(ratios, 2)]
         rows.append(row)
     text = (f"## CPU per request\n\n{cpu['rounds']} rounds of {cpu['requests']} requests (cold: a "
-            f"quarter) on one connection; median (range) of the rounds.\n\n{_table(head, rows)}")
+            "quarter) on one connection; median (first to last decile) of the rounds.\n\n"
+            + _table(head, rows))
     if cpu["anew"]:
         text += ("\n\nOf the requests whose answer was kept, at most "
                  f"{max(cpu['anew'].values()):.1%} were decided anew.")
@@ -81,14 +86,14 @@ def _whole(unit, shapes):
     every = [row for _, beside in shapes.values() for row in beside]
     if not every:
         return ""
-    rows = [[name, _spread([row[name] for row in every])] for name in parts.NAMES]
+    rows = [[name, _deciles([row[name] for row in every])] for name in parts.NAMES]
     text = f"\n\nThe parts of a decision, each alone:\n\n{_table(['part', unit], rows)}"
     rows = []
     for shape, (whole, beside) in shapes.items():
         sums = [sum(row.values()) for row in beside]
         ratios = [mine / base for mine, base in zip(whole, sums)]
         holds = statistics.median(ratios) <= parts.BOUND
-        rows.append([shape, _spread(whole), _spread(sums), _spread(ratios, 2),
+        rows.append([shape, _deciles(whole), _deciles(sums), _deciles(ratios, 2),
                      "yes" if holds else "**no**"])
     head = ["cold, Cedar, ES256", unit, f"floor + {' + '.join(parts.NAMES)}", "ratio",
             f"within {parts.BOUND}"]
@@ -159,6 +164,14 @@ def _growth(found):
 def _table(head, rows):
     rule = ["---"] + ["---:"] * (len(head) - 1)
     return "\n".join("| " + " | ".join(row) + " |" for row in [head, rule, *rows])
+
+
+def _deciles(values, digits=1):
+    """The median, and what nine tenths of many values are above and below."""
+    if len(values) < 2:
+        return _spread(values, digits)
+    low, *_, high = statistics.quantiles(values, n=10, method="inclusive")
+    return f"{statistics.median(values):.{digits}f} ({low:.{digits}f} to {high:.{digits}f})"
 
 
 def _spread(values, digits=1):

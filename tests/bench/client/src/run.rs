@@ -5,7 +5,7 @@ use std::io::{self, Write as _};
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
-use serde_json::json;
+use serde_json::{Value, json};
 use tokio::task::LocalSet;
 
 use crate::Fault;
@@ -31,48 +31,53 @@ async fn carry_out(plan: &Plan) -> Result<(), Fault> {
     let mut warming = session.deck.borrow_mut().warming()?.into_iter();
     load::send(&session, WARMING_STREAMS, move |_| Ok(warming.next())).await?;
     session.judge.borrow_mut().verify_sample()?;
-    session.judge.borrow_mut().begin();
-    session.deck.borrow_mut().sign_ahead(plan.amount)?;
-    wait_for_the_word()?;
+    loop {
+        session.judge.borrow_mut().begin();
+        session.deck.borrow_mut().sign_ahead(plan.amount)?;
+        println!("ready");
+        if !is_told()? {
+            return Err("nobody gave the word to begin".into());
+        }
+        let seen = send(&session, plan.amount).await?;
+        println!("{seen}");
+        if !is_told()? {
+            return Ok(());
+        }
+    }
+}
 
+/// Sends as much as a plan says; what was seen of it.
+async fn send(session: &Rc<Session>, amount: Amount) -> Result<Value, Fault> {
     let began = Instant::now();
-    let latency = match plan.amount {
+    let latency = match amount {
         Amount::Requests { requests, streams } => {
             let mut numbers = 0..requests;
             let draw = move |deck: &mut Deck| numbers.next().map(|_| deck.draw()).transpose();
-            load::send(&session, streams, draw).await?;
+            load::send(session, streams, draw).await?;
             None
         }
         Amount::Seconds { seconds, streams } => {
             let ends = began + Duration::from_secs(seconds);
             let draw =
                 move |deck: &mut Deck| (Instant::now() < ends).then(|| deck.draw()).transpose();
-            load::send(&session, streams, draw).await?;
+            load::send(session, streams, draw).await?;
             None
         }
-        Amount::Rate { rate, seconds } => Some(pace::send(&session, rate, seconds).await?),
+        Amount::Rate { rate, seconds } => Some(pace::send(session, rate, seconds).await?),
     };
     let seconds = began.elapsed().as_secs_f64();
     let mut judge = session.judge.borrow_mut();
     let verified = judge.verify_sample()?;
-    println!(
-        "{}",
-        json!({
-            "requests": judge.counts.judged, "anew": judge.counts.anew, "verified": verified,
-            "seconds": seconds, "latency": latency,
-        })
-    );
-    Ok(())
+    Ok(json!({
+        "requests": judge.counts.judged, "anew": judge.counts.anew, "verified": verified,
+        "seconds": seconds, "latency": latency,
+    }))
 }
 
-/// Whoever started this measures from here on.
-fn wait_for_the_word() -> Result<(), Fault> {
-    println!("ready");
+/// Waits for a word from whoever started this; whether one came before the input's end.
+fn is_told() -> Result<bool, Fault> {
     io::stdout().flush()?;
-    match io::stdin().read_line(&mut String::new())? {
-        0 => Err("nobody gave the word to begin".into()),
-        _ => Ok(()),
-    }
+    Ok(io::stdin().read_line(&mut String::new())? > 0)
 }
 
 /// What the calls of a run share.
