@@ -11,6 +11,8 @@ from . import (build, cases, cost, counted, envoy, growth, latency, memory, opti
 from .places import CLIENT_CORE, CORES, OUT, fail
 from .quiet import Watch
 
+REPORTS = ("report.md", "report.json")
+
 
 def main():
     asked = options.read()
@@ -19,12 +21,15 @@ def main():
         return
     if "instructions" in asked.sections and not counted.is_possible():
         fail("instructions are counted with valgrind: install it, or leave them out (--sections)")
+    # What an earlier run found is not to be taken for this one's.
+    for name in REPORTS:
+        (OUT / name).unlink(missing_ok=True)
     placet = servers.Placet(build.programs(asked.binary))
     build.workspace(placet.binary, settings.ALGORITHMS)
     settings.write_policies()
     _measure(placet, asked)
     pictures.draw(OUT / "report.json", asked.pictures)
-    print(f"{OUT}/report.md\n{OUT}/report.json")
+    print(*(OUT / name for name in REPORTS), sep="\n")
 
 
 def _measure(placet, asked):
