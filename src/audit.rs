@@ -5,7 +5,7 @@
 //! is: a line that there is no room for is dropped and counted, or, where the operator would rather have
 //! no answer than none on record ([`WhenFull::Block`]), waited for until the deadline of the check.
 //!
-//! Inside: `shape` says what a line shows, `sampling` which allows have one; `queue` holds them for `sink`,
+//! Inside: a `record` tells of one decision; `shape` says what a line shows of it, `sampling` which allows have one; `queue` holds them for `sink`,
 //! which brings them to a `file` or, by `delivery`, elsewhere, perhaps as `otlp`; an `entry` can be made again.
 
 mod delivery;
@@ -14,6 +14,7 @@ mod file;
 mod log;
 mod otlp;
 mod queue;
+mod record;
 mod sampling;
 mod shape;
 mod sink;
@@ -27,6 +28,7 @@ pub use entry::{Circumstances, Entry};
 pub use file::{DEFAULT_FILES, DEFAULT_MODE, FileSettings};
 pub use log::{DEFAULT_BUFFER_BYTES, LogFull, LogSettings, Unwritten, WhenFull};
 pub use otlp::{GRPC_PATH, HTTP_PATH, Resource};
+pub use record::{Http, Policy, Principal, Record, Target};
 pub use sampling::Sampling;
 pub use shape::{HashKey, MASKABLE, Mask, Masking, SOURCE_IP, Shape};
 pub use sink::{LogWriter, Sink};
@@ -41,14 +43,14 @@ use crate::authorizer::{Decision, Denial, Evaluation, Facts, Grant};
 use crate::clock::Timestamp;
 use crate::entitlement::Lookup;
 use crate::metrics::Metrics;
-use crate::policy::{self, Grounds};
-use crate::proto::{DecisionRecord, HttpRequest, Opinion, Policy, Principal, ShadowRecord, Target};
+use crate::policy::Opinion;
+use crate::proto::{self, ShadowRecord};
 use crate::request::Request;
 use crate::scope::Scope;
 use crate::shadow::Asked;
 use crate::stages::Stages;
-use crate::token::Token;
-use crate::trace::{Arrival, Told, Trace};
+use crate::token::{DecisionId, Token};
+use crate::trace::{Arrival, Told};
 
 /// Records decisions.
 #[derive(Clone, Debug)]
@@ -67,12 +69,12 @@ impl Recorder {
     }
 
     /// What is to be recorded of one decision.
-    pub fn entry(
-        &self,
+    pub fn entry<'a>(
+        &'a self,
         arrival: Arrival,
-        request: Option<&Request>,
-        scope: Option<&Scope>,
-        decision: &Decision,
+        request: Option<&'a Request>,
+        scope: Option<&'a Scope>,
+        decision: &'a Decision,
         now: Timestamp,
         took: Duration,
     ) -> Entry {
@@ -80,7 +82,7 @@ impl Recorder {
         let counter = self.counter(outcome, &decision.facts, scope);
         self.entry_of(counter, outcome, || {
             let mut record = record(request, scope, decision, now, took);
-            record.request_type = arrival.edge.name().to_owned();
+            record.request_type = arrival.edge.name();
             record.trace(arrival.trace);
             record
         })
@@ -100,20 +102,20 @@ impl Recorder {
 
     /// Counts and logs one decision for an application that asked without a request, unless the log has no
     /// room and is to be waited for.
-    pub fn record_evaluation(
-        &self,
-        request_id: &str,
-        scope: &Scope,
-        evaluation: &Evaluation,
+    pub fn record_evaluation<'a>(
+        &'a self,
+        request_id: &'a str,
+        scope: &'a Scope,
+        evaluation: &'a Evaluation,
         now: Timestamp,
         took: Duration,
     ) -> Result<(), Box<Unwritten>> {
         let (outcome, facts) = (Outcome::from(evaluation), &evaluation.facts);
         self.stages(&evaluation.stages);
         let counter = self.counter(outcome, facts, Some(scope));
-        let entry = self.entry_of(counter, outcome, || DecisionRecord {
-            request_id: request_id.to_owned(),
-            request_type: "evaluation".to_owned(),
+        let entry = self.entry_of(counter, outcome, || Record {
+            request_id: request_id.into(),
+            request_type: "evaluation",
             ..decided(outcome, facts, Some(scope), now, took)
         });
         self.record(&entry, took)
@@ -129,16 +131,16 @@ impl Recorder {
     }
 
     /// What is recorded of a decision, with a line that says what `record` does.
-    fn entry_of(
-        &self,
+    fn entry_of<'a>(
+        &'a self,
         counter: Counter,
         outcome: Outcome<'_>,
-        record: impl FnOnce() -> DecisionRecord,
+        record: impl FnOnce() -> Record<'a>,
     ) -> Entry {
         let Some(log) = &self.log else { return Entry { counter, ..Entry::default() } };
         let record = log.complete(record());
         let is_taken = !outcome.is_yes() || log.takes(&record.request_id, &record.id);
-        let sampled_by = if log.is_sampled() { record.id.clone() } else { String::new() };
+        let sampled_by = if log.is_sampled() { record.id.to_string() } else { String::new() };
         // Without a token it is not used again.
         let is_used = is_taken || matches!(outcome, Outcome::Allow(Some(_)));
         let line = is_used.then(|| Line::of(record, &log.shape)).flatten();
@@ -167,13 +169,7 @@ impl Recorder {
     }
 
     /// Counts what the shadow policies of a scope say of a decision, and logs it where they differ.
-    pub fn record_shadow(
-        &self,
-        client_id: &str,
-        asked: &Asked,
-        shadow: &policy::Opinion,
-        now: Timestamp,
-    ) {
+    pub fn record_shadow(&self, client_id: &str, asked: &Asked, shadow: &Opinion, now: Timestamp) {
         let agrees = asked.enforced.agrees(shadow);
         self.metrics.shadow_decision(client_id, shadow.said.outcome(), agrees);
         let Some(log) = self.log.as_ref().filter(|_| !agrees) else { return };
@@ -225,26 +221,18 @@ impl Recorder {
     }
 }
 
-impl DecisionRecord {
-    fn trace(&mut self, trace: Option<Trace>) {
-        let span = trace.and_then(|trace| trace.span);
-        self.trace_id = trace.map(|trace| trace.id.to_string()).unwrap_or_default();
-        self.span_id = span.map(|span| span.to_string()).unwrap_or_default();
-    }
-}
-
 /// One decision as a record.
-pub fn record(
-    request: Option<&Request>,
-    scope: Option<&Scope>,
-    decision: &Decision,
+pub fn record<'a>(
+    request: Option<&'a Request>,
+    scope: Option<&'a Scope>,
+    decision: &'a Decision,
     now: Timestamp,
     took: Duration,
-) -> DecisionRecord {
+) -> Record<'a> {
     let facts = &decision.facts;
-    DecisionRecord {
-        request_id: request.map(|request| request.id.clone()).unwrap_or_default(),
-        credential_hash: credential_hash(request, scope, decision).unwrap_or_default(),
+    Record {
+        request_id: request.map(|request| request.id.as_str()).unwrap_or_default().into(),
+        credential_hash: credential_hash(request, scope, decision).unwrap_or_default().into(),
         http: request.map(|request| http(request, facts)),
         ..decided(decision.into(), facts, scope, now, took)
     }
@@ -280,48 +268,53 @@ fn credential_hash(
 }
 
 /// What is recorded of every decision, whoever asked for it.
-fn decided(
-    outcome: Outcome<'_>,
-    facts: &Facts,
-    scope: Option<&Scope>,
+fn decided<'a>(
+    outcome: Outcome<'a>,
+    facts: &'a Facts,
+    scope: Option<&'a Scope>,
     now: Timestamp,
     took: Duration,
-) -> DecisionRecord {
-    let grounds = facts.opinion.as_ref().map(|opinion| policy(&opinion.grounds));
+) -> Record<'a> {
+    let grounds = facts.opinion.as_ref().map(|Opinion { grounds, .. }| Policy {
+        determining: grounds.determining.as_slice().into(),
+        revision: grounds.revision.as_str().into(),
+        errors: grounds.errors.as_slice().into(),
+        reasons: grounds.reasons.as_slice().into(),
+    });
     let in_force = || {
-        let revision = scope?.authorizer.policy.revision();
+        let revision = scope?.authorizer.policy.revision().into();
         Some(Policy { revision, ..Policy::default() })
     };
-    let mut record = DecisionRecord {
-        time: now.rfc3339(),
-        scope: scope.map(|scope| scope.client_id.clone()).unwrap_or_default(),
-        outcome: outcome.name().to_owned(),
-        reason: outcome.reason().to_owned(),
+    let mut record = Record {
+        time: now.rfc3339().into(),
+        scope: scope.map(|scope| scope.client_id.as_str()).unwrap_or_default().into(),
+        outcome: outcome.name(),
+        reason: outcome.reason(),
         principal: facts.principal.as_deref().map(|principal| Principal {
-            r#type: principal.entity_type.clone(),
-            id: principal.id.clone(),
-            issuer: principal.issuer.clone().unwrap_or_default(),
+            entity_type: principal.entity_type.as_str().into(),
+            id: principal.id.as_str().into(),
+            issuer: principal.issuer.as_deref().unwrap_or_default().into(),
         }),
         target: facts.target.as_ref().map(|target| Target {
-            asset_type: target.asset_type.clone(),
-            asset_id: target.asset_id.clone(),
-            action: target.action.clone(),
+            asset_type: target.asset_type.as_str().into(),
+            asset_id: target.asset_id.as_str().into(),
+            action: target.action.as_str().into(),
         }),
         policy: grounds.or_else(in_force),
-        id: facts.id.as_ref().map(ToString::to_string).unwrap_or_default(),
+        id: facts.id.as_ref().map(DecisionId::as_str).unwrap_or_default().into(),
         duration_us: microseconds(took),
         sample_rate: 1.0,
-        ..DecisionRecord::default()
+        ..Record::default()
     };
     match outcome {
         Outcome::Bypass | Outcome::Allow(None) => {}
         Outcome::Allow(Some(token)) => {
-            record.token_id = token.id().to_owned();
-            record.key_id = token.key_id().to_owned();
+            record.token_id = token.id().into();
+            record.key_id = token.key_id().into();
         }
         Outcome::Waived(denial) | Outcome::Deny(denial) => {
             record.dry_run = matches!(outcome, Outcome::Waived(_));
-            record.detail = denial.detail().to_owned();
+            record.detail = denial.detail().into();
             let custom = denial.custom().and_then(|custom| custom.answer().status);
             record.status = match (custom, scope) {
                 (Some(status), _) => status.into(),
@@ -405,31 +398,28 @@ impl<'a> From<&'a Evaluation> for Outcome<'a> {
     }
 }
 
-fn opinion(opinion: &policy::Opinion) -> Opinion {
-    Opinion {
+fn opinion(opinion: &Opinion) -> proto::Opinion {
+    let grounds = &opinion.grounds;
+    proto::Opinion {
         outcome: opinion.said.outcome().to_owned(),
         reason: opinion.said.reason().to_owned(),
         detail: opinion.detail.clone().unwrap_or_default(),
-        policy: Some(policy(&opinion.grounds)),
+        policy: Some(proto::Policy {
+            determining: grounds.determining.clone(),
+            revision: grounds.revision.clone(),
+            errors: grounds.errors.clone(),
+            reasons: grounds.reasons.clone(),
+        }),
     }
 }
 
-fn policy(grounds: &Grounds) -> Policy {
-    Policy {
-        determining: grounds.determining.clone(),
-        revision: grounds.revision.clone(),
-        errors: grounds.errors.clone(),
-        reasons: grounds.reasons.clone(),
-    }
-}
-
-fn http(request: &Request, facts: &Facts) -> HttpRequest {
+fn http<'a>(request: &'a Request, facts: &'a Facts) -> Http<'a> {
     let path = facts.path.as_ref().map_or_else(|| request.raw_path(), |path| path.as_str());
-    HttpRequest {
-        method: request.method.clone(),
-        host: request.host.name().to_owned(),
-        path: path.to_owned(),
-        source_ip: request.source.ip.map(|ip| ip.to_string()).unwrap_or_default(),
-        source_principal: request.source.principal.clone().unwrap_or_default(),
+    Http {
+        method: request.method.as_str().into(),
+        host: request.host.name().into(),
+        path: path.into(),
+        source_ip: request.source.ip.map(|ip| ip.to_string()).unwrap_or_default().into(),
+        source_principal: request.source.principal.as_deref().unwrap_or_default().into(),
     }
 }

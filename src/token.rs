@@ -186,6 +186,11 @@ impl fmt::Display for DecisionId {
 }
 
 impl DecisionId {
+    /// As it is written.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+
     /// 128 random bits.
     pub fn random() -> Result<Self, MintError> {
         let mut bytes = [0_u8; 16];

@@ -15,9 +15,10 @@ use prometheus_client::metrics::counter::Counter;
 use serde::Deserialize;
 use serde_json::value::RawValue;
 
+use super::record::Record;
 use super::shape::{Covered, Shape};
 use crate::clock::Timestamp;
-use crate::proto::DecisionRecord;
+use crate::json;
 use crate::trace::Trace;
 
 /// What is recorded of a decision.
@@ -64,7 +65,11 @@ pub(super) enum Line {
         cuts: OnceLock<Option<Cuts>>,
     },
     /// It is made anew each time, since what differs is masked, and what it covers may differ too.
-    Masked(Box<DecisionRecord>),
+    Masked {
+        record: Box<Record<'static>>,
+        /// How many bytes it takes, at most.
+        size: usize,
+    },
 }
 
 /// Where the values of [`VARYING`] stand in a line; nowhere, if they are not shown.
@@ -97,9 +102,11 @@ enum Varying {
 
 impl Line {
     /// The line of `record`, as `shape` has it; `None` if it can't be written.
-    pub(super) fn of(mut record: DecisionRecord, shape: &Shape) -> Option<Self> {
+    pub(super) fn of(mut record: Record<'_>, shape: &Shape) -> Option<Self> {
         if shape.masks_varying() {
-            return Some(Self::Masked(Box::new(record)));
+            // Its texts are most of it.
+            let size = record.json().ok()?.len() * 2;
+            return Some(Self::Masked { record: Box::new(record.into_owned()), size });
         }
         let covered = shape.mask(&mut record);
         let first = shape.written(&record).ok()?.into_boxed_slice();
@@ -110,7 +117,7 @@ impl Line {
     pub(super) fn first(&self, shape: &Shape) -> Option<Cow<'_, [u8]>> {
         match self {
             Self::Spliced { first, .. } => Some(Cow::Borrowed(first)),
-            Self::Masked(record) => shape.line((**record).clone()).ok().map(Cow::Owned),
+            Self::Masked { record, .. } => shape.line((**record).clone()).ok().map(Cow::Owned),
         }
     }
 
@@ -124,7 +131,7 @@ impl Line {
     ) -> Option<Vec<u8>> {
         let (first, covered, cuts) = match self {
             Self::Spliced { first, covered, cuts } => (first, covered, cuts),
-            Self::Masked(record) => {
+            Self::Masked { record, .. } => {
                 return shape.line(varied(record, asked, now, microseconds)).ok();
             }
         };
@@ -153,8 +160,7 @@ impl Line {
     fn size(&self) -> usize {
         match self {
             Self::Spliced { first, .. } => first.len(),
-            // Its texts are most of it.
-            Self::Masked(record) => prost::Message::encoded_len(&**record) * 2,
+            Self::Masked { size, .. } => *size,
         }
     }
 }
@@ -203,7 +209,7 @@ fn cuts_of(line: &[u8]) -> Option<Cuts> {
 /// A text of a request, as JSON.
 fn text(line: &mut Vec<u8>, covered: &Covered, text: &str) -> Option<()> {
     if covered.is_empty() {
-        serde_json::to_writer(line, text).ok()
+        json::write_text(line, text).ok()
     } else {
         serde_json::to_writer(line, &covered.cover(text)).ok()
     }
@@ -218,7 +224,7 @@ fn address(line: &mut Vec<u8>, covered: &Covered, text: &str) -> Option<()> {
             serde_json::to_writer(line, &covered.cover(&ip.to_string())).ok()
         }
         // It has one form only.
-        Some(IpAddr::V4(_)) => serde_json::to_writer(line, text).ok(),
+        Some(IpAddr::V4(_)) => json::write_text(line, text).ok(),
         ip => quoted(line, ip),
     }
 }
@@ -232,21 +238,21 @@ fn quoted(line: &mut Vec<u8>, value: Option<impl Display>) -> Option<()> {
 }
 
 /// The record of another request.
-fn varied(
-    record: &DecisionRecord,
-    asked: Circumstances<'_>,
+fn varied<'a>(
+    record: &Record<'a>,
+    asked: Circumstances<'a>,
     now: Timestamp,
     microseconds: u64,
-) -> DecisionRecord {
-    let mut record = DecisionRecord { reused: true, ..record.clone() };
-    record.time = now.rfc3339();
-    record.request_id = asked.request_id.to_owned();
+) -> Record<'a> {
+    let mut record = Record { reused: true, ..record.clone() };
+    record.time = now.rfc3339().into();
+    record.request_id = asked.request_id.into();
     record.duration_us = microseconds;
     record.trace(asked.trace);
     if let Some(http) = &mut record.http {
         let ip: Option<IpAddr> = asked.source_ip.parse().ok();
-        http.source_ip = ip.map(|ip| ip.to_string()).unwrap_or_default();
-        http.source_principal = asked.source_principal.to_owned();
+        http.source_ip = ip.map(|ip| ip.to_string()).unwrap_or_default().into();
+        http.source_principal = asked.source_principal.into();
     }
     record
 }
@@ -256,28 +262,28 @@ mod tests {
     use serde_json::Value;
 
     use super::*;
+    use crate::audit::{Http, Principal};
     use crate::clock::Clock;
     use crate::fixture::NOW;
     use crate::metrics::Metrics;
-    use crate::proto::{HttpRequest, Principal};
     use crate::trace::Tracer;
 
     #[test]
     fn it_reads_as_the_record_of_each_request() {
-        let record = |id: &str, ip: &str, principal: &str, took: u64| DecisionRecord {
-            time: NOW.rfc3339(),
-            request_id: id.to_owned(),
+        let record = |id: &'static str, ip: &'static str, principal: &'static str, took| Record {
+            time: NOW.rfc3339().into(),
+            request_id: id.into(),
             duration_us: took,
-            http: Some(HttpRequest {
-                method: "GET".to_owned(),
-                path: r#"/"},{"#.to_owned(),
-                source_ip: ip.to_owned(),
-                source_principal: principal.to_owned(),
-                ..HttpRequest::default()
+            http: Some(Http {
+                method: "GET".into(),
+                path: r#"/"},{"#.into(),
+                source_ip: ip.into(),
+                source_principal: principal.into(),
+                ..Http::default()
             }),
-            principal: Some(Principal { id: "\"\n".to_owned(), ..Principal::default() }),
-            outcome: "allow".to_owned(),
-            ..DecisionRecord::default()
+            principal: Some(Principal { id: "\"\n".into(), ..Principal::default() }),
+            outcome: "allow",
+            ..Record::default()
         };
         let shape = Shape::default();
         let line = Line::of(record("first", "192.0.2.1", "spiffe://a", 7), &shape).unwrap();
@@ -295,13 +301,10 @@ mod tests {
             let (end, json) = written.split_last().unwrap();
             assert_eq!(*end, b'\n');
             let written: Value = serde_json::from_slice(json).unwrap();
-            let expected = DecisionRecord {
-                reused: true,
-                trace_id: trace.map(|it| it.id.to_string()).unwrap_or_default(),
-                span_id: trace.and_then(|it| it.span).map(|it| it.to_string()).unwrap_or_default(),
-                ..record(id, ip, principal, 3)
-            };
-            assert_eq!(written, serde_json::to_value(expected).unwrap());
+            let mut expected = Record { reused: true, ..record(id, ip, principal, 3) };
+            expected.trace(trace);
+            let expected: Value = serde_json::from_slice(&expected.json().unwrap()).unwrap();
+            assert_eq!(written, expected);
         }
     }
 }

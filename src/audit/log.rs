@@ -9,11 +9,11 @@ use std::time::{Duration, Instant};
 use prometheus_client::metrics::counter::Counter;
 
 use super::queue::Lines;
+use super::record::Record;
 use super::sampling::Sampling;
 use super::shape::Shape;
 use super::sink::Sink;
 use crate::metrics::Metrics;
-use crate::proto::DecisionRecord;
 
 /// How many bytes wait for the sink, where the settings don't say.
 pub const DEFAULT_BUFFER_BYTES: usize = 4 * 1024 * 1024;
@@ -90,12 +90,12 @@ impl Log {
     }
 
     /// `record`, with what is the same for all that this process logs.
-    pub(super) fn complete(&self, record: DecisionRecord) -> DecisionRecord {
+    pub(super) fn complete<'a>(&'a self, record: Record<'a>) -> Record<'a> {
         let is_yes = record.outcome != "deny";
         let share = self.sampling.filter(|_| is_yes).map_or(1.0, Sampling::share);
-        DecisionRecord {
-            organization: self.organization.clone(),
-            instance_name: self.instance_name.clone(),
+        Record {
+            organization: self.organization.as_str().into(),
+            instance_name: self.instance_name.as_str().into(),
             sample_rate: share,
             ..record
         }

@@ -4,8 +4,10 @@
 //! masked asset id is masked in the path too. Masks come first, then the list of fields. What a decision
 //! was, when and by which policies is never masked, so that no caller can hide its denials.
 
+use std::borrow::Cow;
 use std::collections::BTreeSet;
 use std::fmt;
+use std::mem;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::sync::Arc;
 
@@ -13,7 +15,8 @@ use aws_lc_rs::hmac;
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 use serde_json::{Map, Value};
 
-use crate::proto::{DecisionRecord, HttpRequest, Opinion, Policy, Principal, ShadowRecord, Target};
+use super::record::{self, Http, Policy, Principal, Record, Target};
+use crate::proto::{Opinion, ShadowRecord};
 
 /// The fields that can be masked: those that came from outside.
 pub const MASKABLE: [&str; 14] = [
@@ -114,17 +117,16 @@ impl Shape {
 
     /// The names of all fields of a record.
     pub fn names() -> Vec<String> {
-        let full = DecisionRecord {
-            http: Some(HttpRequest::default()),
+        let full = Record {
+            http: Some(Http::default()),
             principal: Some(Principal::default()),
             target: Some(Target::default()),
             policy: Some(Policy::default()),
-            ..DecisionRecord::default()
+            ..Record::default()
         };
+        let full = full.json().and_then(|json| serde_json::from_slice::<Value>(&json));
         let mut names = Vec::new();
-        for (name, value) in
-            serde_json::to_value(full).iter().filter_map(Value::as_object).flatten()
-        {
+        for (name, value) in full.iter().filter_map(Value::as_object).flatten() {
             match value.as_object() {
                 Some(inner) => names.extend(inner.keys().map(|inner| format!("{name}.{inner}"))),
                 None => names.push(name.clone()),
@@ -135,10 +137,7 @@ impl Shape {
 
     /// Whether the field `name`, or anything in it, is shown.
     pub fn shows(&self, name: &str) -> bool {
-        let is_within = |field: &String| {
-            field.strip_prefix(name).is_some_and(|rest| rest.is_empty() || rest.starts_with('.'))
-        };
-        self.fields.as_ref().is_none_or(|fields| fields.iter().any(is_within))
+        record::shows(self.fields.as_ref(), name)
     }
 
     /// Whether it masks what differs between requests that are decided the same.
@@ -147,18 +146,15 @@ impl Shape {
     }
 
     /// The line of a record, its end included.
-    pub(super) fn line(&self, mut record: DecisionRecord) -> serde_json::Result<Vec<u8>> {
+    pub(super) fn line(&self, mut record: Record<'_>) -> serde_json::Result<Vec<u8>> {
         self.mask(&mut record);
         self.written(&record)
     }
 
     /// The line of a record that is masked.
-    pub(super) fn written(&self, record: &DecisionRecord) -> serde_json::Result<Vec<u8>> {
+    pub(super) fn written(&self, record: &Record<'_>) -> serde_json::Result<Vec<u8>> {
         let mut line = Vec::with_capacity(USUAL_BYTES);
-        match &self.fields {
-            None => serde_json::to_writer(&mut line, record),
-            Some(_) => serde_json::to_writer(&mut line, &self.pruned(record)?),
-        }?;
+        record.write(&mut line, self.fields.as_ref())?;
         ended(line)
     }
 
@@ -192,19 +188,7 @@ impl Shape {
         ended(serde_json::to_vec(&value)?)
     }
 
-    /// The fields of `record` that are shown.
-    fn pruned(&self, record: &DecisionRecord) -> serde_json::Result<Value> {
-        let mut value = serde_json::to_value(record)?;
-        if let Some(members) = value.as_object_mut() {
-            self.prune("", members);
-        }
-        Ok(value)
-    }
-
     fn prune(&self, path: &str, members: &mut Map<String, Value>) {
-        if self.fields.is_none() {
-            return;
-        }
         members.retain(|name, value| {
             let name = format!("{path}{name}");
             if let Value::Object(inner) = value {
@@ -215,24 +199,24 @@ impl Shape {
     }
 
     /// Masks `record`; what is covered by that.
-    pub(super) fn mask(&self, record: &mut DecisionRecord) -> Covered {
+    pub(super) fn mask(&self, record: &mut Record<'_>) -> Covered {
         let mut covered = Covered::default();
         if self.masks.is_empty() {
             return covered;
         }
-        let texts = texts(record);
         for mask in &self.masks {
-            let masked =
-                texts.iter().filter(|(name, text)| *name == mask.field && !text.is_empty());
-            masked.for_each(|(_, text)| covered.add(text, mask.with.of(text)));
+            each_text(record, |name, text| {
+                if name == mask.field && !text.is_empty() {
+                    covered.add(text, mask.with.of(text));
+                }
+            });
         }
         covered.0.sort_by_key(|(text, _)| std::cmp::Reverse(text.len()));
-        for (name, text) in texts {
-            match self.masks.iter().find(|mask| mask.field == name && !text.is_empty()) {
-                Some(mask) => *text = mask.with.of(text),
-                None => *text = covered.cover(text),
-            }
-        }
+        each_text(record, |name, text| {
+            let mask = self.masks.iter().find(|mask| mask.field == name && !text.is_empty());
+            let shown = mask.map_or_else(|| covered.cover(text), |mask| mask.with.of(text));
+            *text = shown.into();
+        });
         covered
     }
 }
@@ -291,39 +275,37 @@ impl Masking {
     }
 }
 
-/// The texts of `record` that came from outside, by the names of their fields.
-fn texts(record: &mut DecisionRecord) -> Vec<(&'static str, &mut String)> {
-    let mut texts = vec![
-        ("requestId", &mut record.request_id),
-        ("detail", &mut record.detail),
-        ("credentialHash", &mut record.credential_hash),
-    ];
+/// Shows `each` the texts of `record` that came from outside, by the names of their fields.
+fn each_text<'a>(record: &mut Record<'a>, mut each: impl FnMut(&'static str, &mut Cow<'a, str>)) {
+    each("requestId", &mut record.request_id);
+    each("detail", &mut record.detail);
+    each("credentialHash", &mut record.credential_hash);
     if let Some(http) = &mut record.http {
-        texts.extend([
-            ("http.method", &mut http.method),
-            ("http.host", &mut http.host),
-            ("http.path", &mut http.path),
-            (SOURCE_IP, &mut http.source_ip),
-            ("http.sourcePrincipal", &mut http.source_principal),
-        ]);
+        each("http.method", &mut http.method);
+        each("http.host", &mut http.host);
+        each("http.path", &mut http.path);
+        each(SOURCE_IP, &mut http.source_ip);
+        each("http.sourcePrincipal", &mut http.source_principal);
     }
     if let Some(principal) = &mut record.principal {
-        texts.extend([
-            ("principal.id", &mut principal.id),
-            ("principal.issuer", &mut principal.issuer),
-        ]);
+        each("principal.id", &mut principal.id);
+        each("principal.issuer", &mut principal.issuer);
     }
     if let Some(target) = &mut record.target {
-        texts.extend([
-            ("target.assetId", &mut target.asset_id),
-            ("target.action", &mut target.action),
-        ]);
+        each("target.assetId", &mut target.asset_id);
+        each("target.action", &mut target.action);
     }
     if let Some(policy) = &mut record.policy {
-        texts.extend(policy.errors.iter_mut().map(|error| ("policy.errors", error)));
-        texts.extend(policy.reasons.iter_mut().map(|reason| ("policy.reasons", reason)));
+        let lists =
+            [("policy.errors", &mut policy.errors), ("policy.reasons", &mut policy.reasons)];
+        for (name, list) in lists {
+            for text in list.to_mut() {
+                let mut shown = Cow::Owned(mem::take(text));
+                each(name, &mut shown);
+                *text = shown.into_owned();
+            }
+        }
     }
-    texts
 }
 
 fn without_texts(opinion: &mut Opinion) {

@@ -125,7 +125,7 @@ async fn explain(
     };
     let record = audit::record(Some(request), scope.as_deref(), &decision, now, Duration::ZERO);
     if let Output::Json = output {
-        return print(&serde_json::to_string(&record)?);
+        return print(&String::from_utf8(record.json()?)?);
     }
     let shadow = scope.as_ref().and_then(|scope| scope.shadow.as_ref());
     let shadow = match shadow.zip(decision.facts.question(request, now)) {

@@ -275,13 +275,13 @@ fn differences(
             differences.push(format!("{what}: expected {expected}, found {found}"));
         }
     };
-    compare("outcome", &expected.outcome.as_str().into(), &record.outcome.as_str().into());
+    compare("outcome", &expected.outcome.as_str().into(), &record.outcome.into());
     if let Some(reason) = &expected.reason {
-        compare("reason", &reason.as_str().into(), &record.reason.as_str().into());
+        compare("reason", &reason.as_str().into(), &record.reason.into());
     }
     if let Some(policies) = &expected.policies {
-        let found = record.policy.map(|policy| policy.determining).unwrap_or_default();
-        compare("policies", &policies.clone().into(), &found.into());
+        let found = record.policy.map(|policy| policy.determining.into_owned());
+        compare("policies", &policies.clone().into(), &found.unwrap_or_default().into());
     }
     if let Some(expected) = &expected.shadow {
         let found = shadow.map_or(Value::Null, |opinion| opinion.said.outcome().into());
@@ -295,7 +295,7 @@ fn differences(
         compare(name, value, claims.get(name).unwrap_or(&Value::Null));
     }
     if !differences.is_empty() && !record.detail.is_empty() {
-        differences.push(record.detail);
+        differences.push(record.detail.into_owned());
     }
     differences
 }

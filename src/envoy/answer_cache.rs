@@ -9,8 +9,8 @@ use std::collections::hash_map::{self, HashMap};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use bytes::Bytes;
-use quick_cache::Weighter;
 use quick_cache::sync::Cache;
+use quick_cache::{DefaultHashBuilder, Weighter};
 use tokio::sync::Notify;
 
 use crate::audit::Entry;
@@ -47,7 +47,7 @@ pub(super) struct AnswerCache {
 }
 
 /// Each with who is to be told of its end; `None` while nobody waits.
-type Making = Arc<Mutex<HashMap<Key, Option<Arc<Notify>>>>>;
+type Making = Arc<Mutex<HashMap<Key, Option<Arc<Notify>>, DefaultHashBuilder>>>;
 
 #[derive(Clone, Debug)]
 struct Weight;

@@ -7,6 +7,7 @@ use crate::audit::entry::{Circumstances, Line};
 use crate::clock::Clock;
 use crate::fixture::NOW;
 use crate::metrics::Metrics;
+use crate::proto;
 use crate::trace::Tracer;
 
 /// What no constant of ours holds, and JSON and paths escape in ways of their own.
@@ -25,34 +26,34 @@ prop_compose! {
         text in vec(TEXT, 14),
         repeats in vec(0_usize..14, 3),
         ip in select(vec!["192.0.2.7", "2001:db8::7", ""]),
-    ) -> DecisionRecord {
-        let at = |index: usize| text[index].clone();
-        DecisionRecord {
-            time: NOW.rfc3339(),
-            outcome: "allow".to_owned(),
+    ) -> Record<'static> {
+        let at = |index: usize| Cow::Owned(text[index].clone());
+        Record {
+            time: NOW.rfc3339().into(),
+            outcome: "allow",
             request_id: at(0),
-            detail: format!("`{}` is not {}", text[repeats[0]], ip),
+            detail: format!("`{}` is not {}", text[repeats[0]], ip).into(),
             credential_hash: at(1),
-            http: Some(HttpRequest {
+            http: Some(Http {
                 method: at(2),
                 host: at(3),
-                path: format!("/{}/{}", text[repeats[1]], at(4)),
-                source_ip: ip.to_owned(),
-                source_principal: text[repeats[2]].clone(),
+                path: format!("/{}/{}", text[repeats[1]], at(4)).into(),
+                source_ip: ip.into(),
+                source_principal: at(repeats[2]),
             }),
-            principal: Some(Principal { r#type: "User".to_owned(), id: at(5), issuer: at(6) }),
+            principal: Some(Principal { entity_type: "User".into(), id: at(5), issuer: at(6) }),
             target: Some(Target {
-                asset_type: "Order".to_owned(),
+                asset_type: "Order".into(),
                 asset_id: at(7),
                 action: at(8),
             }),
             policy: Some(Policy {
-                determining: vec!["p0".to_owned()],
-                errors: vec![at(9), text[repeats[0]].clone()],
-                reasons: vec![at(10)],
+                determining: vec!["p0".to_owned()].into(),
+                errors: vec![text[9].clone(), text[repeats[0]].clone()].into(),
+                reasons: vec![text[10].clone()].into(),
                 ..Policy::default()
             }),
-            ..DecisionRecord::default()
+            ..Record::default()
         }
     }
 }
@@ -101,13 +102,12 @@ proptest! {
     #[test]
     fn what_is_masked_is_nowhere_in_the_line(record in records(), masks in masks()) {
         let shape = Shape::new(None, masks);
-        let mut original = record.clone();
-        let masked: Vec<String> = texts(&mut original)
-            .into_iter()
-            .filter(|(name, _)| shape.masks.iter().any(|mask| mask.field == *name))
-            .map(|(_, text)| text.clone())
-            .filter(|text| !text.is_empty())
-            .collect();
+        let mut masked = Vec::new();
+        each_text(&mut record.clone(), |name, text| {
+            if shape.masks.iter().any(|mask| mask.field == name) && !text.is_empty() {
+                masked.push(text.to_string());
+            }
+        });
         let line = parsed(&shape.line(record).unwrap());
         for text in &masked {
             for found in strings(&line) {
@@ -138,10 +138,10 @@ proptest! {
         let trace = Tracer::new(1.0, Metrics::new(), Clock::Fixed(NOW)).0.join(None);
         let asked = Circumstances { request_id, source_ip, source_principal, trace };
         let written = parsed(&line.again(&shape, asked, NOW, 5).unwrap());
-        let mut anew = DecisionRecord { reused: true, duration_us: 5, request_id: request_id.to_owned(), ..record };
+        let mut anew = Record { reused: true, duration_us: 5, request_id: request_id.into(), ..record };
         let http = anew.http.as_mut().unwrap();
-        http.source_ip = if source_ip == "no address" { String::new() } else { source_ip.to_owned() };
-        http.source_principal = source_principal.to_owned();
+        http.source_ip = if source_ip == "no address" { "".into() } else { source_ip.into() };
+        http.source_principal = source_principal.into();
         anew.trace(trace);
         prop_assert_eq!(written, parsed(&shape.line(anew).unwrap()));
     }
@@ -175,13 +175,10 @@ fn of_an_address_its_network_is_shown() {
 #[test]
 fn what_a_value_is_in_the_path_is_masked_too() {
     let shape = Shape::new(None, vec![mask("target.assetId", Masking::Redact)]);
-    let line = shape.line(DecisionRecord {
-        target: Some(Target { asset_id: "A 1".to_owned(), ..Target::default() }),
-        http: Some(HttpRequest {
-            path: "/orders/A%201/items".to_owned(),
-            ..HttpRequest::default()
-        }),
-        ..DecisionRecord::default()
+    let line = shape.line(Record {
+        target: Some(Target { asset_id: "A 1".into(), ..Target::default() }),
+        http: Some(Http { path: "/orders/A%201/items".into(), ..Http::default() }),
+        ..Record::default()
     });
     let line = parsed(&line.unwrap());
     assert_eq!(line["http"]["path"], "/orders/[redacted]/items");
@@ -191,10 +188,10 @@ fn what_a_value_is_in_the_path_is_masked_too() {
 #[test]
 fn the_lines_of_a_shadow_have_the_same_fields() {
     let said = || {
-        let policy = Policy {
+        let policy = proto::Policy {
             reasons: vec!["QX".to_owned()],
             revision: "r1".to_owned(),
-            ..Policy::default()
+            ..proto::Policy::default()
         };
         Some(Opinion {
             outcome: "deny".to_owned(),

@@ -3,10 +3,10 @@
 use envoy_types::ext_authz::v3::pb::{HeaderValueOption, HttpResponse};
 use serde_json::Value;
 
+use crate::audit::Record;
 use crate::authorizer::{Decision, Grant};
 use crate::envoy::encode;
 use crate::policy::Opinion;
-use crate::proto::DecisionRecord;
 use crate::request::Request;
 use crate::scope::{Choice, Scope};
 
@@ -16,7 +16,7 @@ pub(super) struct Account<'a> {
     pub(super) scope: Option<&'a Scope>,
     pub(super) choice: Option<Choice>,
     pub(super) decision: &'a Decision,
-    pub(super) record: DecisionRecord,
+    pub(super) record: Record<'a>,
     pub(super) shadow: Option<Opinion>,
 }
 
@@ -37,7 +37,7 @@ impl Account<'_> {
         if let Some(principal) = &self.record.principal {
             let issuer = &principal.issuer;
             let from = if issuer.is_empty() { String::new() } else { format!(", from {issuer}") };
-            line("principal", format!("{}::{:?}{from}", principal.r#type, principal.id));
+            line("principal", format!("{}::{:?}{from}", principal.entity_type, principal.id));
         }
         if let Some(target) = &self.record.target {
             let asset = format!("{}::{:?}", target.asset_type, target.asset_id);

@@ -37,7 +37,7 @@ def all_of(placet, peers):
           for scope, name in ALGORITHM_NAMES.items()),
         Case("warm-rego", "warm, Rego, ES256", "placet-rego", "rego"),
         *_without_reuse(placet),
-        *(Case(f"cold-{scope}", f"cold, Cedar, {name}", "placet", scope, "fresh")
+        *(Case(f"cold-{scope}", f"cold, Cedar, {name}", "placet-cold", scope, "fresh")
           for scope, name in ALGORITHM_NAMES.items()),
         Case("cold-rego", "cold, Rego, ES256", "placet-rego", "rego", "fresh"),
         Case("anonymous", "anonymous, Cedar, ES256", "placet", "anonymous", "none"),

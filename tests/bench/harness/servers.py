@@ -77,7 +77,8 @@ def all_of(placet, peers):
             floor("floor-mimalloc"),
             floor("floor-unix", f"unix:{WORK}/floor.sock"),
             placet.serving(),
-            # Its answers would take what the others' need of `reuse.maxBytes`.
+            # Their answers would take what the others' need of `reuse.maxBytes`.
+            placet.serving("placet-cold"),
             placet.serving("placet-rego"),
             placet.serving("placet-unix", f"unix:{WORK}/placet.sock"),
             *(peer(f"peer-{name}", command) for name, command in peers),

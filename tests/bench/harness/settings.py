@@ -97,7 +97,8 @@ def _scope(client_id):
         ],
         "policy": rego if client_id == "rego" else cedar,
         "jwtSigning": {"algorithm": ALGORITHMS[client_id]},
-        "jwtResponse": {"tokenLifetimeSeconds": 300, "audience": f"{client_id}-upstream"},
+        # What is known when a case begins is known to its end.
+        "jwtResponse": {"tokenLifetimeSeconds": 3600, "audience": f"{client_id}-upstream"},
     }
 
 
