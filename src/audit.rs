@@ -5,8 +5,9 @@
 //! is: a line that there is no room for is dropped and counted, or, where the operator would rather have
 //! no answer than none on record ([`WhenFull::Block`]), waited for until the deadline of the check.
 //!
-//! Inside: a `record` tells of one decision; `shape` says what a line shows of it, `sampling` which allows have one; `queue` holds them for `sink`,
-//! which brings them to a `file` or, by `delivery`, elsewhere, perhaps as `otlp`; an `entry` can be made again.
+//! Inside: a `record` tells of one decision; `shape` says what a line shows of it, `sampling` which allows have
+//! one; `queue` holds them for `sink`, which brings them to a `file` or, by `delivery`, elsewhere, perhaps as
+//! `otlp`; an `entry` can be made again.
 
 mod delivery;
 mod entry;

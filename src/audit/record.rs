@@ -1,7 +1,8 @@
 //! What is told of one decision, and its JSON.
 //!
 //! The fields are those of `placet.v1.DecisionRecord`, which has their meanings. Texts are borrowed from where they
-//! are, and the JSON is written member by member as it comes: making a line is part of every decision.
+//! are, and the JSON is written member by member as it comes: making a line is part of every decision. What can't be
+//! written is an error, and never a part of a line.
 
 use std::borrow::Cow;
 use std::collections::BTreeSet;
@@ -282,9 +283,67 @@ impl<'a> Members<'a> {
 mod tests {
     use prost::Message as _;
     use prost_types::{DescriptorProto, FileDescriptorSet};
+    use serde_json::Value;
 
+    use super::*;
     use crate::audit::Shape;
     use crate::proto::DESCRIPTORS;
+
+    #[test]
+    fn every_text_is_under_its_own_name() {
+        let one = |name: &str| Cow::Owned(vec![name.to_owned()]);
+        let record = Record {
+            time: "time".into(),
+            token_id: "tokenId".into(),
+            request_id: "requestId".into(),
+            scope: "scope".into(),
+            outcome: "outcome",
+            reason: "reason",
+            detail: "detail".into(),
+            http: Some(Http {
+                method: "http.method".into(),
+                host: "http.host".into(),
+                path: "http.path".into(),
+                source_ip: "http.sourceIp".into(),
+                source_principal: "http.sourcePrincipal".into(),
+            }),
+            principal: Some(Principal {
+                entity_type: "principal.type".into(),
+                id: "principal.id".into(),
+                issuer: "principal.issuer".into(),
+            }),
+            target: Some(Target {
+                asset_type: "target.assetType".into(),
+                asset_id: "target.assetId".into(),
+                action: "target.action".into(),
+            }),
+            policy: Some(Policy {
+                determining: one("policy.determining"),
+                revision: "policy.revision".into(),
+                errors: one("policy.errors"),
+                reasons: one("policy.reasons"),
+            }),
+            key_id: "keyId".into(),
+            id: "id".into(),
+            trace_id: "traceId".into(),
+            span_id: "spanId".into(),
+            request_type: "requestType",
+            organization: "organization".into(),
+            instance_name: "instanceName".into(),
+            credential_hash: "credentialHash".into(),
+            ..Record::default()
+        };
+        let json: Value = serde_json::from_slice(&record.json().unwrap()).unwrap();
+        let mut texts = 0;
+        for name in Shape::names() {
+            let found = json.pointer(&format!("/{}", name.replace('.', "/"))).unwrap();
+            let text = found.get(0).unwrap_or(found).as_str();
+            assert!(text.is_none_or(|text| text == name), "{name}: {found}");
+            texts += usize::from(text.is_some());
+        }
+        assert_eq!(texts, 30);
+        assert_eq!(record.json().unwrap(), record.clone().into_owned().json().unwrap());
+    }
 
     #[test]
     fn its_fields_are_those_of_the_message() {

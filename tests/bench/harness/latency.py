@@ -28,8 +28,7 @@ def rounds(watch, what, cases, send):
         print(f"{what}: round {number + 1} of {ROUNDS}")
         order = cases if number % 2 == 0 else cases[::-1]
         figures = watch.undisturbed(
-            f"round {number + 1} of {what}",
-            lambda meter: {case.name: send(meter, case)["latency"] for case in order})
+            what, lambda meter: {case.name: send(meter, case)["latency"] for case in order})
         for name, latency in figures.items():
             seen[name].append(latency)
     return {name: _median(latencies) for name, latencies in seen.items()}

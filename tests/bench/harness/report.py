@@ -27,7 +27,7 @@ def _disturbed(rows):
     shares = {}
     for row in rows:
         shares.setdefault(row["what"], []).append(row["share"])
-    listed = ", ".join(f"{what} ({len(each)} rounds, up to {max(each):.0%})"
+    listed = ", ".join(f"{what} ({len(each)} {'round' if len(each) == 1 else 'rounds'}, up to {max(each):.0%})"
                        for what, each in shares.items())
     return f"**Taken beside other work, and not to be relied on**: of the cores' time in {listed}."
 
