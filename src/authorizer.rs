@@ -52,7 +52,7 @@ impl Authorizer {
         self.authorize_in(&mut Stages::default(), request, channel, now).await
     }
 
-    /// [`Self::authorize`], which notes in `stages` how far it came, even if it is cut off.
+    /// [`Self::authorize`], which notes in `stages` how far it came, even if it is cut off, and waits where they say.
     pub async fn authorize_in(
         &self,
         stages: &mut Stages,
@@ -94,7 +94,7 @@ impl Authorizer {
         let target = facts.target.insert(target);
         let context = Context::Http { request, path: &path };
         let question = Question { principal: &principal, target, context, now };
-        stages.begin(Stage::Policy);
+        stages.begin_together(Stage::Policy).await;
         let permit = self.policy.decide(&question).await.map_err(|refusal| {
             facts.opinion = Some(Opinion::from(&refusal));
             Denial::from(refusal)
@@ -103,7 +103,7 @@ impl Authorizer {
         refuse_named(deny_list.as_deref(), &permit, now)?;
         let targets = self.items(&permit, &question, &mut facts.entitlements, stages).await?;
         let items = Listed { targets: &targets, assets: &self.policy };
-        stages.begin(Stage::Token);
+        stages.begin_together(Stage::Token).await;
         let authority = request.host.authority(&request.scheme);
         let uri = [&request.scheme, "://", &authority, path.as_str()].concat();
         let binding = Binding { method: &request.method, uri: &uri };

@@ -253,6 +253,7 @@ impl Inner {
 
     /// The answer, and how it may be given again.
     async fn record(&self, decision: Decision, seen: &mut Seen) -> (CheckResponse, Option<Terms>) {
+        seen.stages.meet().await;
         let (request, scope) = (seen.request.take(), seen.scope.take());
         let decision = match &scope {
             // In a dry run too nothing passes unlogged that must not.

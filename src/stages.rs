@@ -1,9 +1,16 @@
 //! The stages of a decision, and how long each took.
 //!
-//! A stage ends where the next begins. A decision that was cut off, by a deadline say, ends within the
-//! stage that took too long, which is worth knowing.
+//! A stage ends where the next begins, or where its check waits for others. A decision that was cut off, by a deadline
+//! say, ends within the stage that took too long, which is worth knowing.
 
-use std::time::Instant;
+use std::future::poll_fn;
+use std::mem;
+use std::task::Poll;
+use std::time::{Duration, Instant};
+
+/// Checks wait for others for so long since they came: where many are under way, or a stage takes its time, each goes
+/// on by itself.
+const TOGETHER: Duration = Duration::from_millis(10);
 
 /// A stage of deciding.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -37,37 +44,83 @@ impl Stage {
     }
 }
 
-/// When the stages of one decision began, in order.
+/// When the stages of one decision began and ended, in order.
 #[derive(Debug, Default)]
 pub struct Stages {
-    begun: Vec<(Stage, Instant)>,
-    ended: Option<Instant>,
+    /// When the check came, if it waits for others.
+    came: Option<Instant>,
+    begun: Vec<(Stage, Instant, Option<Instant>)>,
 }
 
 impl Stages {
+    /// Those of a check that came at `came`, and goes on together with others.
+    pub fn of_check(came: Instant) -> Self {
+        Self { came: Some(came), begun: Vec::new() }
+    }
+
     /// `stage` begins, and the one before it ends.
     pub fn begin(&mut self, stage: Stage) {
+        let now = Instant::now();
+        self.end_at(now);
         if self.begun.is_empty() {
             self.begun.reserve_exact(Stage::ALL.len());
         }
-        self.begun.push((stage, Instant::now()));
+        self.begun.push((stage, now, None));
+    }
+
+    /// [`Self::begin`], once the others have come as far.
+    pub async fn begin_together(&mut self, stage: Stage) {
+        self.meet().await;
+        self.begin(stage);
+    }
+
+    /// The stage ends, and other checks go on first, as far as they can. Those that came at nearly the same time are
+    /// so in the same stage, one after the other, and all but the first find its code and its tables in the processor's
+    /// caches (cohort scheduling: Larus and Parkes, USENIX 2002).
+    pub async fn meet(&mut self) {
+        let now = Instant::now();
+        self.end_at(now);
+        if self.came.is_some_and(|came| now.saturating_duration_since(came) < TOGETHER) {
+            others_first().await;
+        }
     }
 
     /// The last one ends, unless it has.
     pub fn end(&mut self) {
-        self.ended.get_or_insert_with(Instant::now);
+        self.end_at(Instant::now());
+    }
+
+    fn end_at(&mut self, now: Instant) {
+        if let Some((.., ended)) = self.begun.last_mut() {
+            ended.get_or_insert(now);
+        }
     }
 
     /// Each stage with its beginning and its end.
     pub fn iter(&self) -> impl Iterator<Item = (Stage, Instant, Instant)> {
-        let ends = self.begun.iter().skip(1).map(|(_, next)| Some(*next)).chain([self.ended]);
-        let stages = self.begun.iter().zip(ends);
-        stages.map(|(&(stage, begun), ended)| (stage, begun, ended.unwrap_or_else(Instant::now)))
+        let stages = self.begun.iter();
+        stages.map(|&(stage, begun, ended)| (stage, begun, ended.unwrap_or_else(Instant::now)))
     }
+}
+
+/// Goes on after the tasks that are ready now. Tokio's `yield_now` would also look for what has come: one
+/// more system call, after which fewer go on together.
+async fn others_first() {
+    let mut is_ready = false;
+    poll_fn(|context| {
+        if !mem::replace(&mut is_ready, true) {
+            context.waker().wake_by_ref();
+            return Poll::Pending;
+        }
+        Poll::Ready(())
+    })
+    .await;
 }
 
 #[cfg(test)]
 mod tests {
+    use std::sync::mpsc;
+
     use super::*;
 
     #[test]
@@ -76,14 +129,52 @@ mod tests {
         assert_eq!(stages.iter().count(), 0);
         Stage::ALL.into_iter().for_each(|stage| stages.begin(stage));
         stages.end();
-        let ended = stages.ended;
-        stages.end();
-        assert_eq!(stages.ended, ended, "it ends once");
         let all: Vec<_> = stages.iter().collect();
+        stages.end();
+        assert!(all.iter().copied().eq(stages.iter()), "it ends once");
         assert_eq!(all.iter().map(|(stage, ..)| *stage).collect::<Vec<_>>(), Stage::ALL);
         for (this, next) in all.iter().zip(&all[1..]) {
             assert!(this.1 <= this.2 && this.2 == next.1);
         }
-        assert_eq!(Some(all[4].2), ended);
+    }
+
+    /// The stages of two checks that came at `came`, in the order in which they begin.
+    async fn of_two(came: Instant) -> Vec<Stage> {
+        let (begun, stages) = mpsc::channel();
+        let check = || {
+            let begun = begun.clone();
+            tokio::spawn(async move {
+                let mut stages = Stages::of_check(came);
+                stages.begin(Stage::Identity);
+                begun.send(Stage::Identity).unwrap();
+                stages.begin_together(Stage::Policy).await;
+                begun.send(Stage::Policy).unwrap();
+            })
+        };
+        let (one, other) = (check(), check());
+        one.await.unwrap();
+        other.await.unwrap();
+        stages.try_iter().collect()
+    }
+
+    #[tokio::test]
+    async fn checks_that_came_together_go_on_together() {
+        use Stage::{Identity, Policy};
+        // However slow the machine is, they have only just come.
+        let now = Instant::now() + Duration::from_secs(60);
+        assert_eq!(of_two(now).await, [Identity, Identity, Policy, Policy]);
+        let before = Instant::now().checked_sub(TOGETHER).unwrap();
+        assert_eq!(of_two(before).await, [Identity, Policy, Identity, Policy]);
+    }
+
+    #[tokio::test]
+    async fn waiting_for_others_is_of_no_stage() {
+        let mut stages = Stages::of_check(Instant::now());
+        stages.begin(Stage::Identity);
+        stages.meet().await;
+        let before = Instant::now();
+        stages.begin(Stage::Policy);
+        let identity = stages.iter().next().unwrap();
+        assert!(identity.2 <= before);
     }
 }

@@ -52,7 +52,7 @@ impl Seen {
             unwritten: None,
             trace: None,
             is_joined: false,
-            stages: Stages::default(),
+            stages: Stages::of_check(started),
         }
     }
 }
