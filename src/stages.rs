@@ -8,8 +8,8 @@ use std::mem;
 use std::task::Poll;
 use std::time::{Duration, Instant};
 
-/// Checks wait for others for so long since they came: where many are under way, or a stage takes its time, each goes
-/// on by itself.
+/// Checks wait for others for so long since they came, and not in the second half of their time: where many are under
+/// way, or a stage takes long, each goes on by itself.
 const TOGETHER: Duration = Duration::from_millis(10);
 
 /// A stage of deciding.
@@ -47,15 +47,15 @@ impl Stage {
 /// When the stages of one decision began and ended, in order.
 #[derive(Debug, Default)]
 pub struct Stages {
-    /// When the check came, if it waits for others.
-    came: Option<Instant>,
+    /// Until when the check waits for others, if it does.
+    together: Option<Instant>,
     begun: Vec<(Stage, Instant, Option<Instant>)>,
 }
 
 impl Stages {
-    /// Those of a check that came at `came`, and goes on together with others.
-    pub fn of_check(came: Instant) -> Self {
-        Self { came: Some(came), begun: Vec::new() }
+    /// Those of a check that came at `came`, has so much time, and goes on together with others.
+    pub fn of_check(came: Instant, time: Duration) -> Self {
+        Self { together: Some(came + TOGETHER.min(time / 2)), begun: Vec::new() }
     }
 
     /// `stage` begins, and the one before it ends.
@@ -80,7 +80,7 @@ impl Stages {
     pub async fn meet(&mut self) {
         let now = Instant::now();
         self.end_at(now);
-        if self.came.is_some_and(|came| now.saturating_duration_since(came) < TOGETHER) {
+        if self.together.is_some_and(|until| now < until) {
             others_first().await;
         }
     }
@@ -138,13 +138,13 @@ mod tests {
         }
     }
 
-    /// The stages of two checks that came at `came`, in the order in which they begin.
-    async fn of_two(came: Instant) -> Vec<Stage> {
+    /// The stages of two checks that came at `came` and have so much time, in the order in which they begin.
+    async fn of_two(came: Instant, time: Duration) -> Vec<Stage> {
         let (begun, stages) = mpsc::channel();
         let check = || {
             let begun = begun.clone();
             tokio::spawn(async move {
-                let mut stages = Stages::of_check(came);
+                let mut stages = Stages::of_check(came, time);
                 stages.begin(Stage::Identity);
                 begun.send(Stage::Identity).unwrap();
                 stages.begin_together(Stage::Policy).await;
@@ -162,14 +162,17 @@ mod tests {
         use Stage::{Identity, Policy};
         // However slow the machine is, they have only just come.
         let now = Instant::now() + Duration::from_secs(60);
-        assert_eq!(of_two(now).await, [Identity, Identity, Policy, Policy]);
-        let before = Instant::now().checked_sub(TOGETHER).unwrap();
-        assert_eq!(of_two(before).await, [Identity, Policy, Identity, Policy]);
+        let time = 2 * TOGETHER;
+        assert_eq!(of_two(now, time).await, [Identity, Identity, Policy, Policy]);
+        for (ago, time) in [(TOGETHER, time), (TOGETHER / 2, TOGETHER)] {
+            let before = Instant::now().checked_sub(ago).unwrap();
+            assert_eq!(of_two(before, time).await, [Identity, Policy, Identity, Policy]);
+        }
     }
 
     #[tokio::test]
     async fn waiting_for_others_is_of_no_stage() {
-        let mut stages = Stages::of_check(Instant::now());
+        let mut stages = Stages::of_check(Instant::now(), Duration::MAX);
         stages.begin(Stage::Identity);
         stages.meet().await;
         let before = Instant::now();

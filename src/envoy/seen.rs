@@ -40,11 +40,11 @@ pub(super) struct Seen {
 impl Seen {
     /// Nothing yet, of a check whose caller waits for so long.
     pub(super) fn new(edge: Edge, deadline: Option<Duration>) -> Self {
-        let started = Instant::now();
+        let (started, time) = (Instant::now(), margin(deadline.unwrap_or(DEFAULT_DEADLINE)));
         Self {
             edge,
             started,
-            until: started + margin(deadline.unwrap_or(DEFAULT_DEADLINE)),
+            until: started + time,
             request: None,
             scope: None,
             question: None,
@@ -52,7 +52,7 @@ impl Seen {
             unwritten: None,
             trace: None,
             is_joined: false,
-            stages: Stages::of_check(started),
+            stages: Stages::of_check(started, time),
         }
     }
 }
