@@ -44,7 +44,7 @@ def all_of(placet, peers):
         Case("denied", "denied (403), Cedar", "placet", expect="deny", method="DELETE"),
         Case("floor-unix", "Unix socket: floor", "floor-unix", expect="allow"),
         Case("warm-unix", "Unix socket: warm, Cedar, ES256", "placet-unix"),
-        Case("cold-unix", "Unix socket: cold, Cedar, ES256", "placet-unix", "es256", "fresh"),
+        Case("cold-unix", "Unix socket: cold, Cedar, ES256", "placet-cold-unix", "es256", "fresh"),
         *(Case(f"peer-{name}", name, f"peer-{name}", expect="allow") for name, _ in peers),
     ]
 

@@ -3,10 +3,12 @@
 import contextlib
 import json
 import os
+import random
 
-from . import client, latency, processes, settings
+from . import latency, processes, settings
 from .build import in_shell
 from .cases import Case
+from .client import Client
 from .places import SERVER_CORE, WORK
 
 HCM = ("type.googleapis.com/envoy.extensions.filters.network.http_connection_manager.v3."
@@ -18,37 +20,56 @@ HTTP_OPTIONS = "envoy.extensions.upstreams.http.v3.HttpProtocolOptions"
 SCOPE = "es256"
 
 PLAIN = Case("plain", "Envoy alone", "plain", expect="allow")
-CONNECTIONS = 4
+# How often the rounds are drawn anew, to see how far a ratio depends on which they were.
+DRAWINGS = 200
 
 
 def measure(watch, servers, peers, rate, seconds):
-    """{case: percentiles}, with what each case adds to Envoy alone; servers are on Unix sockets,
-    but for peers."""
+    """{case: percentiles}, with what each case adds to Envoy alone and how that compares with what
+    the floor adds; servers are on Unix sockets, but for peers."""
     cases = [
         PLAIN,
         Case("floor", "floor", "floor-unix", expect="allow"),
         Case("warm", "Placet, warm", "placet-unix"),
-        Case("cold", "Placet, cold", "placet-unix", credentials="fresh"),
+        Case("cold", "Placet, cold", "placet-cold-unix", credentials="fresh"),
         *(Case(f"peer-{name}", f"{name} (TCP)", f"peer-{name}", expect="allow")
           for name, _ in peers),
     ]
     fronts = {case.server: processes.free_address() for case in cases}
     addresses = {name: servers[name].address for name in fronts if name != "plain"}
-    amount = {"rate": {"rate": rate, "seconds": seconds}}
+
+    def connect(case, amount):
+        server = servers.get(case.server, servers["floor"])
+        return Client(case, server, amount, protocol="http", address=fronts[case.server],
+                      connections=latency.CONNECTIONS)
+
     with _running(fronts, addresses) as envoy:
-
-        def send(meter, case):
-            server = servers.get(case.server, servers["floor"])
-            result, _ = client.send(meter, case, server, amount, [envoy.pid], protocol="http",
-                                    address=fronts[case.server], connections=CONNECTIONS)
-            return result
-
-        seen = latency.rounds(watch, f"through Envoy at {rate} a second", cases, send)
-    plain = seen["plain"]
-    for each in seen.values():
-        each["added"] = {key: each[key] - plain[key] for key in ("p50", "p99")}
+        seen = latency.paced(watch, f"through Envoy at {rate} a second", cases, rate, seconds,
+                             connect, [envoy.pid])
+    found = {name: latency.percentiles(rounds) for name, rounds in seen.items()}
+    drawn = list(_drawn(seen))
+    for name, each in found.items():
+        each["added"] = {key: each[key] - found["plain"][key] for key in ("p50", "p99")}
+        each["toFloor"] = {key: _ratios(name, key, [found, *drawn]) for key in ("p50", "p99")}
     titles = {case.name: case.title for case in cases}
-    return {"rate": rate, "seconds": seconds, "titles": titles, "cases": seen}
+    return {"rate": rate, "seconds": seconds, "titles": titles, "cases": found}
+
+
+def _drawn(seen):
+    """The same figures of as many rounds drawn from all, again and again (the bootstrap)."""
+    dice = random.Random(0)
+    rounds = range(len(seen["plain"]))
+    for _ in range(DRAWINGS):
+        chosen = dice.choices(rounds, k=len(rounds))
+        yield {name: latency.percentiles([each[number] for number in chosen])
+               for name, each in seen.items()}
+
+
+def _ratios(name, key, drawings):
+    """What a case adds to Envoy alone, to what the floor adds: of each drawing."""
+    added = ([each[case][key] - each["plain"][key] for case in (name, "floor")]
+             for each in drawings)
+    return [mine / base for mine, base in added if base > 0]
 
 
 @contextlib.contextmanager

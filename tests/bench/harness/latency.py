@@ -1,43 +1,56 @@
 """Latencies on a fixed schedule: requests are sent when they are due, whatever the server does, and
 each latency counts from then. A server that can't keep the rate may refuse some of them."""
 
-import statistics
+import contextlib
+import math
 
-from . import client
+from . import turns
+from .client import Client
 
-ROUNDS = 3
 CONNECTIONS = 4
+# How long a turn is, in seconds; of each, so many requests meet what another server left in the
+# processor's caches, and don't count.
+TURN, LEAD = 0.5, 20
+CURVE = (1, 10, 25, 50, 75, 90, 95, 97.5, 99, 99.5, 99.75, 99.9, 99.95, 99.99)
 
 
 def measure(watch, cases, servers, rates, seconds):
-    """{rate: {case: percentiles}}, medians of the rounds."""
-    found = {str(rate): {} for rate in rates}
+    """{rate: {case: percentiles}}, each of so many seconds."""
+    found = {}
     for rate in rates:
-        amount = {"rate": {"rate": rate, "seconds": seconds}}
-        seen = rounds(watch, f"latencies at {rate} a second", cases,
-                      lambda meter, case: client.send(meter, case, servers[case.server], amount,
-                                                      connections=CONNECTIONS)[0])
-        found[str(rate)] = seen
+        seen = paced(watch, f"latencies at {rate} a second", cases, rate, seconds,
+                     lambda case, amount: Client(case, servers[case.server], amount,
+                                                 connections=CONNECTIONS))
+        found[str(rate)] = {name: percentiles(of_case) for name, of_case in seen.items()}
     return {"seconds": seconds, "rates": found}
 
 
-def rounds(watch, what, cases, send):
-    """Each case in each round, every other round in the reverse order; {case: medians}."""
+def paced(watch, what, cases, rate, seconds, connect, beside=()):
+    """{case: [what its client saw in a round]}; `connect(case, amount)` is the case's client."""
+    amount = {"rate": {"rate": rate, "requests": LEAD + round(rate * TURN)}}
     seen = {case.name: [] for case in cases}
-    for number in range(ROUNDS):
-        print(f"{what}: round {number + 1} of {ROUNDS}")
-        order = cases if number % 2 == 0 else cases[::-1]
-        figures = watch.undisturbed(
-            what, lambda meter: {case.name: send(meter, case)["latency"] for case in order})
-        for name, latency in figures.items():
-            seen[name].append(latency)
-    return {name: _median(latencies) for name, latencies in seen.items()}
+    with contextlib.ExitStack() as running:
+        clients = {case.name: running.enter_context(connect(case, amount)) for case in cases}
+        for figures in turns.rounds(watch, what, round(seconds / TURN), clients,
+                                    lambda meter, name: clients[name].measured(meter, beside)[0]):
+            for name, result in figures.items():
+                seen[name].append({key: values[LEAD:] for key, values in result["paced"].items()})
+    return seen
 
 
-def _median(latencies):
-    middle = {key: statistics.median(each[key] for each in latencies)
-              for key in ("p50", "p99", "p999", "sendDelayP99", "refused")}
-    curves = zip(*(each["curve"] for each in latencies))
-    middle["curve"] = [[points[0][0], statistics.median(value for _, value in points)]
-                       for points in curves]
-    return middle
+def percentiles(rounds):
+    """Microseconds, of all requests of the rounds."""
+    sent = [latency for each in rounds for latency in each["latencies"]]
+    latencies = sorted(latency for latency in sent if latency is not None)
+    delays = sorted(delay for each in rounds for delay in each["delays"])
+    return {
+        "p50": at(latencies, 50), "p99": at(latencies, 99), "p999": at(latencies, 99.9),
+        "sendDelayP99": at(delays, 99),
+        "refused": 1 - len(latencies) / len(sent),
+        "curve": [[percent, at(latencies, percent)] for percent in CURVE],
+    }
+
+
+def at(ordered, percent):
+    """A percentile of ordered nanoseconds, in microseconds: the least that so many are not above."""
+    return ordered[max(0, math.ceil(len(ordered) * percent / 100) - 1)] / 1000

@@ -25,8 +25,8 @@ def read():
                         metavar="N,...", help="requests a second for latencies (1000,2000,4000,6000)")
     parser.add_argument("--envoy-rate", type=int, default=1000,
                         help="requests a second through Envoy (1000)")
-    parser.add_argument("--rate-seconds", type=int, default=5,
-                        help="how long each rate is kept up, in each of three rounds (5)")
+    parser.add_argument("--rate-seconds", type=int, default=20,
+                        help="for how long each case is sent a rate, in turns of half a second (20)")
     parser.add_argument("--memory-seconds", type=int, default=60,
                         help="how long memory is watched under load (60; 600 shows more)")
     parser.add_argument("--allocations", action="store_true",

@@ -12,7 +12,7 @@ from .processes import cpu_nanoseconds
 LIMIT = 0.05
 REPEATS = 10
 
-_TICK = 1e9 / os.sysconf("SC_CLK_TCK")
+_TICK = 1_000_000_000 / os.sysconf("SC_CLK_TCK")
 _CORES = {f"cpu{SERVER_CORE}", f"cpu{CLIENT_CORE}"}
 
 
@@ -20,21 +20,21 @@ class Meter:
     """What the cores did while something was measured, and how much of it was ours."""
 
     def __init__(self):
-        self.busy = self.ours = self.available = 0
+        self.idle = self.ours = self.available = 0
 
     @contextlib.contextmanager
     def measuring(self, pids):
         pids = [os.getpid(), *(pid for pid in pids if pid)]
-        busy, began = _busy_nanoseconds(), time.monotonic_ns()
+        idle, began = _idle_nanoseconds(), time.monotonic_ns()
         before = sum(map(cpu_nanoseconds, pids))
         yield
         self.ours += sum(map(cpu_nanoseconds, pids)) - before
-        self.busy += _busy_nanoseconds() - busy
+        self.idle += _idle_nanoseconds() - idle
         self.available += (time.monotonic_ns() - began) * len(_CORES)
 
     def others(self):
         """The share of the cores' time that went to other work."""
-        return max(0, self.busy - self.ours) / self.available
+        return max(0, self.available - self.idle - self.ours) / self.available
 
 
 class Watch:
@@ -60,10 +60,9 @@ class Watch:
              f"{REPEATS} repeats: end it, or let --noisy report all the same")
 
 
-def _busy_nanoseconds():
-    """User, nice, system, interrupts, and what another guest of the host took."""
+def _idle_nanoseconds():
+    """Idle, or waiting for a device: this the kernel times. Who was busy it only looks up at each tick,
+    and a schedule of whole milliseconds falls into step with those."""
     lines = pathlib.Path("/proc/stat").read_text().splitlines()
     rows = (line.split() for line in lines if line.startswith("cpu"))
-    fields = (1, 2, 3, 6, 7, 8)
-    return sum(int(row[field]) for row in rows if row[0] in _CORES for field in fields) * _TICK
-
+    return sum(int(row[field]) for row in rows if row[0] in _CORES for field in (4, 5)) * _TICK

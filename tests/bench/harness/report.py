@@ -116,22 +116,28 @@ def _latency(found):
 
 def _envoy(found):
     envoy = found["envoy"]
-    floor = envoy["cases"]["floor"]["added"]
     rows = []
     for name, title in envoy["titles"].items():
         each = envoy["cases"][name]
         added = [f"{each['added'][key]:.0f}" for key in ("p50", "p99")]
-        ratios = [_ratio(each["added"][key], floor[key]) for key in ("p50", "p99")]
+        ratios = [_drawn(each["toFloor"][key]) for key in ("p50", "p99")]
         if name == "plain":
             added, ratios = ["", ""], ["", ""]
         rows.append([title, *_percentiles(each), *added, *ratios])
     head = ["in front of", "p50 µs", "p99 µs", "p99.9 µs", "sent late, p99 µs", "added p50",
             "added p99", "p50 to the floor's", "p99 to the floor's"]
-    return (f"## Through Envoy, {envoy['rate']} requests a second\n\n" + _table(head, rows))
+    return (f"## Through Envoy, {envoy['rate']} requests a second\n\n{envoy['seconds']} s of each, "
+            "in short turns; a ratio's brackets: first to last decile of rounds drawn anew.\n\n"
+            + _table(head, rows))
 
 
-def _ratio(mine, base):
-    return f"{mine / base:.2f}" if base > 0 else "-"
+def _drawn(ratios):
+    """A ratio, and the first and last decile of the same from rounds drawn anew."""
+    if len(ratios) < 3:
+        return "-"
+    first, *drawn = ratios
+    low, *_, high = statistics.quantiles(drawn, n=10, method="inclusive")
+    return f"{first:.2f} ({low:.2f} to {high:.2f})"
 
 
 def _percentiles(each):

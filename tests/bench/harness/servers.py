@@ -81,6 +81,7 @@ def all_of(placet, peers):
             placet.serving("placet-cold"),
             placet.serving("placet-rego"),
             placet.serving("placet-unix", f"unix:{WORK}/placet.sock"),
+            placet.serving("placet-cold-unix", f"unix:{WORK}/placet-cold.sock"),
             *(peer(f"peer-{name}", command) for name, command in peers),
         ]
         if placet.can_reuse:

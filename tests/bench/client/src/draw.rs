@@ -61,8 +61,7 @@ impl Deck {
             return Ok(());
         }
         let count = match amount {
-            Amount::Requests { requests, .. } => requests,
-            Amount::Rate { rate, seconds } => (rate * seconds).try_into()?,
+            Amount::Requests { requests, .. } | Amount::Rate { requests, .. } => requests,
             Amount::Seconds { .. } => 0,
         };
         for _ in 0..count {

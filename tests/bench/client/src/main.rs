@@ -3,8 +3,9 @@
 //!
 //! `prepare` makes an identity provider and the credentials of the crowd. `run` carries out one
 //! [`plan`]: it connects, warms up, writes `ready` to standard output, waits for a line on standard
-//! input, sends, and writes what it saw as one line of JSON; at a further line it does so once more, from `ready` on. No two requests are alike, and every
-//! answer is judged: a wrong one ends the run, since a wrong server must not look fast.
+//! input, sends, and writes what it saw as one line of JSON; at a further line it does so once more,
+//! from `ready` on. No two requests are alike, and every answer is judged: a wrong one ends the run,
+//! since a wrong server must not look fast.
 //!
 //! Usage:
 //!   `bench-client prepare DIRECTORY`

@@ -73,6 +73,6 @@ pub(crate) enum Amount {
     Requests { requests: usize, streams: usize },
     /// For so many seconds, with so many in flight on each connection.
     Seconds { seconds: u64, streams: usize },
-    /// So many a second on a fixed schedule, whatever the server does.
-    Rate { rate: u64, seconds: u64 },
+    /// So many, at so many a second on a fixed schedule, whatever the server does.
+    Rate { requests: usize, rate: u64 },
 }

@@ -49,7 +49,7 @@ async fn carry_out(plan: &Plan) -> Result<(), Fault> {
 /// Sends as much as a plan says; what was seen of it.
 async fn send(session: &Rc<Session>, amount: Amount) -> Result<Value, Fault> {
     let began = Instant::now();
-    let latency = match amount {
+    let paced = match amount {
         Amount::Requests { requests, streams } => {
             let mut numbers = 0..requests;
             let draw = move |deck: &mut Deck| numbers.next().map(|_| deck.draw()).transpose();
@@ -63,14 +63,14 @@ async fn send(session: &Rc<Session>, amount: Amount) -> Result<Value, Fault> {
             load::send(session, streams, draw).await?;
             None
         }
-        Amount::Rate { rate, seconds } => Some(pace::send(session, rate, seconds).await?),
+        Amount::Rate { requests, rate } => Some(pace::send(session, requests, rate).await?),
     };
     let seconds = began.elapsed().as_secs_f64();
     let mut judge = session.judge.borrow_mut();
     let verified = judge.verify_sample()?;
     Ok(json!({
         "requests": judge.counts.judged, "anew": judge.counts.anew, "verified": verified,
-        "seconds": seconds, "latency": latency,
+        "seconds": seconds, "paced": paced,
     }))
 }
 
