@@ -81,12 +81,6 @@ class Client:
         self.process.wait()
 
 
-def send(meter, case, server, amount, beside=(), **how):
-    """The same by a client of its own."""
-    with Client(case, server, amount, **how) as client:
-        return client.measured(meter, beside)
-
-
 def _expected(case, server):
     if case.expect != "token":
         return case.expect

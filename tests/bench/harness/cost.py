@@ -39,7 +39,7 @@ class _Turn:
 
     def __init__(self, case, servers, streams, requests, running):
         # A cold request takes ten times as long as a warm one.
-        self.number = requests // 4 if case.credentials == "fresh" else requests
+        self.number = max(1, requests // 4) if case.credentials == "fresh" else requests
         amount = {"requests": {"requests": self.number, "streams": streams}}
         self.client = running.enter_context(Client(case, servers[case.server], amount))
 

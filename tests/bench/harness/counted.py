@@ -7,7 +7,8 @@ and the warming up are not in it. It does not depend on what else runs.
 import re
 import shutil
 
-from . import client, quiet, servers
+from . import quiet, servers
+from .client import Client
 from .places import WORK
 
 FEW, MANY = 100, 600
@@ -53,7 +54,8 @@ def _difference(case, placet, wrapper, read):
     for requests in (FEW, MANY):
         with servers.alone(case, placet, wrapper) as server:
             amount = {"requests": {"requests": requests, "streams": 16}}
-            client.send(quiet.Meter(), case, server, amount, deck=DECK)
+            with Client(case, server, amount, deck=DECK) as client:
+                client.measured(quiet.Meter())
         totals.append(read(server))
     return (totals[1] - totals[0]) / (MANY - FEW)
 

@@ -66,10 +66,13 @@ def _drawn(seen):
 
 
 def _ratios(name, key, drawings):
-    """What a case adds to Envoy alone, to what the floor adds: of each drawing."""
-    added = ([each[case][key] - each["plain"][key] for case in (name, "floor")]
-             for each in drawings)
-    return [mine / base for mine, base in added if base > 0]
+    """What a case adds to Envoy alone, to what the floor adds: of each drawing. None where the floor
+    was seen to add nothing."""
+    added = [[each[case][key] - each["plain"][key] for case in (name, "floor")]
+             for each in drawings]
+    if any(base <= 0 for _, base in added):
+        return None
+    return [mine / base for mine, base in added]
 
 
 @contextlib.contextmanager

@@ -6,6 +6,7 @@ import math
 
 from . import turns
 from .client import Client
+from .places import fail
 
 CONNECTIONS = 4
 # How long a turn is, in seconds; of each, so many requests meet what another server left in the
@@ -35,6 +36,9 @@ def paced(watch, what, cases, rate, seconds, connect, beside=()):
                                     lambda meter, name: clients[name].measured(meter, beside)[0]):
             for name, result in figures.items():
                 seen[name].append({key: values[LEAD:] for key, values in result["paced"].items()})
+    for name, rounds in seen.items():
+        if not any(latency for each in rounds for latency in each["latencies"]):
+            fail(f"{what}: the server of case `{name}` refused every request (503)")
     return seen
 
 

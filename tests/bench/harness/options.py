@@ -18,16 +18,16 @@ def read():
     parser.add_argument("--peer", type=_peer, action="append", default=[], metavar="NAME=COMMAND",
                         help="also measure this ext_authz server; `{address}` in the command is "
                         "where it is to listen")
-    parser.add_argument("--rounds", type=int, default=60, help="rounds of each case (60)")
-    parser.add_argument("--requests", type=int, default=1200,
+    parser.add_argument("--rounds", type=_positive, default=60, help="rounds of each case (60)")
+    parser.add_argument("--requests", type=_positive, default=1200,
                         help="requests a round, of cold ones a quarter (1200)")
     parser.add_argument("--rates", type=_numbers, default=(1000, 2000, 4000, 6000),
                         metavar="N,...", help="requests a second for latencies (1000,2000,4000,6000)")
-    parser.add_argument("--envoy-rate", type=int, default=1000,
+    parser.add_argument("--envoy-rate", type=_positive, default=1000,
                         help="requests a second through Envoy (1000)")
-    parser.add_argument("--rate-seconds", type=int, default=20,
+    parser.add_argument("--rate-seconds", type=_positive, default=20,
                         help="for how long each case is sent a rate, in turns of half a second (20)")
-    parser.add_argument("--memory-seconds", type=int, default=60,
+    parser.add_argument("--memory-seconds", type=_positive, default=60,
                         help="how long memory is watched under load (60; 600 shows more)")
     parser.add_argument("--allocations", action="store_true",
                         help="also count allocations")
@@ -52,7 +52,13 @@ def _sections(text):
 
 
 def _numbers(text):
-    return tuple(int(number) for number in text.split(","))
+    return tuple(map(_positive, text.split(",")))
+
+
+def _positive(text):
+    if not (text.isascii() and text.isdigit() and int(text)):
+        raise argparse.ArgumentTypeError(f"`{text}` is no number from 1 on")
+    return int(text)
 
 
 def _peer(text):

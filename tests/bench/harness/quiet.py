@@ -12,7 +12,7 @@ from .processes import cpu_nanoseconds
 LIMIT = 0.05
 REPEATS = 10
 
-_TICK = 1_000_000_000 / os.sysconf("SC_CLK_TCK")
+_TICK = 1e9 / os.sysconf("SC_CLK_TCK")
 _CORES = {f"cpu{SERVER_CORE}", f"cpu{CLIENT_CORE}"}
 
 

@@ -133,7 +133,7 @@ def _envoy(found):
 
 def _drawn(ratios):
     """A ratio, and the first and last decile of the same from rounds drawn anew."""
-    if len(ratios) < 3:
+    if ratios is None:
         return "-"
     first, *drawn = ratios
     low, *_, high = statistics.quantiles(drawn, n=10, method="inclusive")
